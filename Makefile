@@ -1,0 +1,82 @@
+# make          the program, ./lora
+# make test     builds and runs the tests (no network, no Python, no GPU)
+# make demo     fine-tunes the embedded model on the embedded tickets
+# make model    fetches a real model (needs pip and the network)
+#
+# CC=clang, BUILD=dir, OPENMP=0, SANITIZE=address,undefined, EXE='qemu-aarch64 -L ...' to run tests with.
+
+CC      ?= cc
+BUILD   ?= build
+CFLAGS  ?= -O2 -g
+WARN    := -Wall -Wextra -pedantic $(if $(WERROR),-Werror)
+LORA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno
+LORA_LDFLAGS := $(LDFLAGS)
+LORA_LIBS   := -lm
+ifdef SANITIZE
+LORA_CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+LORA_LDFLAGS += -fsanitize=$(SANITIZE)
+endif
+
+# Probes compile a one-line program each: yes or nothing.
+probe = $(shell mkdir -p $(BUILD); printf '%b' '$(1)' > $(BUILD)/probe.c; \
+          $(CC) $(CFLAGS) $(2) -o $(BUILD)/probe.out $(BUILD)/probe.c $(LDFLAGS) $(3) 2>/dev/null && echo yes)
+
+# The answers are kept in a file, so that only the first make asks.
+PROBES := $(BUILD)/probes.mk
+ifeq ($(filter clean,$(MAKECMDGOALS)),)
+ifeq ($(wildcard $(PROBES)),)
+OPENMP  ?= $(if $(call probe,\043include <omp.h>\nint main(void){return omp_get_max_threads()<1;}\n,-fopenmp),1,0)
+HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a$(comma)a$(comma)a);return (int)_mm256_cvtss_f32(a);}\n,-mavx2 -mfma -mf16c),1,0)
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' > $(PROBES))
+$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)))
+endif
+include $(PROBES)
+endif
+ifeq ($(OPENMP),1)
+LORA_CFLAGS  += -fopenmp
+LORA_LDFLAGS += -fopenmp
+else
+LORA_CFLAGS  += -Wno-unknown-pragmas
+endif
+AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
+
+SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard formats/*.c)
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
+JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
+TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
+
+lora: $(BUILD)/lora
+	cp $(BUILD)/lora $@
+
+$(BUILD)/lora: $(BUILD)/main.o $(JOBS) $(BUILD)/liblora.a
+	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
+
+$(BUILD)/liblora.a: $(OBJECTS)
+	rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -MMD -MP -c -o $@ $<
+
+# The oracle is the same file with real = double.
+$(BUILD)/kernels_ref64.o: kernels_ref.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -DREF64 -MMD -MP -c -o $@ $<
+
+# Only the files of an instruction set get its flags: one binary runs on every machine of the family.
+$(BUILD)/kernels_avx2.o: kernels_avx2.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -O3 $(AVX2_FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
+
+test: $(BUILD)/lora $(TESTS)
+	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
+
+clean:
+	rm -rf $(BUILD) lora
+
+.PHONY: lora test clean
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,63 @@
+/* adapter.h - which linears are adapted, with what rank and scale; PEFT's directory, read and written. */
+#ifndef ADAPTER_H
+#define ADAPTER_H
+
+#include "model.h"
+
+/* One adapted linear: y = x W^T + b + s drop(x) A^T B^T  (Hu et al. 2021, eq. 3), A [r,in], B [out,r].
+ * s = alpha / r, with rsLoRA alpha / sqrt(r) (Kalajdzievski 2023). */
+struct adapted {
+    int id, layer;          /* which tensor of the model */
+    int r;
+    double alpha, scale;
+    int rows, cols;         /* out, in */
+    size_t a, b;            /* offsets of A and B in the flat buffers */
+};
+
+struct adapter {
+    /* settings, as in adapter_config.json */
+    int r;
+    double alpha, dropout;
+    int use_rslora;
+    int n;
+    struct adapted *modules;    /* in the order of the model's tensors */
+    size_t size;                /* elements of A and B together */
+    char **names;               /* target_modules as given: list entries, or one regular expression */
+    int n_names, is_regex;
+    float *values;              /* [size] what was read, or NULL */
+};
+
+struct adapter_settings {
+    int r;
+    double alpha, dropout;
+    int use_rslora;
+    const char *target_modules;     /* "all-linear", names with commas, or a regular expression in // */
+    const char *rank_pattern, *alpha_pattern;   /* "key=value,key=value" or a JSON object; NULL: none */
+    const char *layers;             /* "0,1,4-7" or NULL: all */
+};
+
+/* A new adapter for a model of this configuration: table only (values NULL). A target that names no
+ * linear of the model is an error that lists what it has. */
+int adapter_new(struct adapter **a, const struct config *c, const struct adapter_settings *s,
+                struct lora_error *err);
+/* Fills values as PEFT does: A uniform in +-1/sqrt(in), stream named after its tensor; B zero. */
+int adapter_init(struct adapter *a, uint64_t seed, struct lora_error *err);
+/* Reads a PEFT directory, strictly: an unknown key of the file, a missing A or B, a wrong shape, or
+ * a setting that is not supported and not at its default is refused by name. Its tensors say which
+ * modules are adapted. */
+int adapter_read(struct adapter **a, const char *dir, const struct config *c, struct lora_error *err);
+/* adapter_config.json and adapter_model.safetensors (F32) as PEFT loads them. values [a->size]. */
+int adapter_write(const struct adapter *a, const float *values, const char *dir,
+                  const char *base_model, struct lora_error *err);
+void adapter_free(struct adapter *a);
+
+/* 1 when every B is zero: the adapter changes nothing (yet). */
+int adapter_is_zero(const struct adapter *a);
+/* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" into name[n]; returns name. */
+char *adapter_tensor_name(char *name, size_t n, const struct adapted *m, int is_b);
+/* One adapter that does what several do together, each with its own factor (ranks are laid side by
+ * side, scales folded into B). The inputs are not changed. */
+int adapter_join(struct adapter **out, const struct adapter *const *list, const double *factor, int n,
+                 struct lora_error *err);
+
+#endif

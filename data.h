@@ -1,0 +1,60 @@
+/* data.h - files of rows: every form of the contract, rendered, tokenised, with their targets marked. */
+#ifndef DATA_H
+#define DATA_H
+
+#include "chat.h"
+#include "tokenizer.h"
+
+/* One row, ready for pack_row: mask[t] = 1 where ids[t] is a target. */
+struct row {
+    int n, n_targets;
+    int *ids;
+    unsigned char *mask;
+    int source;                 /* row number in the input, from 0 */
+    char *label;                /* {"text","label"} rows: the label as written, else NULL */
+    char *completion;           /* what `eval --task generate` compares with: the last target span's
+                                 * text without its end-of-turn token; NULL for raw text rows */
+    int prompt_n;               /* ids before the last target span begins: what generation is given */
+    uint64_t hash;              /* of the row's content: splits keep duplicates together */
+};
+
+struct data_options {
+    const struct tokenizer *tokenizer;      /* may be NULL when all rows are input_ids */
+    const struct chat_template *chat;       /* NULL: none (raw and Alpaca forms only) */
+    const char *prompt_template;            /* with {text} or {document} and perhaps {labels}; NULL: default */
+    const char *text_column, *label_column; /* NULL: "text", "label" */
+    char csv_delimiter;                     /* 0: ',' */
+    int max_length;                         /* 0: no limit */
+    enum { OVERLONG_ERROR, OVERLONG_TRUNCATE, OVERLONG_DROP } on_overlong;
+    int vocab;                              /* ids must be below this */
+    const char *const *labels;              /* for {labels} in the prompt template; NULL: the data's own */
+    int n_labels;
+};
+
+/* Nothing is dropped in silence. */
+struct data_report {
+    long long rows, used, dropped_overlong, truncated, without_targets, duplicates;
+    long long tokens, targets;
+    int longest;
+};
+
+struct dataset {
+    struct row *rows;
+    int n;
+    char **labels;              /* the labels that occur, sorted by bytes */
+    int n_labels;
+    struct data_report report;
+    uint64_t hash;              /* of all rows' ids and masks, in order */
+};
+
+/* paths: one or more files, separated by commas. Rows without targets are counted and left out. */
+int data_read(struct dataset *d, const char *paths, const struct data_options *o, struct lora_error *err);
+void data_free(struct dataset *d);
+/* Moves a share of the rows (0 < f < 1), chosen by their hash, from d to out. */
+int data_split(struct dataset *d, double f, struct dataset *out, struct lora_error *err);
+
+/* The ids of "prompt + answer" for classification: the prompt's ids are row->ids[0 .. prompt_n); a
+ * label's ids with its end of turn, as the same rendering gives them. */
+int data_label_ids(const struct data_options *o, const char *label, struct ids *out, struct lora_error *err);
+
+#endif

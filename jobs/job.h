@@ -1,0 +1,91 @@
+/* job.h - what the jobs share: options from words, status on stderr, errors as the contract has them.
+ * Jobs are the only code that prints for users. */
+#ifndef JOB_H
+#define JOB_H
+
+#include "../util.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+enum option_type {
+    OPTION_FLAG,        /* int: --name, --name=true|false|on|off; config: true */
+    OPTION_INT,         /* int */
+    OPTION_LONG,        /* long long */
+    OPTION_NUMBER,      /* double */
+    OPTION_SIZE,        /* size_t: 500M, 4G, 1.5GiB, 123456 */
+    OPTION_TEXT,        /* const char * */
+    OPTION_CHOICE,      /* int: index into choices "a|b|c" */
+    OPTION_LIST,        /* struct option_list: may be given several times */
+    OPTION_LATER        /* a name of the contract that a later version has: refused by name */
+};
+
+struct option_list { const char **v; int n; };
+
+/* One row a option. A job has a static table of these, over a struct of its settings; defaults are
+ * what the struct holds before parsing. */
+struct option {
+    const char *name;           /* "lora-r": typed as --lora-r, --lora_r */
+    const char *aliases;        /* "r|rank": other names, | between, or NULL */
+    int type;
+    size_t offset;              /* offsetof(struct SETTINGS, field) */
+    const char *choices;        /* OPTION_CHOICE: "error|truncate|drop" */
+    const char *value;          /* what stands for the value in the help: "DIR", "N" */
+    const char *help;           /* one line */
+    double low, high;           /* numbers: inclusive bounds, when low < high */
+};
+
+struct job {
+    const char *name;           /* "train" */
+    const char *summary;        /* one line for `lora help` */
+    const char *usage;          /* "--model M --data D --out DIR [options]" */
+    const struct option *options;   /* ended by a row with name NULL */
+    const struct option *more;      /* a second table over the same struct (shared options), or NULL */
+    int (*run)(int argc, char **argv);
+};
+extern const struct job job_train, job_eval, job_generate, job_tokenize, job_render, job_gradients,
+    job_inspect, job_plan, job_init, job_merge, job_backends, job_bench;
+
+/* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
+ * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was
+ * (2). given (may be NULL): receives an allocated array, one byte a row of options then more: 1 if
+ * the user gave it. free with job_free_options. */
+int job_options(const struct job *job, void *settings, int argc, char **argv, char **given);
+void job_free_options(const struct job *job, void *settings, char *given);
+
+/* The options that all jobs over a model share: a part of their settings, laid as the FIRST member
+ * so that common_options[] offsets fit. */
+struct common {
+    const char *model, *backend, *config;
+    const char *chat_template, *prompt_template;
+    int threads;                /* 0: the cores this process may use */
+    long long seed;
+    size_t max_memory;          /* 0: three quarters of what is available */
+    int help;
+};
+#define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, 0 }
+extern const struct option common_options[];
+
+/* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
+ * and returns EXIT_FAILED. */
+int job_error(const struct lora_error *err);
+/* A usage error: the same form, EXIT_USAGE. */
+int job_usage_error(const struct job *job, const char *format, ...) PRINTF_LIKE(2, 3);
+/* A line of status on stderr. */
+void status(const char *format, ...) PRINTF_LIKE(1, 2);
+/* A progress line that replaces itself on a terminal and is nothing elsewhere. done: ends it. */
+void progress(const char *format, ...) PRINTF_LIKE(1, 2);
+void progress_done(void);
+
+int usable_threads(int asked);          /* 0 -> cores of this process's affinity mask */
+size_t available_memory(void);          /* bytes; a cgroup's limit included; 0: unknown */
+size_t memory_limit(const struct common *c);    /* max_memory, or three quarters of what is available */
+long peak_memory_kib(void);
+
+/* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. */
+void stop_install(void);
+int stop_signal(void);
+
+/* JSON for --json: writes text to FILE, or to stdout for "-". */
+int job_write_json(const char *path, const struct text *json, struct lora_error *err);
+
+#endif

@@ -1,0 +1,211 @@
+/* kernels.h - the table of kernels and the contract of each operation.
+ *
+ * lora.c is written once over this table. It looks into no buffer: a buf is opaque, offsets count
+ * elements, scalars are double, and only losses and norms come back. So the same model runs over
+ *     ref     kernels_ref.c in float, strict C99: read this one
+ *     ref64   the same file compiled with real = double: the oracle
+ *     avx2    kernels_avx2.c
+ * and whatever else fills the table.
+ *
+ * Contract, for every operation:
+ * - Matrices are row-major. x[N,C] has N rows of C elements, without gaps.
+ * - "=" overwrites (the old content may be NaN), "+=" adds.
+ * - Outputs do not overlap inputs unless the comment says "in place".
+ * - A row of a product's result depends on that row alone, not on N or on its place among the
+ *   others, so rows may be packed in any way. (A table may use another order of sums for products
+ *   of few rows, N < FEW_ROWS.)
+ * - The same bits at any number of threads.
+ * - N, sizes may be 0: nothing is done. */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "weight.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KERNELS_ABI 1
+#define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
+#define FEW_ROWS 8
+
+typedef struct buf buf;             /* elements of the backend's real type: never completed */
+typedef struct ints ints;           /* 32-bit integers in the backend's memory */
+
+/* What a table is told once: threads, and its scratch memory. */
+struct kernel_ctx {
+    int threads;
+    void *work;             /* work_bytes(...) bytes at a multiple of 64, or NULL if that was 0 */
+    size_t work_bytes;
+    void *own;              /* the table's own, made by open() */
+};
+
+/* The largest of each size that will be asked for: decides the scratch memory. */
+struct kernel_sizes {
+    int threads;
+    int N;                  /* rows */
+    int width;              /* the largest matrix dimension but V: C, F, NH*HS ... */
+    int V;
+    int HS, NH, NKV;
+    int keys;               /* the most keys one query sees */
+    int segments;
+};
+
+/* A segment of a pack, and whose keys it sees. Eight ints, so a table of them is ints too.
+ * Query rows q_start .. q_start + q_len - 1; key rows k_start .. k_start + k_len - 1 of the key and
+ * value buffers (the pack's own in training, the cache in generation). The queries are the LAST
+ * q_len of its keys: query i sees the keys 0 .. k_len - q_len + i of its own segment, and all keys
+ * of its prefix, the segment it continues (an index below its own; -1: none), of the prefix's
+ * prefix, and so on. q_len may be 0: keys only. pos is the position of its first key. */
+struct segment {
+    int q_start, q_len;
+    int k_start, k_len;
+    int prefix;
+    int pos;
+    int adapter;            /* index of the adapter that its rows use, -1: the base alone */
+    int visit;              /* number of this row's visit in the run: index of its dropout masks */
+};
+
+struct adamw_step {
+    double lr, beta1, beta2, eps, weight_decay;
+    double correction1, correction2;    /* 1 - beta1^t, 1 - beta2^t, t counts from 1 */
+    double grad_scale;                  /* clipping: g is multiplied by it first */
+};
+
+struct kernels {
+    int abi;                /* KERNELS_ABI */
+    int bytes;              /* sizeof(struct kernels) */
+    const char *name, *about;
+    int elem;               /* bytes of one element: 4 or 8 */
+    int own_memory;         /* 0: buffers are host memory */
+
+    /* 1: can run here. 0: cannot, and why is said in `why` (n bytes). */
+    int (*usable)(char *why, size_t n);
+    size_t (*work_bytes)(const struct kernel_sizes *sizes);
+    int (*open)(struct kernel_ctx *c);      /* 0 or -1 */
+    void (*close)(struct kernel_ctx *c);
+
+    /* Memory. alloc gives zeroed bytes at a multiple of 64, or NULL. up and down convert; up_bytes
+     * copies weights as they are (a host table needs no copy and may leave it NULL). */
+    void *(*alloc)(struct kernel_ctx *c, size_t bytes);
+    void (*release)(struct kernel_ctx *c, void *p);
+    void (*up)(struct kernel_ctx *c, buf *dst, const float *src, size_t n);
+    void (*up64)(struct kernel_ctx *c, buf *dst, const double *src, size_t n);
+    void (*up_ints)(struct kernel_ctx *c, ints *dst, const int *src, size_t n);
+    int (*up_bytes)(struct kernel_ctx *c, void *dst, const void *src, size_t n);
+    void (*down)(struct kernel_ctx *c, float *dst, const buf *src, size_t n);
+    void (*down64)(struct kernel_ctx *c, double *dst, const buf *src, size_t n);
+    void (*down_ints)(struct kernel_ctx *c, int *dst, const ints *src, size_t n);
+
+    /* ---- moving ---- */
+    void (*zero)(struct kernel_ctx *c, buf *x, size_t n);                       /* x[n] = 0 */
+    void (*copy)(struct kernel_ctx *c, buf *out, const buf *x, size_t n);       /* out[n] = x[n] */
+    /* out[M,C] = x[rows[m],:] */
+    void (*gather)(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C);
+    /* out[rows[m],:] += x[M,C]; no row twice */
+    void (*scatter_add)(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C);
+    void (*add)(struct kernel_ctx *c, buf *out, const buf *x, size_t n);        /* out[n] += x[n] */
+
+    /* ---- embedding ---- out[N,C] = W[ids[n],:], W [V,C] */
+    int (*embed)(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);
+    /* dw[ids[n],:] += dout[n,:], in the order of n for each row of dw [V,C] */
+    void (*embed_backward)(struct kernel_ctx *c, buf *dw, const buf *dout, const ints *ids,
+                           int N, int C);
+
+    /* ---- products ----
+     * out[N,O] = scale * x[N,I] W^T + bias, or += when accumulate; W [O,I]; bias [O] or NULL */
+    int (*matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+                  const buf *bias, double scale, int accumulate, int N);
+    /* dx[N,I] = scale * dout[N,O] W, or += when accumulate */
+    int (*matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+                     double scale, int accumulate, int N);
+    /* dw[O,I] += scale * dout[N,O]^T x[N,I]: sums over the rows in their order */
+    void (*matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
+                      double scale, int N, int O, int I);
+    /* db[O] += sum over n of dout[n,:] */
+    void (*bias_backward)(struct kernel_ctx *c, buf *db, const buf *dout, int N, int O);
+
+    /* ---- RMSNorm ---- out[N,C] = x / sqrt(mean(x^2) + eps) * w[C]  (Zhang & Sennrich 2019, eq. 4) */
+    void (*rmsnorm)(struct kernel_ctx *c, buf *out, const buf *x, const buf *w,
+                    int N, int C, double eps);
+    /* dx[N,C] = (or += when accumulate); dw[C] += unless NULL. With n = x * rstd and g = dout * w:
+     * dx = rstd * (g - n * mean(g * n)),  dw = sum over rows of dout * n. */
+    void (*rmsnorm_backward)(struct kernel_ctx *c, buf *dx, buf *dw, const buf *dout, const buf *x,
+                             const buf *w, int N, int C, double eps, int accumulate);
+
+    /* ---- rotary positions ---- in place on x[N, heads*HS]; cos and sin are [positions, HS/2]; pos[N].
+     * For the pair (a, b) = (x[i], x[i + HS/2]) of a head:
+     *   forward  a' = a cos - b sin,  b' = b cos + a sin
+     *   backward the transpose: sin with its sign turned  (Su et al. 2021; halves as in Hugging Face) */
+    void (*rope)(struct kernel_ctx *c, buf *x, const buf *cos, const buf *sin, const ints *pos,
+                 int N, int heads, int HS, int backward);
+
+    /* ---- attention ---- over S segments; q and out [N, NH*HS], k and v [keys, NKV*HS]; query head h
+     * uses key head h / (NH / NKV). For query row n and head h, over the keys j it sees:
+     *   p_j = softmax_j(scale * q.k_j),  out = sum p_j v_j,  lse[n,NH] = log sum exp(scale * q.k_j)
+     * window w > 0: of those only the keys with position(n) - w < position(j). Rows of no segment
+     * are left as they are. N x N is never stored. */
+    void (*attention)(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
+                      const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
+                      double scale, int window);
+    /* dq[N,..] =, dk and dv [keys,..] = (all segments whose q_len > 0 or that a prefix chain names).
+     * delta is scratch of N*NH. With s = scale * q.k_j and D = dout.out:
+     *   dv_j += p_j dout;  ds_j = p_j (dout.v_j - D);  dq += scale ds_j k_j;  dk_j += scale ds_j q
+     * One owner sums dk and dv of a key row: over segments in table order, then queries, then heads. */
+    void (*attention_backward)(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
+                               const buf *dout, const buf *out, const buf *lse, const buf *q,
+                               const buf *k, const buf *v, const ints *segments, int S,
+                               int N, int NH, int NKV, int HS, double scale, int window);
+
+    /* ---- SwiGLU ---- out[n] = silu(gate) * up, silu(z) = z / (1 + e^-z)  (Shazeer 2020, eq. 6) */
+    void (*swiglu)(struct kernel_ctx *c, buf *out, const buf *gate, const buf *up, size_t n);
+    /* dgate = dout * up * s (1 + gate (1 - s)), dup = dout * gate * s, s = sigmoid(gate).
+     * In place allowed: dgate may be gate, dup may be up. */
+    void (*swiglu_backward)(struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout,
+                            const buf *gate, const buf *up, size_t n);
+
+    /* ---- dropout ---- inverted: out[N,C] = x * m / (1 - p), or += when accumulate; m = 0 where
+     * random_uniform(key, (visit[n] * 2^20 + pos[n]) * 2^20 + channel) < p, else 1. 0 <= p < 1. */
+    void (*dropout)(struct kernel_ctx *c, buf *out, const buf *x, const ints *visit, const ints *pos,
+                    int N, int C, double p, uint64_t key, int accumulate);
+
+    /* ---- loss ---- Row u of logits[U,V] has the targets first[u] .. first[u+1] - 1 (first[U+1]), each
+     * an id and a weight. losses[t] = log sum exp(logits[u]) - logits[u, id[t]], unweighted;
+     * best[u] = index of the largest logit (the first of equals). When grad, logits becomes
+     *   dlogits[u,v] = grad_scale * sum over t of weight[t] * (softmax(logits[u])_v - [v = id[t]]) */
+    void (*cross_entropy)(struct kernel_ctx *c, buf *losses, ints *best, buf *logits,
+                          const ints *first, const ints *id, const buf *weight, int U, int V,
+                          int grad, double grad_scale);
+
+    /* ---- optimizer ---- AdamW (Loshchilov & Hutter 2019) as PyTorch has it, elementwise:
+     *   g *= grad_scale;  p *= 1 - lr weight_decay;  m = beta1 m + (1 - beta1) g;
+     *   v = beta2 v + (1 - beta2) g^2;  p -= lr / correction1 * m / (sqrt(v / correction2) + eps) */
+    void (*adamw)(struct kernel_ctx *c, buf *p, buf *m, buf *v, const buf *g, size_t n,
+                  const struct adamw_step *step);
+    /* sum of x^2 in double, by a fixed tree */
+    double (*sum_squares)(struct kernel_ctx *c, const buf *x, size_t n);
+    /* index of the first NaN or infinity, or -1 */
+    long long (*not_finite)(struct kernel_ctx *c, const buf *x, size_t n);
+};
+
+/* ---- kernels.c: which table ---- */
+
+extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2;
+
+/* All tables of this build, NULL-ended, the best last. A table that could not be built for this
+ * machine's family is there too and says so in usable(). */
+extern const struct kernels *const kernels_all[];
+
+/* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
+const struct kernels *kernels_find(const char *name, struct lora_error *err);
+
+/* p + n elements of the table's size. */
+static inline buf *at(const struct kernels *k, const buf *p, size_t n)
+{
+    return (buf *)((char *)p + n * (size_t)k->elem);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,106 @@
+/* lora.h - the way in: load a model, adapt it, step, save, free.
+ *
+ * A program that trains (docs/ has the shortest complete one):
+ *
+ *     model_open(&m, "path", &err);                              the base, mapped
+ *     adapter_new(&a, &m->config, &settings, &err);              which linears, what rank
+ *     adapter_init(a, seed, &err);
+ *     lora_open(&l, &setup, &err);                               memory, on a table of kernels
+ *     for each step:
+ *         for each pack: pack_row(...)..., pack_finish(...), lora_train(l, &pack, 1.0 / targets, ...)
+ *         lora_step(l, &hyper, &norm, &err);
+ *     lora_get(l, values); adapter_write(a, values, "out", ...);
+ *     lora_close(l); adapter_free(a); model_close(m);
+ */
+#ifndef LORA_H
+#define LORA_H
+
+#include "adapter.h"
+#include "kernels.h"
+#include "model.h"
+#include "pack.h"
+
+#define LORA_VERSION "0.1.0"
+
+/* The largest that will be asked for; what the plan is made from. */
+struct lora_sizes {
+    int N;              /* tokens of a pack */
+    int S, T, U;        /* segments, targets, rows with a target */
+    int positions;      /* largest position + 1 */
+    int keys;           /* rows of the key/value cache, 0: keys live in the pack (training, eval) */
+    int backward;       /* 0: forward only */
+    int keep;           /* layers whose activations are kept for the backward pass (the topmost ones);
+                           the others are computed again. -1: all */
+};
+
+struct lora_setup {
+    const struct kernels *kernels;
+    int threads;
+    const struct model *model;
+    struct adapter *const *adapters;    /* what segments name by index; values must be there */
+    int n_adapters;                     /* training: exactly 1 adapter, or 0 with full */
+    int full;                           /* every weight is trained (design: "Adapted linear") */
+    uint64_t seed;                      /* of dropout masks */
+    struct lora_sizes sizes;
+    size_t max_memory;                  /* bytes the arena may take, 0: no limit */
+};
+
+/* Bytes by purpose. The same code that carves the arena fills it in (design: "Plan"). */
+struct lora_plan {
+    size_t weights;         /* copies of base tensors: norms, and all of them under `full` */
+    size_t trainable, gradients, moments;
+    size_t activations;     /* kept for the backward pass */
+    size_t workspace;       /* the rest of the working memory */
+    size_t cache;           /* keys and values of generation */
+    size_t total;           /* the arena: the sum */
+    size_t mapped;          /* bytes of the model's files that are used where they lie */
+};
+
+/* One trained tensor: where it lies in the flat buffers. */
+struct trained {
+    char name[128];         /* as in the file it is saved to */
+    int id, layer, is_b;    /* is_b: 0 A, 1 B of LoRA; -1 a whole tensor (full) */
+    int rows, cols;
+    size_t offset;
+};
+
+struct lora;
+
+int lora_plan(struct lora_plan *plan, const struct lora_setup *setup, struct lora_error *err);
+int lora_open(struct lora **l, const struct lora_setup *setup, struct lora_error *err);
+void lora_close(struct lora *l);
+
+/* Forward and loss over a finished pack, without gradients. losses[T] in the order in which targets
+ * were added; best[T] (may be NULL): the id with the largest logit there. */
+int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err);
+/* The same, and adds grad_scale * d(sum of weight * loss) / d(parameter) to the gradients. */
+int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
+               struct lora_error *err);
+/* Forward; the logits of row `row` of the pack, [V], after it. With sizes.keys > 0 the pack's
+ * segments are pack_cached() ones and their keys and values are written into the cache first. */
+int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err);
+int lora_logits(struct lora *l, int row, float *logits, struct lora_error *err);
+
+struct lora_hyper {
+    double learning_rate, beta1, beta2, eps, weight_decay, max_grad_norm;   /* max_grad_norm 0: no clipping */
+};
+/* Clips, steps AdamW (the step count is the lora's own), zeroes the gradients. *norm: before clipping. */
+int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err);
+void lora_zero_gradients(struct lora *l);
+
+/* The trained tensors, and flat copies in their order. */
+int lora_trained(const struct lora *l, const struct trained **list);    /* returns how many */
+size_t lora_trained_size(const struct lora *l);
+enum lora_buffer { LORA_PARAMETERS, LORA_GRADIENTS, LORA_MOMENT1, LORA_MOMENT2 };
+void lora_get(const struct lora *l, int buffer, float *out);
+void lora_get64(const struct lora *l, int buffer, double *out);
+void lora_set(struct lora *l, int buffer, const float *values);
+void lora_set64(struct lora *l, int buffer, const double *values);
+long long lora_steps(const struct lora *l);
+void lora_set_steps(struct lora *l, long long steps);
+
+/* After a NaN or infinite loss: runs the pack again and names the first layer and tensor whose
+ * values are not finite (fills err, returns -1). */
+int lora_find_not_finite(struct lora *l, const struct pack *p, struct lora_error *err);
+
+#endif

@@ -1,0 +1,98 @@
+/* model.h - a model on disk: its configuration and the table of its tensors, checked.
+ *
+ * One table row per tensor says its name in Hugging Face's and in GGUF's files, its dims by letter
+ * and what it is; that row finds, checks, allocates, saves and prints it. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "weight.h"
+#include "kernels.h"
+
+/* Letters for shapes, everywhere: N tokens of a pack, C hidden, V vocabulary, L layers, NH query
+ * heads, NKV key/value heads, HS head size, F feed-forward, R rank. */
+
+enum rope_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
+
+struct config {
+    char model_type[32];            /* "llama" */
+    int C, V, L, NH, NKV, HS, F;
+    int max_positions;
+    double norm_eps;
+    int tied;                       /* the head is the embedding */
+    int qkv_bias, o_bias, mlp_bias; /* added where the family or the file has them */
+    int qk_norm;                    /* Qwen3: RMSNorm of each head's q and k before rope */
+    int window;                     /* sliding window in positions, 0: none */
+    struct {
+        int type;
+        double theta, factor, low, high, beta_fast, beta_slow, attention_factor;
+        int original;               /* original_max_position_embeddings */
+        const float *divide;        /* GGUF rope_freqs [HS/2], or NULL */
+    } rope;
+    int bos, eos[8], n_eos;         /* -1 / 0 when the configuration names none */
+};
+
+/* In the order in which forward meets them. Per layer from T_ATTN_NORM to T_BDOWN. */
+enum tensor_id {
+    T_EMBED,
+    T_ATTN_NORM, T_WQ, T_BQ, T_WK, T_BK, T_WV, T_BV, T_Q_NORM, T_K_NORM, T_WO, T_BO,
+    T_MLP_NORM, T_WGATE, T_BGATE, T_WUP, T_BUP, T_WDOWN, T_BDOWN,
+    T_FINAL_NORM, T_HEAD,
+    T_COUNT
+};
+
+struct tensor_spec {
+    const char *name;       /* "wq": as the code calls it */
+    const char *hf;         /* "model.layers.%d.self_attn.q_proj.weight" */
+    const char *gguf;       /* "blk.%d.attn_q.weight" */
+    char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, 1 */
+    unsigned char layered;  /* one per layer */
+    unsigned char linear;   /* a matrix that LoRA can adapt */
+};
+extern const struct tensor_spec tensor_specs[T_COUNT];
+
+int tensor_present(const struct config *c, int id);             /* does this model have it? */
+int tensor_rows(const struct config *c, int id);
+int tensor_cols(const struct config *c, int id);
+/* The Hugging Face name of one tensor into name[n]; returns name. The module's name, as PEFT has it
+ * in target_modules, is that without ".weight". */
+char *tensor_name(char *name, size_t n, int id, int layer);
+
+struct file_map;
+struct gguf;
+struct safetensors;
+
+struct model {
+    struct config config;
+    struct weight *weights;         /* [T_COUNT + per layer]: use model_weight */
+    int is_gguf;
+    char *path;
+    /* what keeps the mapped bytes alive */
+    struct gguf *gguf;
+    struct safetensors *shards;
+    int n_shards;
+    uint64_t hash;                  /* of names, shapes, types and the first and last bytes of each tensor */
+};
+
+/* Opens a Hugging Face directory or a .gguf file: configuration and table, every tensor present
+ * with the right shape, unknown tensors and configuration keys that would change the numbers
+ * refused by name. Maps, copies nothing. */
+int model_open(struct model **m, const char *path, struct lora_error *err);
+void model_close(struct model *m);
+
+/* config.json alone (for `plan` and `init`); and as text, to be written into a model directory. */
+int config_read(struct config *c, const char *path, struct lora_error *err);
+int config_from_gguf(struct config *c, const struct gguf *g, struct lora_error *err);
+int config_write(const struct config *c, const char *path, int dtype, struct lora_error *err);
+
+/* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. */
+const struct weight *model_weight(const struct model *m, int id, int layer);
+
+/* A model directory: config.json and model.safetensors in `dtype` (TYPE_F32, TYPE_BF16, TYPE_F16).
+ * row(ctx, id, layer, r, out) gives row r of a tensor as floats. Tokenizer files are the caller's. */
+typedef int model_row_source(void *ctx, int id, int layer, int row, float *out, struct lora_error *err);
+int model_write(const struct config *c, const char *dir, int dtype, model_row_source *row, void *ctx,
+                struct lora_error *err);
+
+long long config_parameters(const struct config *c);    /* of all tensors; a tied head counts once */
+
+#endif

@@ -1,0 +1,18 @@
+/* optim.h - the learning rate of each step, and the order of rows. */
+#ifndef OPTIM_H
+#define OPTIM_H
+
+#include "util.h"
+
+enum schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+
+/* The rate of step `step` (from 0) of `total`, `warmup` of them warm-up, as in Transformers: in
+ * warm-up lr * step / warmup, so the first step has rate 0. */
+double schedule_rate(int schedule, double lr, long long step, long long warmup, long long total);
+/* ceil(ratio * total), as Transformers rounds it. */
+long long warmup_steps(double ratio, long long total);
+
+/* The order of n rows in an epoch: a Fisher-Yates shuffle from (seed, epoch). order[n]. */
+void shuffle_rows(int *order, int n, uint64_t seed, long long epoch);
+
+#endif

@@ -1,0 +1,54 @@
+/* pack.h - N tokens laid end to end, with a table of segments: the unit of work.
+ *
+ * No padding, no pad token, no leak between rows: attention is causal inside a segment and sees all
+ * of its prefix, nothing else; positions follow from the table. A segment may continue another one,
+ * so a common beginning is computed once, and the gradient of the prefix is the sum over the
+ * segments that continue it, which is exact. */
+#ifndef PACK_H
+#define PACK_H
+
+#include "kernels.h"
+
+struct pack {
+    int N;                      /* tokens */
+    int *ids, *pos, *visit;     /* [N] */
+    int S;
+    struct segment *segments;   /* [S] */
+    /* targets, in the order in which rows were added; `row` is the position whose logits predict it */
+    int T;
+    int *target_row, *target_id;
+    float *target_weight;
+    /* made by pack_finish: rows with a target, ascending, and which targets each has (CSR) */
+    int U;
+    int *logit_row;             /* [U] */
+    int *first;                 /* [U + 1]: into order, ids_by_row, weight_by_row */
+    int *order;                 /* [T]: target t of the list above */
+    int *id_by_row;             /* [T] */
+    float *weight_by_row;       /* [T] */
+    int keys;                   /* rows the key and value buffers need */
+    size_t capacity_N, capacity_S, capacity_T;
+};
+
+void pack_clear(struct pack *p);        /* empties, keeps the memory */
+void pack_free(struct pack *p);
+
+/* Appends n tokens as a segment that continues `prefix` (-1: none); queries and keys are these
+ * rows. Its index in *segment (may be NULL). */
+int pack_segment(struct pack *p, const int *ids, int n, int prefix, int adapter, int visit,
+                 int *segment, struct lora_error *err);
+/* A segment whose keys lie elsewhere (generation: in the cache): n tokens now, the last n of k_len
+ * keys that start at key row k_start, position `pos` for the first key. n may be 0. */
+int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, int prefix, int pos,
+                int adapter, int *segment, struct lora_error *err);
+/* Token `id` is to be predicted at position `index` of the segment (its row q_start + index). */
+int pack_target(struct pack *p, int segment, int index, int id, float weight, struct lora_error *err);
+/* A training row: ids[n], mask[t] = 1 where ids[t] is a target (mask[0] is ignored: nothing predicts
+ * it). Lays down ids[0 .. last target - 1] and the targets. A row without targets adds nothing.
+ * *tokens_added (may be NULL): how many tokens were laid down. */
+int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
+             int *tokens_added, struct lora_error *err);
+/* Sorts the targets by row and checks the table. Call before the pack is used. */
+int pack_finish(struct pack *p, struct lora_error *err);
+
+/* What memory a pack needs: see struct lora_sizes. */
+#endif

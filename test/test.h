@@ -1,0 +1,80 @@
+/* test.h - a test program in three lines: CHECK, skip, test_end. Nothing here needs the library. */
+#ifndef TEST_H
+#define TEST_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int tests_passed, tests_failed, tests_skipped, test_checks;
+static const char *test_name = "";
+
+/* One named test: everything checked until the next test_begin belongs to it. */
+static int test_bad;
+static void test_close(void)
+{
+    if (!test_name[0]) return;
+    if (test_bad) { tests_failed++; printf("FAIL %s\n", test_name); }
+    else if (!test_checks) { tests_failed++; printf("FAIL %s: compared nothing\n", test_name); }
+    else { tests_passed++; printf("ok   %s (%d checks)\n", test_name, test_checks); }
+    test_name = "";
+    test_bad = test_checks = 0;
+}
+static void test_begin(const char *name)
+{
+    test_close();
+    test_name = name;
+    fflush(stdout);
+}
+static inline void test_skip(const char *name, const char *why)
+{
+    test_close();
+    tests_skipped++;
+    printf("skip %s: %s\n", name, why);
+}
+#define CHECK(condition, ...) do { \
+    test_checks++; \
+    if (!(condition) && test_bad++ < 10) { \
+        printf("  %s:%d: %s: ", __FILE__, __LINE__, #condition); \
+        printf("" __VA_ARGS__); \
+        printf("\n"); \
+    } } while (0)
+
+/* The worst error as a share of its bound; NaN fails (the comparison is !(err <= bound)). */
+struct worst { double share; double err, bound; size_t index; int n; };
+static inline void worst_add(struct worst *w, double err, double bound, size_t index)
+{
+    double share = err == 0 ? 0 : err / bound;
+    w->n++;
+    if (!(share <= w->share)) { w->share = share; w->err = err; w->bound = bound; w->index = index; }
+}
+#define CHECK_WORST(w, label) do { \
+    CHECK((w).n > 0, "%s compared nothing", label); \
+    CHECK((w).share <= 1, "%s: error %.3g, bound %.3g at %zu", label, (w).err, (w).bound, (w).index); \
+    printf("  %-44s %8.2f%% of its bound (%d values)\n", label, 100 * (w).share, (w).n); } while (0)
+
+static int test_end(void)
+{
+    test_close();
+    printf("%d passed, %d failed, %d skipped\n", tests_passed, tests_failed, tests_skipped);
+    return tests_failed != 0;
+}
+
+/* The shared material's folder, or NULL: tests that need it skip by name. */
+static inline const char *shared_dir(void)
+{
+    static const char *dir;
+    FILE *f;
+    const char *e = getenv("LORA_SHARED");
+    dir = e ? e : "../shared";
+    {
+        char p[1024];
+        snprintf(p, sizeof p, "%s/facts.md", dir);
+        f = fopen(p, "r");
+    }
+    if (!f) return NULL;
+    fclose(f);
+    return dir;
+}
+#endif

@@ -1,0 +1,52 @@
+/* weight.h - a frozen matrix as a value: its type, its shape, and its bytes where they lie.
+ *
+ * A product never unpacks a weight whole. Whoever needs numbers asks for a strip of one row, and
+ * the type's decoder makes them. Adding a type is adding a row to the table in weight.c. */
+#ifndef WEIGHT_H
+#define WEIGHT_H
+
+#include "util.h"
+
+/* Storage types of files, and of weights. The order is ours; names and sizes are in weight_types. */
+enum weight_type {
+    TYPE_F32, TYPE_F16, TYPE_BF16,              /* safetensors and GGUF */
+    TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1,            /* GGUF blocks of 32 (weight.c has their layout) */
+    TYPE_F64, TYPE_I64, TYPE_I32, TYPE_I16, TYPE_I8, TYPE_U8, TYPE_BOOL,  /* in files, not weights */
+    TYPE_REAL,                                  /* a buffer of the backend: trained, or made here */
+    TYPE_COUNT
+};
+
+struct weight {
+    int type;
+    int rows, cols;         /* y = x W^T: rows are outputs, cols are inputs */
+    int head_rows;          /* 0: rows lie in order. d > 0: GGUF's order for rotary pairs, in heads of d
+                             * rows: row h*d + k*d/2 + j of the model lies at row h*d + 2j + k */
+    size_t offset;          /* elements from data to the first row: a slice of a fused matrix */
+    const void *data;       /* mapped file, heap, or (TYPE_REAL) a buf of the backend */
+};
+
+typedef void decoder(const struct weight *w, int row, int col, int n, float *out);
+
+struct weight_type_info {
+    const char *name;           /* "F32", "Q4_1": as GGUF prints it */
+    const char *safetensors;    /* "F32", or NULL: not a safetensors type */
+    int gguf;                   /* ggml's number, or -1 */
+    int block, bytes;           /* elements in a block and its bytes */
+    decoder *decode;            /* out[i] = W[row][col + i], i < n; NULL: not a weight */
+};
+extern const struct weight_type_info weight_types[TYPE_COUNT];
+
+/* Bytes of `count` elements; -1 if count is not whole blocks or the size overflows. */
+int type_bytes(size_t *out, int type, size_t count);
+/* Any col and n with col + n <= cols: columns need not fall on block edges. TYPE_REAL is not
+ * decoded here (only its backend can). */
+void weight_decode(const struct weight *w, int row, int col, int n, float *out);
+/* Row of the file that holds row `row` of the model (head_rows). */
+int weight_file_row(const struct weight *w, int row);
+
+float f16_to_f32(uint16_t h);
+uint16_t f32_to_f16(float f);           /* to nearest, ties to even; overflow gives infinity */
+float bf16_to_f32(uint16_t h);
+uint16_t f32_to_bf16(float f);          /* to nearest, ties to even; NaN stays NaN */
+
+#endif
