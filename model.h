@@ -44,12 +44,12 @@ struct tensor_spec {
     const char *name;       /* "wq": as the code calls it */
     const char *hf;         /* "model.layers.%d.self_attn.q_proj.weight" */
     const char *gguf;       /* "blk.%d.attn_q.weight" */
-    char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, 1 */
-    unsigned char layered;  /* one per layer */
+    char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, 1: a vector */
     unsigned char linear;   /* a matrix that LoRA can adapt */
 };
 extern const struct tensor_spec tensor_specs[T_COUNT];
 
+int tensor_layered(int id);                                     /* one per layer? */
 int tensor_present(const struct config *c, int id);             /* does this model have it? */
 int tensor_rows(const struct config *c, int id);
 int tensor_cols(const struct config *c, int id);
@@ -57,13 +57,14 @@ int tensor_cols(const struct config *c, int id);
  * in target_modules, is that without ".weight". */
 char *tensor_name(char *name, size_t n, int id, int layer);
 
-struct file_map;
 struct gguf;
 struct safetensors;
 
 struct model {
     struct config config;
-    struct weight *weights;         /* [T_COUNT + per layer]: use model_weight */
+    struct weight *weights;         /* [L * T_COUNT]: use model_weight */
+    struct text ignored;            /* configuration keys and tensors that were passed over, for the
+                                     * job to show: "a, b"; s is NULL when there are none */
     int is_gguf;
     char *path;
     /* what keeps the mapped bytes alive */
@@ -94,5 +95,9 @@ int model_write(const struct config *c, const char *dir, int dtype, model_row_so
                 struct lora_error *err);
 
 long long config_parameters(const struct config *c);    /* of all tensors; a tied head counts once */
+
+/* Rotary frequencies f[HS/2] in radians a position, with the scaling of the configuration, and the
+ * factor on cos and sin (yarn's attention factor, else 1). facts and sources: docs/math.md */
+void rope_frequencies(const struct config *c, double *f, double *factor);
 
 #endif

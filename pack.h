@@ -50,5 +50,4 @@ int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, i
 /* Sorts the targets by row and checks the table. Call before the pack is used. */
 int pack_finish(struct pack *p, struct lora_error *err);
 
-/* What memory a pack needs: see struct lora_sizes. */
 #endif

@@ -1,0 +1,178 @@
+/* pack.c - see pack.h. */
+#include "pack.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+void pack_clear(struct pack *p) { p->N = p->S = p->T = p->U = p->keys = 0; }
+
+void pack_free(struct pack *p)
+{
+    free(p->ids); free(p->pos); free(p->visit);
+    free(p->segments);
+    free(p->target_row); free(p->target_id); free(p->target_weight);
+    free(p->logit_row); free(p->first); free(p->order); free(p->id_by_row); free(p->weight_by_row);
+    memset(p, 0, sizeof *p);
+}
+
+/* Several arrays of one length grow together: all capacities follow the last one that grew. */
+static int grow_together(void **const *arrays, const size_t *sizes, int n, size_t *capacity,
+                         size_t needed, struct lora_error *err)
+{
+    size_t grown = *capacity;
+    int i;
+    for (i = 0; i < n; i++) {
+        grown = *capacity;
+        if (grow_array(arrays[i], &grown, needed, sizes[i], err)) return -1;
+    }
+    *capacity = grown;
+    return 0;
+}
+
+/* Room for n more tokens and one more segment. */
+static int grow_tokens(struct pack *p, int n, struct lora_error *err)
+{
+    void **const token[] = { (void **)&p->ids, (void **)&p->pos, (void **)&p->visit };
+    static const size_t token_size[] = { sizeof(int), sizeof(int), sizeof(int) };
+    if (n < 0 || p->N > INT_MAX - n) {
+        fail(err, "pack too large", "%d tokens and %d more", p->N, n);
+        return expected(err, "at most %d tokens", INT_MAX);
+    }
+    if (grow_together(token, token_size, 3, &p->capacity_N, (size_t)p->N + (size_t)n, err)) return -1;
+    return grow_array((void **)&p->segments, &p->capacity_S, (size_t)p->S + 1, sizeof *p->segments, err);
+}
+
+int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, int prefix, int pos,
+                int adapter, int *segment, struct lora_error *err)
+{
+    struct segment *s;
+    int i;
+    if (prefix >= p->S || prefix < -1 || k_start < 0 || k_len < n || k_start > INT_MAX - k_len
+        || pos < 0 || pos > INT_MAX - k_len) {
+        fail(err, "bad segment", "segment %d", p->S);
+        expected(err, "a prefix below it and at least %d keys", n);
+        return found(err, "prefix %d, %d keys at row %d, position %d", prefix, k_len, k_start, pos);
+    }
+    if (grow_tokens(p, n, err)) return -1;
+    s = &p->segments[p->S];
+    memset(s, 0, sizeof *s);
+    s->q_start = p->N;
+    s->q_len = n;
+    s->k_start = k_start;
+    s->k_len = k_len;
+    s->prefix = prefix;
+    s->pos = pos;
+    s->adapter = adapter;
+    for (i = 0; i < n; i++) {
+        p->ids[p->N + i] = ids[i];
+        p->pos[p->N + i] = pos + k_len - n + i;
+        p->visit[p->N + i] = 0;
+    }
+    if (segment) *segment = p->S;
+    p->N += n;
+    p->S++;
+    return 0;
+}
+
+int pack_segment(struct pack *p, const int *ids, int n, int prefix, int adapter, int visit,
+                 int *segment, struct lora_error *err)
+{
+    int i, pos = 0, start = p->N;
+    if (prefix >= 0 && prefix < p->S) pos = p->segments[prefix].pos + p->segments[prefix].k_len;
+    if (pack_cached(p, ids, n, start, n, prefix, pos, adapter, segment, err)) return -1;
+    p->segments[p->S - 1].visit = visit;
+    for (i = start; i < p->N; i++) p->visit[i] = visit;
+    return 0;
+}
+
+int pack_target(struct pack *p, int segment, int index, int id, float weight, struct lora_error *err)
+{
+    void **const target[] = { (void **)&p->target_row, (void **)&p->target_id, (void **)&p->target_weight };
+    static const size_t target_size[] = { sizeof(int), sizeof(int), sizeof(float) };
+    if (segment < 0 || segment >= p->S || index < 0 || index >= p->segments[segment].q_len) {
+        fail(err, "bad target", "segment %d, index %d", segment, index);
+        return expected(err, "an index inside the segment");
+    }
+    if (grow_together(target, target_size, 3, &p->capacity_T, (size_t)p->T + 1, err)) return -1;
+    p->target_row[p->T] = p->segments[segment].q_start + index;
+    p->target_id[p->T] = id;
+    p->target_weight[p->T] = weight;
+    p->T++;
+    return 0;
+}
+
+int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
+             int *tokens_added, struct lora_error *err)
+{
+    int last = 0, t, segment;
+    for (t = 1; t < n; t++) if (mask[t]) last = t;
+    if (tokens_added) *tokens_added = last;
+    if (!last) return 0;
+    if (pack_segment(p, ids, last, -1, adapter, visit, &segment, err)) return -1;
+    for (t = 1; t <= last; t++)
+        if (mask[t] && pack_target(p, segment, t - 1, ids[t], 1, err)) return -1;
+    return 0;
+}
+
+static int check_segments(const struct pack *p, struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < p->S; i++) {
+        const struct segment *s = &p->segments[i], *q;
+        if (s->prefix < 0) continue;
+        q = &p->segments[s->prefix];
+        if (s->pos != q->pos + q->k_len) {
+            fail(err, "bad segment", "segment %d", i);
+            expected(err, "position %d, where its prefix ends", q->pos + q->k_len);
+            return found(err, "%d", s->pos);
+        }
+    }
+    return 0;
+}
+
+int pack_finish(struct pack *p, struct lora_error *err)
+{
+    int *count = new_array((size_t)p->N + 1, sizeof *count, err);
+    size_t T = (size_t)p->T + 1;
+    int t, n, u = 0, next = 0;
+    if (!count || check_segments(p, err)) {
+        free(count);
+        return -1;
+    }
+    free(p->logit_row); free(p->first); free(p->order); free(p->id_by_row); free(p->weight_by_row);
+    p->logit_row = new_array(T, sizeof(int), err);
+    p->first = new_array(T + 1, sizeof(int), err);
+    p->order = new_array(T, sizeof(int), err);
+    p->id_by_row = new_array(T, sizeof(int), err);
+    p->weight_by_row = new_array(T, sizeof(float), err);
+    if (!p->logit_row || !p->first || !p->order || !p->id_by_row || !p->weight_by_row) {
+        free(count);
+        return -1;
+    }
+    /* A counting sort by row keeps the targets of one row in the order they were added. */
+    for (t = 0; t < p->T; t++) count[p->target_row[t]]++;
+    for (n = 0; n < p->N; n++) {
+        int here = count[n];
+        count[n] = next;
+        if (!here) continue;
+        p->logit_row[u] = n;
+        p->first[u++] = next;
+        next += here;
+    }
+    p->first[u] = next;
+    p->U = u;
+    for (t = 0; t < p->T; t++) {
+        int slot = count[p->target_row[t]]++;
+        p->order[slot] = t;
+        p->id_by_row[slot] = p->target_id[t];
+        p->weight_by_row[slot] = p->target_weight[t];
+    }
+    free(count);
+    p->keys = 0;
+    for (n = 0; n < p->S; n++) {
+        int end = p->segments[n].k_start + p->segments[n].k_len;
+        if (end > p->keys) p->keys = end;
+    }
+    return 0;
+}
