@@ -17,6 +17,8 @@ LORA_CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame
 LORA_LDFLAGS += -fsanitize=$(SANITIZE)
 endif
 
+comma := ,
+
 # Probes compile a one-line program each: yes or nothing.
 probe = $(shell mkdir -p $(BUILD); printf '%b' '$(1)' > $(BUILD)/probe.c; \
           $(CC) $(CFLAGS) $(2) -o $(BUILD)/probe.out $(BUILD)/probe.c $(LDFLAGS) $(3) 2>/dev/null && echo yes)

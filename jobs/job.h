@@ -47,8 +47,9 @@ extern const struct job job_train, job_eval, job_generate, job_tokenize, job_ren
 
 /* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
  * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was
- * (2). given (may be NULL): receives an allocated array, one byte a row of options then more: 1 if
- * the user gave it. free with job_free_options. */
+ * (2). *given: receives an allocated array, one byte a row of options then more: 1 if the user gave
+ * it; NULL unless -1 is returned. Free with job_free_options, after which texts of the settings that
+ * came from --config are gone. --help and -h need no row. --config is the row of common_options. */
 int job_options(const struct job *job, void *settings, int argc, char **argv, char **given);
 void job_free_options(const struct job *job, void *settings, char *given);
 
@@ -68,6 +69,8 @@ extern const struct option common_options[];
 /* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
  * and returns EXIT_FAILED. */
 int job_error(const struct lora_error *err);
+/* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
+const char *nearest_word(const char *name, const char *const *words, int n);
 /* A usage error: the same form, EXIT_USAGE. */
 int job_usage_error(const struct job *job, const char *format, ...) PRINTF_LIKE(2, 3);
 /* A line of status on stderr. */

@@ -1,0 +1,572 @@
+/* cli.c - words into settings, help out of the tables, and what the jobs say on stderr. */
+#include "job.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct option common_options[] = {
+    { "model", NULL, OPTION_TEXT, offsetof(struct common, model), NULL, "PATH",
+      "a Hugging Face directory or a .gguf file", 0, 0 },
+    { "chat-template", NULL, OPTION_TEXT, offsetof(struct common, chat_template), NULL, "NAME",
+      "chat template by name (default: the model's own)", 0, 0 },
+    { "prompt-template", NULL, OPTION_TEXT, offsetof(struct common, prompt_template), NULL, "TEXT",
+      "user turn of rows with a label or a summary: {text} or {document}, {labels}; \\n is a line break",
+      0, 0 },
+    { "backend", NULL, OPTION_TEXT, offsetof(struct common, backend), NULL, "NAME",
+      "table of kernels: auto or one of `lora backends`", 0, 0 },
+    { "threads", NULL, OPTION_INT, offsetof(struct common, threads), NULL, "N",
+      "threads (default: the cores this process may use)", 0, 4096 },
+    { "seed", NULL, OPTION_LONG, offsetof(struct common, seed), NULL, "N",
+      "seed of every random number", 0, 9e18 },
+    { "max-memory", NULL, OPTION_SIZE, offsetof(struct common, max_memory), NULL, "SIZE",
+      "most memory to take, as 500M or 4G (default: three quarters of what is available)", 0, 0 },
+    { "config", NULL, OPTION_TEXT, offsetof(struct common, config), NULL, "FILE",
+      "options from a file, one `name: value` a line; the command line wins", 0, 0 },
+    { "load-in-4bit", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "load-in-8bit", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "quant-type", "bnb-4bit-quant-type", OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "double-quant", "bnb-4bit-use-double-quant", OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "block-size", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+/* ---- messages ---- */
+
+/* On a terminal the cursor may stand on a progress line, which a message replaces. */
+static void clear_line(void)
+{
+    if (isatty(2)) fputs("\r\033[K", stderr);
+}
+
+static int print_error(const struct lora_error *err)
+{
+    clear_line();
+    fprintf(stderr, "lora: %s", err->what);
+    if (err->where[0]) fprintf(stderr, ": %s", err->where);
+    if (err->expected[0]) fprintf(stderr, ": expected %s", err->expected);
+    if (err->found[0]) fprintf(stderr, "%s found %s", err->expected[0] ? "," : ":", err->found);
+    fputc('\n', stderr);
+    if (err->hint[0]) fprintf(stderr, "hint: %s\n", err->hint);
+    return EXIT_USAGE;
+}
+
+int job_error(const struct lora_error *err)
+{
+    fflush(stdout);
+    print_error(err);
+    return EXIT_FAILED;
+}
+
+int job_usage_error(const struct job *job, const char *format, ...)
+{
+    struct lora_error err;
+    char message[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    fail(&err, job->name, "%s", message);
+    hint(&err, "`lora help %s` lists its options", job->name);
+    return print_error(&err);
+}
+
+void status(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    clear_line();
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+}
+
+void progress(const char *format, ...)
+{
+    va_list arguments;
+    if (!isatty(2)) return;
+    va_start(arguments, format);
+    clear_line();
+    vfprintf(stderr, format, arguments);
+    fflush(stderr);
+    va_end(arguments);
+}
+
+void progress_done(void)
+{
+    clear_line();
+}
+
+int job_write_json(const char *path, const struct text *json, struct lora_error *err)
+{
+    if (text_check(json, err)) return -1;
+    if (strcmp(path, "-")) return file_write(path, json->s, json->n, err);
+    if (fwrite(json->s, 1, json->n, stdout) != json->n || fflush(stdout))
+        return fail(err, "cannot write", "standard output");
+    return 0;
+}
+
+/* ---- names ---- */
+
+/* What is wrong with one option: its place ("--lora-r" or "FILE, line 3: lora-r") is in err. */
+struct parser {
+    const struct job *job;
+    char *settings, *given;
+    struct lora_error err;
+};
+
+static int same_letter(char a, char b) { return (a == '_' ? '-' : a) == (b == '_' ? '-' : b); }
+
+/* Is name[n] one of the words of `list`, which | parts? */
+static int in_list(const char *list, const char *name, size_t n)
+{
+    while (list) {
+        size_t i = 0;
+        while (i < n && list[i] && list[i] != '|' && same_letter(list[i], name[i])) i++;
+        if (i == n && (!list[i] || list[i] == '|')) return 1;
+        list = strchr(list, '|');
+        if (list) list++;
+    }
+    return 0;
+}
+
+/* Rows of both tables, numbered as `given` numbers them. NULL after the last. */
+static const struct option *option_at(const struct job *job, int i)
+{
+    int n = 0;
+    while (job->options && job->options[n].name) n++;
+    if (i < n) return &job->options[i];
+    return job->more && job->more[i - n].name ? &job->more[i - n] : NULL;
+}
+
+static int option_find(const struct job *job, const char *name, size_t n)
+{
+    const struct option *o;
+    int i;
+    for (i = 0; (o = option_at(job, i)); i++)
+        if (in_list(o->name, name, n) || in_list(o->aliases, name, n)) return i;
+    return -1;
+}
+
+/* Edit distance (Levenshtein 1966) of a[n] and b[m]; both are cut at 63. */
+static int distance(const char *a, size_t n, const char *b, size_t m)
+{
+    int row[64], i, j;
+    if (n > 63) n = 63;
+    if (m > 63) m = 63;
+    for (j = 0; j <= (int)m; j++) row[j] = j;
+    for (i = 1; i <= (int)n; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (j = 1; j <= (int)m; j++) {
+            int best = diagonal + !same_letter(a[i - 1], b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+/* The name or alias of the tables that is nearest; "help" when there is nothing nearer. */
+static void nearest_option(const struct job *job, const char *name, size_t n, char *out, size_t size)
+{
+    const struct option *o;
+    int i, best = distance("help", 4, name, n);
+    snprintf(out, size, "help");
+    for (i = 0; (o = option_at(job, i)); i++) {
+        const char *list[2];
+        int k;
+        list[0] = o->name;
+        list[1] = o->aliases;
+        for (k = 0; k < 2; k++) {
+            const char *word = list[k];
+            while (word) {
+                size_t m = strcspn(word, "|");
+                int d = distance(word, m, name, n);
+                if (d < best) {
+                    best = d;
+                    snprintf(out, size, "%.*s", (int)m, word);
+                }
+                word = word[m] ? word + m + 1 : NULL;
+            }
+        }
+    }
+}
+
+const char *nearest_word(const char *name, const char *const *words, int n)
+{
+    const char *nearest = NULL;
+    int i, best = INT_MAX;
+    for (i = 0; i < n; i++) {
+        int d = distance(words[i], strlen(words[i]), name, strlen(name));
+        if (d < best) {
+            best = d;
+            nearest = words[i];
+        }
+    }
+    return nearest;
+}
+
+/* ---- values ---- */
+
+static int wrong_value(struct parser *p, const char *place, const char *value, const char *what)
+{
+    fail(&p->err, "wrong value", "%s", place);
+    expected(&p->err, "%s", what);
+    return found(&p->err, "\"%s\"", value);
+}
+
+static int read_flag(const char *value, int *out)
+{
+    static const char *const yes = "true|True|on|yes|1", *const no = "false|False|off|no|0";
+    if (in_list(yes, value, strlen(value))) *out = 1;
+    else if (in_list(no, value, strlen(value))) *out = 0;
+    else return -1;
+    return 0;
+}
+
+/* 123456, 500M, 1.5GiB: K M G T and KiB ... are powers of 1024, KB ... of 1000. */
+static int read_size(const char *value, size_t *out)
+{
+    static const char units[] = "KMGT";
+    size_t n = strspn(value, "0123456789.");
+    char number[32];
+    double x;
+    const char *unit;
+    if (!n || n >= sizeof number) return -1;
+    memcpy(number, value, n);
+    number[n] = 0;
+    if (parse_number(number, &x)) return -1;
+    value += n;
+    if (*value) {
+        int power;
+        unit = strchr(units, *value);
+        if (!unit) return -1;
+        if (value[1] && strcmp(value + 1, "B") && strcmp(value + 1, "iB")) return -1;
+        for (power = (int)(unit - units); power >= 0; power--) x *= value[1] == 'B' ? 1000 : 1024;
+    }
+    if (!(x < (double)(SIZE_MAX / 2))) return -1;
+    *out = (size_t)x;
+    return 0;
+}
+
+static int read_choice(const char *choices, const char *value, int *out)
+{
+    int i;
+    for (i = 0; choices; i++) {
+        size_t n = strcspn(choices, "|");
+        if (strlen(value) == n && in_list(value, choices, n)) {
+            *out = i;
+            return 0;
+        }
+        choices = choices[n] ? choices + n + 1 : NULL;
+    }
+    return -1;
+}
+
+static int in_range(struct parser *p, const struct option *o, const char *place, const char *value, double x)
+{
+    char what[96];
+    if (!(o->low < o->high) || (x >= o->low && x <= o->high)) return 0;
+    if (o->high >= INT_MAX) snprintf(what, sizeof what, "at least %g", o->low);
+    else snprintf(what, sizeof what, "%g to %g", o->low, o->high);
+    return wrong_value(p, place, value, what);
+}
+
+static int list_add(struct parser *p, struct option_list *list, const char *value)
+{
+    const char **v = realloc(list->v, ((size_t)list->n + 1) * sizeof *v);
+    if (!v) return fail_memory(&p->err, "the options", ((size_t)list->n + 1) * sizeof *v);
+    v[list->n++] = value;
+    list->v = v;
+    return 0;
+}
+
+static int set_number(struct parser *p, const struct option *o, const char *place, const char *value)
+{
+    void *field = p->settings + o->offset;
+    long long i;
+    double x;
+    if (o->type == OPTION_NUMBER) {
+        if (parse_number(value, &x)) return wrong_value(p, place, value, "a number");
+        if (in_range(p, o, place, value, x)) return -1;
+        *(double *)field = x;
+        return 0;
+    }
+    if (parse_integer(value, &i) || (o->type == OPTION_INT && (i > INT_MAX || i < INT_MIN)))
+        return wrong_value(p, place, value, "a whole number");
+    if (in_range(p, o, place, value, (double)i)) return -1;
+    if (o->type == OPTION_INT) *(int *)field = (int)i;
+    else *(long long *)field = i;
+    return 0;
+}
+
+/* value NULL: none was given. */
+static int set_option(struct parser *p, const struct option *o, const char *place, const char *value)
+{
+    void *field = p->settings + o->offset;
+    char what[256];
+    if (!value && o->type != OPTION_FLAG) {
+        fail(&p->err, "an option without its value", "%s", place);
+        return expected(&p->err, "%s", o->value ? o->value : o->choices ? o->choices : "a value");
+    }
+    switch (o->type) {
+    case OPTION_FLAG:
+        if (value && read_flag(value, field)) return wrong_value(p, place, value, "true or false");
+        if (!value) *(int *)field = 1;
+        return 0;
+    case OPTION_SIZE:
+        if (read_size(value, field)) return wrong_value(p, place, value, "a size such as 500M or 4G");
+        return 0;
+    case OPTION_CHOICE:
+        snprintf(what, sizeof what, "one of %s", o->choices);
+        if (read_choice(o->choices, value, field)) return wrong_value(p, place, value, what);
+        return 0;
+    case OPTION_TEXT:
+        *(const char **)field = value;
+        return 0;
+    case OPTION_LIST:
+        return list_add(p, field, value);
+    default:
+        return set_number(p, o, place, value);
+    }
+}
+
+/* ---- the command line ---- */
+
+static int unknown_option(struct parser *p, const char *place, const char *name, size_t n)
+{
+    char nearest[64];
+    nearest_option(p->job, name, n, nearest, sizeof nearest);
+    fail(&p->err, "unknown option", "%s", place);
+    return hint(&p->err, "did you mean --%s? `lora help %s` lists all", nearest, p->job->name);
+}
+
+static int later_option(struct parser *p, const char *place)
+{
+    return fail(&p->err, "an option that this version does not have yet", "%s", place);
+}
+
+/* Reads argv[*i] and, if it takes one, the value after it. */
+static int read_word(struct parser *p, int argc, char **argv, int *i)
+{
+    const char *word = argv[*i], *name = word + 2, *value = NULL;
+    char place[128];
+    size_t n;
+    const struct option *o;
+    int row;
+    if (strncmp(word, "--", 2) || !word[2]) {
+        fail(&p->err, "unexpected word", "%s", word);
+        return hint(&p->err, "options begin with --; `lora help %s` lists them", p->job->name);
+    }
+    n = strcspn(name, "=");
+    snprintf(place, sizeof place, "--%.*s", (int)n, name);
+    row = option_find(p->job, name, n);
+    if (row < 0) return unknown_option(p, place, name, n);
+    o = option_at(p->job, row);
+    if (o->type == OPTION_LATER) return later_option(p, place);
+    if (name[n]) value = name + n + 1;
+    else if (o->type != OPTION_FLAG && *i + 1 < argc && strncmp(argv[*i + 1], "--", 2)) value = argv[++*i];
+    p->given[row] = 1;
+    return set_option(p, o, place, value);
+}
+
+/* ---- --config ---- */
+
+/* Cuts a line's comment and the white space around s; a value in quotes keeps what is in them. */
+static char *trim(char *s, size_t n)
+{
+    while (n && (*s == ' ' || *s == '\t')) s++, n--;
+    if (n && (*s == '"' || *s == '\'')) {
+        char *end = memchr(s + 1, *s, n - 1);
+        size_t rest = end ? n - (size_t)(end + 1 - s) : 0, k = 0;
+        while (k < rest && (end[1 + k] == ' ' || end[1 + k] == '\t')) k++;
+        if (end && (k == rest || end[1 + k] == '#')) {
+            *end = 0;
+            return s + 1;
+        }
+    } else {
+        size_t k;
+        for (k = 0; k < n; k++)
+            if (s[k] == '#' && (!k || s[k - 1] == ' ' || s[k - 1] == '\t')) n = k;
+    }
+    while (n && strchr(" \t\r", s[n - 1])) n--;
+    s[n] = 0;
+    return s;
+}
+
+/* One `name: value` line. from_words: what the command line gave, which wins. */
+static int read_line(struct parser *p, const char *path, int number, char *line, size_t n,
+                     const char *from_words)
+{
+    char place[600], *colon = memchr(line, ':', n), *name, *value;
+    const struct option *o;
+    int row;
+    name = trim(line, colon ? (size_t)(colon - line) : n);
+    snprintf(place, sizeof place, "%s, line %d: %.64s", path, number, name);
+    if (!*name) return 0;
+    if (!colon) {
+        fail(&p->err, "cannot read the configuration", "%s", place);
+        return expected(&p->err, "name: value");
+    }
+    value = trim(colon + 1, n - (size_t)(colon + 1 - line));
+    row = option_find(p->job, name, strlen(name));
+    if (row < 0) return unknown_option(p, place, name, strlen(name));
+    o = option_at(p->job, row);
+    if (o->type == OPTION_LATER) return later_option(p, place);
+    if (from_words[row]) return 0;
+    if (p->given[row] && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
+    p->given[row] = 1;
+    return set_option(p, o, place, *value ? value : NULL);
+}
+
+/* The row of --config FILE, or -1: a job may have a --config of its own, which is not this one. */
+static int config_row(const struct job *job)
+{
+    int row = option_find(job, "config", 6);
+    const struct option *o = row < 0 ? NULL : option_at(job, row), *c = common_options;
+    while (c->name && c != o) c++;
+    return c->name ? row : -1;
+}
+
+/* The file's text moves behind the array of given, so that values of it live as long. */
+static int read_config(struct parser *p, const char *path, int rows)
+{
+    struct file_map file;
+    char *words = NULL, *all = NULL, *text;
+    size_t i = 0;
+    int line = 0, bad = -1;
+    if (file_open(&file, path, &p->err)) return -1;
+    words = new_array((size_t)rows, 1, &p->err);
+    if (words) all = new_array((size_t)rows + file.size + 1, 1, &p->err);
+    if (all) {
+        memcpy(words, p->given, (size_t)rows);
+        memcpy(all, p->given, (size_t)rows);
+        free(p->given);
+        p->given = all;
+        text = all + rows;
+        if (file.size) memcpy(text, file.data, file.size);
+        bad = memchr(text, 0, file.size) != NULL;
+        if (bad) fail(&p->err, "cannot read the configuration", "%s: it is not text", path);
+        while (!bad && i < file.size) {
+            char *end = memchr(text + i, '\n', file.size - i);
+            size_t n = end ? (size_t)(end - text) - i : file.size - i;
+            bad = read_line(p, path, ++line, text + i, n, words);
+            i += n + 1;
+        }
+    }
+    free(words);
+    file_close(&file);
+    return bad ? -1 : 0;
+}
+
+/* ---- help ---- */
+
+static void put_default(const struct option *o, const char *settings)
+{
+    const void *field = settings + o->offset;
+    if (o->help && strstr(o->help, "default")) return;
+    if (o->type == OPTION_INT) printf(" (%d)", *(const int *)field);
+    else if (o->type == OPTION_LONG) printf(" (%lld)", *(const long long *)field);
+    else if (o->type == OPTION_NUMBER) printf(" (%g)", *(const double *)field);
+    else if (o->type == OPTION_TEXT && *(const char *const *)field) printf(" (%s)", *(const char *const *)field);
+    else if (o->type == OPTION_CHOICE) {
+        const char *word = o->choices;
+        int i = *(const int *)field;
+        while (i-- > 0 && (word = strchr(word, '|'))) word++;
+        if (word) printf(" (%.*s)", (int)strcspn(word, "|"), word);
+    }
+}
+
+static void put_option(const struct option *o, const char *settings)
+{
+    char left[160];
+    const char *value = o->value ? o->value : o->choices ? o->choices : "";
+    int n;
+    if (o->type == OPTION_LATER) return;
+    n = snprintf(left, sizeof left, "  --%s%s%s", o->name, *value ? " " : "", value);
+    if (n > 30) printf("%s\n%30s", left, "");
+    else printf("%-30s", left);
+    printf("  %s", o->help ? o->help : "");
+    put_default(o, settings);
+    if (o->aliases) {
+        const char *a;
+        fputs("; also ", stdout);
+        for (a = o->aliases; *a; a++) {
+            if (a == o->aliases || a[-1] == '|') fputs("--", stdout);
+            if (*a == '|') fputs(", ", stdout);
+            else fputc(*a, stdout);
+        }
+    }
+    fputc('\n', stdout);
+}
+
+static void put_help(const struct job *job, const char *settings)
+{
+    const struct option *o;
+    int i, later = 0;
+    printf("lora %s %s\n\n%s\n\nOptions (defaults in brackets):\n", job->name, job->usage, job->summary);
+    for (i = 0; (o = option_at(job, i)); i++) {
+        put_option(o, settings);
+        later += o->type == OPTION_LATER;
+    }
+    if (!later) return;
+    fputs("\nNot in this version yet:", stdout);
+    for (i = 0; (o = option_at(job, i)); i++)
+        if (o->type == OPTION_LATER) printf(" --%s", o->name);
+    fputc('\n', stdout);
+}
+
+static int wants_help(int argc, char **argv)
+{
+    int i;
+    for (i = 0; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return 1;
+    return 0;
+}
+
+int job_options(const struct job *job, void *settings, int argc, char **argv, char **given)
+{
+    struct parser p;
+    int i, rows = 0, config, bad = 0;
+    *given = NULL;
+    if (wants_help(argc, argv)) {
+        put_help(job, settings);
+        return EXIT_DONE;
+    }
+    memset(&p, 0, sizeof p);
+    p.job = job;
+    p.settings = settings;
+    while (option_at(job, rows)) rows++;
+    config = config_row(job);
+    p.given = new_array((size_t)rows, 1, &p.err);
+    if (!p.given) return job_error(&p.err);
+    for (i = 0; i < argc && !bad; i++) bad = read_word(&p, argc, argv, &i);
+    if (!bad && config >= 0 && p.given[config])
+        bad = read_config(&p, *(const char **)(p.settings + option_at(job, config)->offset), rows);
+    if (bad) {
+        job_free_options(job, settings, p.given);
+        return print_error(&p.err);
+    }
+    *given = p.given;
+    return -1;
+}
+
+void job_free_options(const struct job *job, void *settings, char *given)
+{
+    const struct option *o;
+    int i;
+    for (i = 0; (o = option_at(job, i)); i++)
+        if (o->type == OPTION_LIST) {
+            struct option_list *list = (struct option_list *)((char *)settings + o->offset);
+            free(list->v);
+            list->v = NULL;
+            list->n = 0;
+        }
+    free(given);
+}

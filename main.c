@@ -1,0 +1,84 @@
+/* main.c - finds the job by its word. */
+#include "jobs/job.h"
+#include "lora.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* In the order in which `lora help` lists them. */
+static const struct job *const jobs[] = {
+    NULL
+};
+
+/* Words of the contract that a later version has. */
+static const char *const later[] = { "quantize", "export", "verify", "data", "compare" };
+
+static void list_jobs(FILE *f)
+{
+    int i;
+    fputs("lora fine-tunes Llama-family models with LoRA on ordinary computers.\n\n"
+          "usage: lora JOB [options]\n\n", f);
+    for (i = 0; jobs[i]; i++) fprintf(f, "  %-10s %s\n", jobs[i]->name, jobs[i]->summary);
+    fputs("\n`lora help JOB` lists a job's options; `lora --version` says which version this is.\n", f);
+}
+
+static const struct job *find_job(const char *name)
+{
+    int i;
+    for (i = 0; jobs[i]; i++)
+        if (!strcmp(jobs[i]->name, name)) return jobs[i];
+    return NULL;
+}
+
+static int unknown_job(const char *name)
+{
+    const char *names[sizeof jobs / sizeof *jobs + 1];
+    int n = 0;
+    size_t i;
+    for (i = 0; i < sizeof later / sizeof *later; i++)
+        if (!strcmp(later[i], name)) {
+            fprintf(stderr, "lora: a job that this version does not have yet: %s\n", name);
+            return EXIT_USAGE;
+        }
+    for (; jobs[n]; n++) names[n] = jobs[n]->name;
+    names[n++] = "help";
+    list_jobs(stderr);
+    fprintf(stderr, "\nlora: unknown job: %s\nhint: did you mean %s?\n", name, nearest_word(name, names, n));
+    return EXIT_USAGE;
+}
+
+static int run(int argc, char **argv)
+{
+    const struct job *job;
+    char help[] = "--help", *words[1];
+    words[0] = help;
+    if (argc < 2) {
+        list_jobs(stderr);
+        fputs("\nlora: no job\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("lora %s\n", LORA_VERSION);
+        return EXIT_DONE;
+    }
+    if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        if (argc < 3) {
+            list_jobs(stdout);
+            return EXIT_DONE;
+        }
+        job = find_job(argv[2]);
+        return job ? job->run(1, words) : unknown_job(argv[2]);
+    }
+    job = find_job(argv[1]);
+    return job ? job->run(argc - 2, argv + 2) : unknown_job(argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    int code = run(argc, argv);
+    if ((fflush(stdout) || ferror(stdout)) && code == EXIT_DONE) {
+        fputs("lora: cannot write: standard output\n", stderr);
+        code = EXIT_FAILED;
+    }
+    return code;
+}
