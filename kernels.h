@@ -199,6 +199,12 @@ extern const struct kernels *const kernels_all[];
 /* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
+/* *out is the table with its empty entries taken from ref (ref64 where elements are doubles), as a
+ * host table may leave entries empty. They need no scratch memory. Whoever calls through a table
+ * calls through its completed copy. An operation that answers KERNEL_UNSUPPORTED for a weight type
+ * may be asked of kernels_ref instead, on the same buffers. */
+void kernels_complete(struct kernels *out, const struct kernels *table);
+
 /* p + n elements of the table's size. */
 static inline buf *at(const struct kernels *k, const buf *p, size_t n)
 {

@@ -1,0 +1,63 @@
+/* kernels.c - which table of kernels: see kernels.h. */
+#include "kernels.h"
+
+#include <string.h>
+
+const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, NULL };
+
+/* "auto" is the last that is usable: ref always is. */
+static const struct kernels *best(void)
+{
+    const struct kernels *found = &kernels_ref;
+    char why[256];
+    int i;
+    for (i = 0; kernels_all[i]; i++)
+        if (kernels_all[i]->elem == 4 && kernels_all[i]->usable(why, sizeof why)) found = kernels_all[i];
+    return found;
+}
+
+static void list_names(struct text *names)
+{
+    int i;
+    text_puts(names, "auto");
+    for (i = 0; kernels_all[i]; i++) text_printf(names, ", %s", kernels_all[i]->name);
+}
+
+const struct kernels *kernels_find(const char *name, struct lora_error *err)
+{
+    struct text names = { NULL, 0, 0, 0 };
+    char why[256] = "";
+    int i;
+    if (!strcmp(name, "auto")) return best();
+    for (i = 0; kernels_all[i] && strcmp(kernels_all[i]->name, name); i++) ;
+    if (kernels_all[i] && kernels_all[i]->usable(why, sizeof why)) return kernels_all[i];
+    fail(err, "cannot use the backend", "%s", name);
+    if (kernels_all[i]) {
+        found(err, "%s", why);
+    } else {
+        list_names(&names);
+        if (names.s) expected(err, "one of: %s", names.s);
+        text_free(&names);
+    }
+    hint(err, "--backend auto takes the best one for this machine");
+    return NULL;
+}
+
+/* The functions of a table, one by one, because C has no way to walk the members of a struct. */
+void kernels_complete(struct kernels *out, const struct kernels *table)
+{
+    const struct kernels *from = table->elem == 8 ? &kernels_ref64 : &kernels_ref;
+    *out = *table;
+    if (table->own_memory) return;
+#define FILL(entry) if (!out->entry) out->entry = from->entry
+    FILL(usable); FILL(work_bytes); FILL(open); FILL(close);
+    FILL(alloc); FILL(release); FILL(up); FILL(up64); FILL(up_ints); FILL(up_bytes);
+    FILL(down); FILL(down64); FILL(down_ints);
+    FILL(zero); FILL(copy); FILL(gather); FILL(scatter_add); FILL(add);
+    FILL(embed); FILL(embed_backward);
+    FILL(matmul); FILL(matmul_dx); FILL(matmul_dw); FILL(bias_backward);
+    FILL(rmsnorm); FILL(rmsnorm_backward); FILL(rope); FILL(attention); FILL(attention_backward);
+    FILL(swiglu); FILL(swiglu_backward); FILL(dropout); FILL(cross_entropy);
+    FILL(adamw); FILL(sum_squares); FILL(not_finite);
+#undef FILL
+}
