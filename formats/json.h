@@ -15,6 +15,7 @@ struct json {
     double number;              /* JSON_NUMBER, JSON_BOOL (0 or 1) */
     const char *literal;        /* JSON_NUMBER: as written */
     struct json *child, *next;
+    const void *names;          /* of an object with many keys: json_get's table, else NULL */
     int line;
 };
 
