@@ -1,0 +1,499 @@
+/* lora.c - the model: forward, loss and backward of a Llama transformer with LoRA, by hand.
+ *
+ * Read layer_forward() first, then layer_backward(), its mirror image in reverse order. Nothing here
+ * looks into a buffer: all arithmetic is in the table of kernels, where each operation's equation
+ * stands (kernels.h); all memory is carved in setup.c.
+ *
+ * One layer (Touvron et al. 2023; letters as in model.h):
+ *
+ *     x --+-- rmsnorm -- q,k,v -- rope -- attention -- o --(+)--+-- rmsnorm -- gate,up -- swiglu -- down --(+)-- next x
+ *         |                                                 |   |                                            |
+ *         +-------------------------------------------------+   +--------------------------------------------+
+ *                                                        = mid
+ *
+ * An adapted linear (Hu et al. 2021, eq. 3):  y = x W^T + b + s drop(x) A^T B^T,  s = alpha / r.
+ * In training only A and B have gradients, unless `full`, where every tensor has. */
+#include "lora_state.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- linears ------------------------------------------------------------------------------- */
+
+static void matmul(struct lora *l, buf *out, const buf *x, const struct weight *w, const buf *bias,
+                   double scale, int accumulate, int N)
+{
+    if (l->k->matmul(&l->ctx, out, x, w, bias, scale, accumulate, N)) l->unsupported = w->type;
+}
+
+static void matmul_dx(struct lora *l, buf *dx, const buf *dout, const struct weight *w, double scale,
+                      int accumulate, int N)
+{
+    if (l->k->matmul_dx(&l->ctx, dx, dout, w, scale, accumulate, N)) l->unsupported = w->type;
+}
+
+/* drop(x) of n rows from `start`, or x itself where nothing is dropped. */
+static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, int start, int n)
+{
+    if (!l->training || l->dropout <= 0) return x;
+    l->k->dropout(&l->ctx, l->drop, x, at_ints(l->visit, start), at_ints(l->pos, start), n, b->a.cols,
+                  l->dropout, b->key, 0);
+    return l->drop;
+}
+
+/* out[N,out] = x W^T + b + s drop(x) A^T B^T, or += when accumulate; h[N,r] keeps drop(x) A^T. */
+static void linear_forward(struct lora *l, const struct linear *lin, buf *out, const buf *x, buf *h,
+                           int accumulate)
+{
+    size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
+    matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
+    for (i = 0; i < l->n_runs; i++) {
+        const struct run *run = &l->runs[i];
+        const struct branch *b = run->adapter < 0 ? NULL : &lin->branch[run->adapter];
+        size_t start = (size_t)run->start;
+        buf *h_run;
+        if (!b || !b->r) continue;
+        h_run = at(l->k, h, start * (size_t)b->r);
+        matmul(l, h_run, dropped(l, at(l->k, x, start * I), b, run->start, run->n), &b->a, NULL, 1, 0, run->n);
+        matmul(l, at(l->k, out, start * O), h_run, &b->b, NULL, b->scale, 1, run->n);
+    }
+}
+
+/* dx (or NULL where nothing below trains) = or += the gradient of the input; adds to the gradients
+ * of A and B, under `full` of W and b. dout[N,out], x[N,in] the input, h[N,r] as forward kept it. */
+static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, const buf *dout,
+                            const buf *x, const buf *h, int accumulate)
+{
+    const struct kernels *k = l->k;
+    size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
+    /* out = x W^T + b */
+    if (dx) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->N);
+    if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->N, lin->w.rows, lin->w.cols);
+    if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->N, lin->w.rows);
+    for (i = 0; i < l->n_runs; i++) {
+        const struct run *run = &l->runs[i];
+        const struct branch *b = run->adapter < 0 ? NULL : &lin->branch[run->adapter];
+        size_t start = (size_t)run->start;
+        const buf *dout_run = at(k, dout, start * O);
+        int n = run->n;
+        if (!b || !b->r) continue;
+        /* out += s h B^T */
+        k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)b->r), b->scale, n, b->b.rows, b->r);
+        matmul_dx(l, l->gh, dout_run, &b->b, b->scale, 0, n);
+        /* h = drop(x) A^T */
+        k->matmul_dw(&l->ctx, b->da, l->gh, dropped(l, at(k, x, start * I), b, run->start, n), 1, n, b->r,
+                     b->a.cols);
+        if (!dx) continue;
+        if (!l->training || l->dropout <= 0) {
+            matmul_dx(l, at(k, dx, start * I), l->gh, &b->a, 1, 1, n);
+        } else {
+            matmul_dx(l, l->drop, l->gh, &b->a, 1, 0, n);
+            k->dropout(&l->ctx, at(k, dx, start * I), l->drop, at_ints(l->visit, start),
+                       at_ints(l->pos, start), n, b->a.cols, l->dropout, b->key, 1);
+        }
+    }
+}
+
+/* ---- one layer ------------------------------------------------------------------------------ */
+
+/* Generation: this pack's keys and values go to their rows of the cache. */
+static void fill_cache(struct lora *l, const struct pack *p, const struct layer *y, const struct activations *a)
+{
+    size_t K = (size_t)l->c->NKV * (size_t)l->c->HS;
+    int i;
+    for (i = 0; i < p->S; i++) {
+        const struct segment *s = &p->segments[i];
+        size_t from = (size_t)s->q_start * K, to = (size_t)(s->k_start + s->k_len - s->q_len) * K;
+        l->k->copy(&l->ctx, at(l->k, y->k_cache, to), at(l->k, a->k, from), (size_t)s->q_len * K);
+        l->k->copy(&l->ctx, at(l->k, y->v_cache, to), at(l->k, a->v, from), (size_t)s->q_len * K);
+    }
+}
+
+/* out [N,C]: the next layer's x; NULL: only the activations are wanted again. */
+static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *out)
+{
+    const struct kernels *k = l->k;
+    const struct config *c = l->c;
+    const struct layer *y = &l->layers[layer];
+    const struct activations *a = &l->acts[layer];
+    struct kernel_ctx *ctx = &l->ctx;
+    int N = l->N, C = c->C, HS = c->HS;
+    size_t NC = (size_t)N * (size_t)C, NF = (size_t)N * (size_t)c->F;
+    buf *x = l->x[layer], *keys = a->k, *values = a->v;
+    double scale = 1 / sqrt((double)HS);
+
+    k->rmsnorm(ctx, l->xn, x, y->attn_norm.w, N, C, c->norm_eps);
+    linear_forward(l, &y->q, a->q_raw, l->xn, a->h[0], 0);
+    linear_forward(l, &y->k, a->k_raw, l->xn, a->h[1], 0);
+    linear_forward(l, &y->v, a->v, l->xn, a->h[2], 0);
+    if (c->qk_norm) {
+        k->rmsnorm(ctx, a->q, a->q_raw, y->q_norm.w, N * c->NH, HS, c->norm_eps);
+        k->rmsnorm(ctx, a->k, a->k_raw, y->k_norm.w, N * c->NKV, HS, c->norm_eps);
+    }
+    k->rope(ctx, a->q, l->cos, l->sin, l->pos, N, c->NH, HS, 0);
+    k->rope(ctx, a->k, l->cos, l->sin, l->pos, N, c->NKV, HS, 0);
+    if (y->k_cache) {
+        fill_cache(l, p, y, a);
+        keys = y->k_cache;
+        values = y->v_cache;
+    }
+    k->attention(ctx, a->att, a->lse, a->q, keys, values, l->segments, l->S, c->NH, c->NKV, HS, scale,
+                 c->window);
+    k->copy(ctx, a->mid, x, NC);
+    linear_forward(l, &y->o, a->mid, a->att, a->h[3], 1);
+
+    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, N, C, c->norm_eps);
+    linear_forward(l, &y->gate, a->gate, l->xn, a->h[4], 0);
+    linear_forward(l, &y->up, a->up, l->xn, a->h[5], 0);
+    if (!out) return;
+    k->swiglu(ctx, l->act, a->gate, a->up, NF);
+    k->copy(ctx, out, a->mid, NC);
+    linear_forward(l, &y->down, out, l->act, a->h[6], 1);
+}
+
+/* Does something train below the input of tensor `id` of this layer? Then its dx is needed. */
+static int trains_below(const struct lora *l, int layer, int id)
+{
+    return l->full || layer > l->lowest_layer || (layer == l->lowest_layer && id > l->lowest_id);
+}
+
+/* l->dx [N,C]: on entry the gradient of the layer's output, on return that of its input (if needed). */
+static void layer_backward(struct lora *l, int layer)
+{
+    const struct kernels *k = l->k;
+    const struct config *c = l->c;
+    const struct layer *y = &l->layers[layer];
+    const struct activations *a = &l->acts[layer];
+    struct kernel_ctx *ctx = &l->ctx;
+    int N = l->N, C = c->C, HS = c->HS;
+    size_t NF = (size_t)N * (size_t)c->F;
+    buf *x = l->x[layer], *dq = l->dq, *dk = l->dk;
+    double scale = 1 / sqrt((double)HS);
+    int below;
+
+    /* out = mid + down(swiglu(gate, up)) */
+    below = trains_below(l, layer, T_WDOWN);
+    k->swiglu(ctx, l->act, a->gate, a->up, NF);
+    linear_backward(l, &y->down, below ? l->dact : NULL, l->dx, l->act, a->h[6], 0);
+    if (!below) return;
+    /* act = silu(gate) * up: dgate and dup take the place of gate and up */
+    k->swiglu_backward(ctx, a->gate, a->up, l->dact, a->gate, a->up, NF);
+    /* gate, up = linears of rmsnorm(mid) */
+    below = trains_below(l, layer, T_WGATE);
+    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, N, C, c->norm_eps);
+    linear_backward(l, &y->up, below ? l->dxn : NULL, a->up, l->xn, a->h[5], 0);
+    linear_backward(l, &y->gate, below ? l->dxn : NULL, a->gate, l->xn, a->h[4], 1);
+    if (!below) return;
+    k->rmsnorm_backward(ctx, l->dx, y->mlp_norm.dw, l->dxn, a->mid, y->mlp_norm.w, N, C, c->norm_eps, 1);
+    /* mid = x + o(att) */
+    below = trains_below(l, layer, T_WO);
+    linear_backward(l, &y->o, below ? l->datt : NULL, l->dx, a->att, a->h[3], 0);
+    if (!below) return;
+    /* att = attention(q, k, v) */
+    k->attention_backward(ctx, dq, dk, l->dv, l->delta, l->datt, a->att, a->lse, a->q, a->k, a->v,
+                          l->segments, l->S, N, c->NH, c->NKV, HS, scale, c->window);
+    /* q, k = rope(...) */
+    k->rope(ctx, dk, l->cos, l->sin, l->pos, N, c->NKV, HS, 1);
+    k->rope(ctx, dq, l->cos, l->sin, l->pos, N, c->NH, HS, 1);
+    if (c->qk_norm) {   /* act and dact are free by now */
+        k->rmsnorm_backward(ctx, l->act, y->k_norm.dw, dk, a->k_raw, y->k_norm.w, N * c->NKV, HS, c->norm_eps, 0);
+        k->rmsnorm_backward(ctx, l->dact, y->q_norm.dw, dq, a->q_raw, y->q_norm.w, N * c->NH, HS, c->norm_eps, 0);
+        dk = l->act;
+        dq = l->dact;
+    }
+    /* q, k, v = linears of rmsnorm(x) */
+    below = trains_below(l, layer, T_WQ);
+    k->rmsnorm(ctx, l->xn, x, y->attn_norm.w, N, C, c->norm_eps);
+    linear_backward(l, &y->v, below ? l->dxn : NULL, l->dv, l->xn, a->h[2], 0);
+    linear_backward(l, &y->k, below ? l->dxn : NULL, dk, l->xn, a->h[1], 1);
+    linear_backward(l, &y->q, below ? l->dxn : NULL, dq, l->xn, a->h[0], 1);
+    if (!below) return;
+    k->rmsnorm_backward(ctx, l->dx, y->attn_norm.dw, l->dxn, x, y->attn_norm.w, N, C, c->norm_eps, 1);
+}
+
+/* ---- the whole model ------------------------------------------------------------------------ */
+
+static void forward(struct lora *l, const struct pack *p)
+{
+    int i;
+    if (l->k->embed(&l->ctx, l->x[0], &l->embed, l->ids, l->N)) l->unsupported = l->embed.type;
+    for (i = 0; i < l->c->L; i++) layer_forward(l, p, i, l->x[i + 1]);
+}
+
+/* hn[n,C] = the final norm of the rows `rows` of the last x; logits[n,V] of them. */
+static void head_forward(struct lora *l, const ints *rows, int n)
+{
+    l->k->gather(&l->ctx, l->hx, l->x[l->c->L], rows, n, l->c->C);
+    l->k->rmsnorm(&l->ctx, l->hn, l->hx, l->final_norm.w, n, l->c->C, l->c->norm_eps);
+    matmul(l, l->logits, l->hn, &l->head, NULL, 1, 0, n);
+}
+
+/* Adds to dx[rows] the gradient of what head_forward did; dlogits stand in l->logits. */
+static void head_backward(struct lora *l, const ints *rows, int n)
+{
+    const struct config *c = l->c;
+    /* logits = hn W^T */
+    matmul_dx(l, l->dhn, l->logits, &l->head, 1, 0, n);
+    if (l->d_head) l->k->matmul_dw(&l->ctx, l->d_head, l->logits, l->hn, 1, n, c->V, c->C);
+    /* hn = rmsnorm(hx); dhx takes hn's place */
+    l->k->rmsnorm_backward(&l->ctx, l->hn, l->final_norm.dw, l->dhn, l->hx, l->final_norm.w, n, c->C,
+                           c->norm_eps, 0);
+    l->k->scatter_add(&l->ctx, l->dx, l->hn, rows, n, c->C);
+}
+
+/* Losses of all targets, by chunks of rows so that the logits are never stored whole; with grad, dx
+ * is the gradient of the last layer's output after it. */
+static void loss(struct lora *l, const struct pack *p, int grad, double grad_scale)
+{
+    int u;
+    if (grad) l->k->zero(&l->ctx, l->dx, (size_t)l->N * (size_t)l->c->C);
+    for (u = 0; u < p->U; u += l->chunk) {
+        int n = p->U - u < l->chunk ? p->U - u : l->chunk;
+        const ints *rows = at_ints(l->logit_row, (size_t)u);
+        head_forward(l, rows, n);
+        l->k->cross_entropy(&l->ctx, l->losses, at_ints(l->best, (size_t)u), l->logits,
+                            at_ints(l->first, (size_t)u), l->target_id, l->target_weight, n, l->c->V, grad,
+                            grad_scale);
+        if (grad) head_backward(l, rows, n);
+    }
+}
+
+static void backward(struct lora *l, const struct pack *p)
+{
+    int i, L = l->c->L;
+    for (i = L - 1; i >= l->lowest_layer; i--) {
+        /* where activations were not kept, forward once more: the same operations, so the same bits */
+        if (l->sizes.keep >= 0 && i < L - l->sizes.keep) layer_forward(l, p, i, NULL);
+        layer_backward(l, i);
+    }
+    /* x = embed[ids] */
+    if (l->d_embed) l->k->embed_backward(&l->ctx, l->d_embed, l->dx, l->ids, l->N, l->c->C);
+}
+
+/* ---- a pack in the backend's memory --------------------------------------------------------- */
+
+static int too_large(struct lora_error *err, const char *what, int planned, int there)
+{
+    fail(err, "the pack is larger than the plan", "%s", what);
+    expected(err, "at most %d", planned);
+    return found(err, "%d", there);
+}
+
+static int check_pack(const struct lora *l, const struct pack *p, struct lora_error *err)
+{
+    const struct lora_sizes *z = &l->sizes;
+    int i, keys = z->keys > 0 ? z->keys : p->N;
+    if (p->N > z->N) return too_large(err, "tokens", z->N, p->N);
+    if (p->S > z->S) return too_large(err, "segments", z->S, p->S);
+    if (p->T > z->T) return too_large(err, "targets", z->T, p->T);
+    if (p->U > z->U) return too_large(err, "rows with a target", z->U, p->U);
+    if (p->keys > keys) return too_large(err, "keys", keys, p->keys);
+    for (i = 0; i < p->N; i++) {
+        if (p->pos[i] >= z->positions) return too_large(err, "positions", z->positions, p->pos[i] + 1);
+        if (p->ids[i] < 0 || p->ids[i] >= l->c->V) break;
+    }
+    if (i == p->N) {
+        for (i = 0; i < p->T; i++) if (p->target_id[i] < 0 || p->target_id[i] >= l->c->V) break;
+        if (i == p->T) return 0;
+    }
+    fail(err, "bad token id", "pack");
+    return expected(err, "ids from 0 to %d", l->c->V - 1);
+}
+
+/* Tables to the backend, and the runs of rows that share an adapter. */
+static int load_pack(struct lora *l, const struct pack *p, struct lora_error *err)
+{
+    const struct kernels *k = l->k;
+    struct kernel_ctx *ctx = &l->ctx;
+    int i;
+    if (check_pack(l, p, err)) return -1;
+    l->N = p->N;
+    l->S = p->S;
+    l->n_runs = 0;
+    for (i = 0; i < p->S; i++) {
+        const struct segment *s = &p->segments[i];
+        struct run *last = l->n_runs ? &l->runs[l->n_runs - 1] : NULL;
+        if (s->adapter >= l->n_adapters) return too_large(err, "adapters", l->n_adapters, s->adapter + 1);
+        if (!s->q_len) continue;
+        if (last && last->adapter == s->adapter) {
+            last->n += s->q_len;    /* queries follow each other in table order */
+            continue;
+        }
+        if (grow_array((void **)&l->runs, &l->runs_capacity, l->n_runs + 1, sizeof *l->runs, err)) return -1;
+        last = &l->runs[l->n_runs++];
+        last->start = s->q_start;
+        last->n = s->q_len;
+        last->adapter = s->adapter;
+    }
+    k->up_ints(ctx, l->ids, p->ids, (size_t)p->N);
+    k->up_ints(ctx, l->pos, p->pos, (size_t)p->N);
+    k->up_ints(ctx, l->visit, p->visit, (size_t)p->N);
+    k->up_ints(ctx, l->segments, (const int *)p->segments, (size_t)p->S * sizeof *p->segments / sizeof(int));
+    if (p->U) {
+        k->up_ints(ctx, l->logit_row, p->logit_row, (size_t)p->U);
+        k->up_ints(ctx, l->first, p->first, (size_t)p->U + 1);
+        k->up_ints(ctx, l->target_id, p->id_by_row, (size_t)p->T);
+        k->up(ctx, l->target_weight, p->weight_by_row, (size_t)p->T);
+    }
+    l->unsupported = -1;
+    return 0;
+}
+
+static int check_supported(const struct lora *l, struct lora_error *err)
+{
+    if (l->unsupported < 0) return 0;
+    fail(err, "the backend cannot read a weight type", "%s", l->k->name);
+    return found(err, "%s", weight_types[l->unsupported].name);
+}
+
+/* Losses and best ids from the order of rows back to the order in which targets were added. */
+static int bring_losses(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err)
+{
+    double *sorted = new_array((size_t)p->T, sizeof *sorted, err);
+    int *tops = new_array((size_t)p->U, sizeof *tops, err);
+    int u, t;
+    if (sorted && tops && p->T) {
+        l->k->down64(&l->ctx, sorted, l->losses, (size_t)p->T);
+        l->k->down_ints(&l->ctx, tops, l->best, (size_t)p->U);
+        for (u = 0; u < p->U; u++)
+            for (t = p->first[u]; t < p->first[u + 1]; t++) {
+                losses[p->order[t]] = sorted[t];
+                if (best) best[p->order[t]] = tops[u];
+            }
+    }
+    free(sorted);
+    free(tops);
+    return sorted && tops ? 0 : -1;
+}
+
+int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err)
+{
+    if (load_pack(l, p, err)) return -1;
+    l->training = 0;
+    forward(l, p);
+    loss(l, p, 0, 0);
+    return check_supported(l, err) || bring_losses(l, p, losses, best, err) ? -1 : 0;
+}
+
+int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
+               struct lora_error *err)
+{
+    if (!l->sizes.backward || !l->n_trained) {
+        fail(err, "cannot train", "lora_train");
+        return expected(err, "a setup with an adapter or full, and sizes.backward");
+    }
+    if (load_pack(l, p, err)) return -1;
+    l->training = 1;
+    forward(l, p);
+    loss(l, p, 1, grad_scale);
+    backward(l, p);
+    return check_supported(l, err) || bring_losses(l, p, losses, best, err) ? -1 : 0;
+}
+
+int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err)
+{
+    if (load_pack(l, p, err)) return -1;
+    l->training = 0;
+    forward(l, p);
+    return check_supported(l, err);
+}
+
+int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lora_error *err)
+{
+    int i, m;
+    for (i = 0; i < n; i++)
+        if (rows[i] < 0 || rows[i] >= l->N) return too_large(err, "row", l->N - 1, rows[i]);
+    for (i = 0; i < n; i += m) {
+        m = n - i < l->chunk ? n - i : l->chunk;
+        l->k->up_ints(&l->ctx, l->logit_row, rows + i, (size_t)m);
+        head_forward(l, l->logit_row, m);
+        l->k->down(&l->ctx, logits + (size_t)i * (size_t)l->c->V, l->logits, (size_t)m * (size_t)l->c->V);
+    }
+    return check_supported(l, err);
+}
+
+/* ---- the optimizer's step ------------------------------------------------------------------- */
+
+void lora_zero_gradients(struct lora *l) { if (l->grads) l->k->zero(&l->ctx, l->grads, l->n_params); }
+
+static int name_not_finite(struct lora *l, const buf *b, const char *what, struct lora_error *err)
+{
+    long long i = l->k->not_finite(&l->ctx, b, l->n_params);
+    int t;
+    for (t = 0; i >= 0 && t < l->n_trained; t++) {
+        const struct trained *r = &l->trained[t];
+        if ((size_t)i < r->offset || (size_t)i >= r->offset + (size_t)r->rows * (size_t)r->cols) continue;
+        fail(err, what, "%s, element %lld", r->name, i - (long long)r->offset);
+        expected(err, "finite numbers");
+        found(err, "NaN or infinity");
+        return hint(err, "a smaller --learning-rate or --max-grad-norm often helps");
+    }
+    return 0;
+}
+
+int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err)
+{
+    struct adamw_step s;
+    double sum = l->k->sum_squares(&l->ctx, l->grads, l->n_params);
+    *norm = sqrt(sum);
+    if (!(sum - sum == 0)) {
+        if (name_not_finite(l, l->grads, "a gradient is not finite", err)) return -1;
+        fail(err, "the gradient's norm is not finite", "all trained tensors");
+        return found(err, "%g", sum);
+    }
+    s.lr = h->learning_rate;
+    s.beta1 = h->beta1;
+    s.beta2 = h->beta2;
+    s.eps = h->eps;
+    s.weight_decay = h->weight_decay;
+    l->steps++;
+    s.correction1 = 1 - pow(h->beta1, (double)l->steps);
+    s.correction2 = 1 - pow(h->beta2, (double)l->steps);
+    s.grad_scale = 1;
+    if (h->max_grad_norm > 0 && h->max_grad_norm < *norm + 1e-6)    /* as torch.nn.utils.clip_grad_norm_ */
+        s.grad_scale = h->max_grad_norm / (*norm + 1e-6);
+    l->k->adamw(&l->ctx, l->params, l->moment1, l->moment2, l->grads, l->n_params, &s);
+    lora_zero_gradients(l);
+    return 0;
+}
+
+/* ---- where did it break ------------------------------------------------------------------------ */
+
+static int name_broken(struct lora *l, const buf *b, size_t n, int layer, const char *name,
+                       struct lora_error *err)
+{
+    long long i = l->k->not_finite(&l->ctx, b, n);
+    size_t width = l->N > 0 ? n / (size_t)l->N : 0;
+    if (i < 0) return 0;
+    if (layer < 0) fail(err, "the loss is not finite", "%s, row %zu", name, width ? (size_t)i / width : 0);
+    else fail(err, "the loss is not finite", "layer %d, %s, row %zu", layer, name, width ? (size_t)i / width : 0);
+    expected(err, "finite numbers");
+    return found(err, "NaN or infinity");
+}
+
+int lora_find_not_finite(struct lora *l, const struct pack *p, struct lora_error *err)
+{
+    const struct config *c = l->c;
+    size_t N, Q = (size_t)c->NH * (size_t)c->HS, K = (size_t)c->NKV * (size_t)c->HS;
+    int i, was = l->training;
+    if (l->params && name_not_finite(l, l->params, "a trained tensor is not finite", err)) return -1;
+    if (load_pack(l, p, err)) return -1;
+    l->training = was;
+    N = (size_t)l->N;
+    if (l->k->embed(&l->ctx, l->x[0], &l->embed, l->ids, l->N)) return check_supported(l, err);
+    if (name_broken(l, l->x[0], N * (size_t)c->C, -1, "embed_tokens", err)) return -1;
+    for (i = 0; i < c->L; i++) {
+        const struct activations *a = &l->acts[i];
+        layer_forward(l, p, i, l->x[i + 1]);
+        if (name_broken(l, a->q, N * Q, i, "q_proj", err) || name_broken(l, a->k, N * K, i, "k_proj", err)
+            || name_broken(l, a->v, N * K, i, "v_proj", err) || name_broken(l, a->att, N * Q, i, "attention", err)
+            || name_broken(l, a->mid, N * (size_t)c->C, i, "o_proj", err)
+            || name_broken(l, a->gate, N * (size_t)c->F, i, "gate_proj", err)
+            || name_broken(l, a->up, N * (size_t)c->F, i, "up_proj", err)
+            || name_broken(l, l->x[i + 1], N * (size_t)c->C, i, "down_proj", err)) return -1;
+    }
+    fail(err, "the loss is not finite", "lm_head");
+    expected(err, "finite logits");
+    return found(err, "NaN or infinity");
+}

@@ -1,0 +1,95 @@
+/* lora_state.h - what lora.c computes with and setup.c lays out: the model over buffers. */
+#ifndef LORA_STATE_H
+#define LORA_STATE_H
+
+#include "lora.h"
+
+/* The part of an adapted linear that an adapter adds. */
+struct branch {
+    int r;                      /* 0: this adapter leaves the linear alone */
+    double scale;
+    struct weight a, b;         /* [r,in], [out,r] in the parameters */
+    buf *da, *db;               /* their gradients, or NULL */
+    uint64_t key;               /* of the dropout masks */
+};
+
+struct linear {
+    struct weight w;            /* [out,in] */
+    buf *bias;                  /* [out] or NULL */
+    buf *dw, *dbias;            /* under `full`, else NULL */
+    struct branch *branch;      /* [n_adapters] */
+};
+
+struct norm {
+    buf *w, *dw;                /* [C] or [HS]; dw under `full` */
+};
+
+struct layer {
+    struct norm attn_norm, q_norm, k_norm, mlp_norm;
+    struct linear q, k, v, o, gate, up, down;
+    buf *k_cache, *v_cache;     /* [keys, NKV*HS] in generation */
+};
+
+/* What the backward pass of a layer needs of its forward pass. Kept for each layer, or one set that
+ * is computed again (gradient checkpointing; Chen et al. 2016). Norms and swiglu are cheap and are
+ * always computed again. */
+struct activations {
+    buf *q_raw, *k_raw;         /* before the norms of q and k, where the model has those */
+    buf *q, *k, *v;             /* [N, NH*HS], [N, NKV*HS] x 2, after rope */
+    buf *att, *lse;             /* [N, NH*HS], [N, NH] */
+    buf *mid;                   /* [N,C] */
+    buf *gate, *up;             /* [N,F] */
+    buf *h[7];                  /* [N,r] drop(x) A^T of q k v o gate up down */
+};
+
+/* Rows of a pack, next to each other, that use the same adapter. */
+struct run { int start, n, adapter; };
+
+struct lora {
+    const struct kernels *k;
+    struct kernel_ctx ctx;
+    const struct model *model;
+    const struct config *c;
+    struct lora_sizes sizes;
+    int full, n_adapters, lowest_layer, lowest_id, max_r;
+    double dropout;
+    long long steps;
+    void *memory;               /* the arena */
+    int opened;
+    struct lora_plan plan;
+
+    struct trained *trained;    /* table of the flat buffers; under n_adapters > 1 only adapter 0's */
+    int n_trained;
+    size_t n_params;
+    buf *params, *grads, *moment1, *moment2;
+    size_t *adapter_start;      /* [n_adapters] offset of each adapter's values in params */
+
+    struct weight embed, head;
+    buf *d_embed, *d_head;
+    struct norm final_norm;
+    struct layer *layers;
+    struct branch *branches;    /* all of them */
+    buf *cos, *sin;             /* [positions, HS/2] */
+
+    /* the pack in work */
+    ints *ids, *pos, *visit, *segments, *logit_row, *first, *target_id, *best;
+    buf *target_weight, *losses;
+    struct run *runs;
+    size_t n_runs, runs_capacity;
+    int N, S;
+
+    /* working memory */
+    buf **x;                    /* [L + 1] the residual stream before each layer; shared where not kept */
+    struct activations *acts;   /* [L], shared where not kept */
+    buf *xn, *act, *drop, *gh;  /* [N,C], [N,F], [N,max in], [N,max r] */
+    buf *dx, *dxn, *dq, *dk, *dv, *datt, *delta, *dact;
+    buf *hx, *hn, *dhn, *logits;    /* chunk rows of C, C, C, V */
+    int chunk;
+
+    int training;               /* dropout is on */
+    int unsupported;            /* a weight type that the table cannot read, or -1 */
+};
+
+static inline ints *at_ints(const ints *p, size_t n) { return (ints *)((char *)p + n * sizeof(int)); }
+
+#endif

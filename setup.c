@@ -1,0 +1,602 @@
+/* setup.c - the memory of a lora: one arena, carved by carve(). It runs first with no memory behind it
+ * and only counts, so the plan is what is taken (design: "Plan"); then again for real. */
+#include "lora_state.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Logits of at most this many elements at a time (32 MB in float). */
+#define LOGITS_CHUNK (8u << 20)
+
+static int max_int(int a, int b) { return a > b ? a : b; }
+
+/* ---- the table of trained tensors ---- */
+
+static int add_trained(struct lora *l, size_t *capacity, int id, int layer, int is_b, int rows, int cols,
+                       struct lora_error *err)
+{
+    struct trained *t;
+    if (grow_array((void **)&l->trained, capacity, (size_t)l->n_trained + 1, sizeof *t, err)) return -1;
+    t = &l->trained[l->n_trained++];
+    memset(t, 0, sizeof *t);
+    t->id = id;
+    t->layer = layer;
+    t->is_b = is_b;
+    t->rows = rows;
+    t->cols = cols;
+    return 0;
+}
+
+/* Under `full`: every tensor of the model, one after the other. */
+static int table_full(struct lora *l, struct lora_error *err)
+{
+    size_t capacity = 0;
+    int id, layer, i;
+    for (layer = 0; layer < l->c->L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            if (!tensor_present(l->c, id) || (!tensor_layered(id) && layer) || (id == T_HEAD && l->c->tied)) continue;
+            if (add_trained(l, &capacity, id, layer, -1, tensor_rows(l->c, id), tensor_cols(l->c, id), err)) return -1;
+        }
+    for (i = 0; i < l->n_trained; i++) {
+        struct trained *t = &l->trained[i];
+        tensor_name(t->name, sizeof t->name, t->id, t->layer);
+        t->offset = l->n_params;
+        l->n_params += (size_t)t->rows * (size_t)t->cols;
+    }
+    l->lowest_layer = 0;
+    l->lowest_id = T_EMBED;
+    return 0;
+}
+
+/* A and B of the first adapter, which is the one that trains; the values of others follow it. */
+static int table_adapters(struct lora *l, const struct lora_setup *s, struct lora_error *err)
+{
+    size_t capacity = 0;
+    int i, j;
+    l->lowest_layer = l->c->L;
+    for (i = 0; i < s->n_adapters; i++) {
+        const struct adapter *a = s->adapters[i];
+        l->adapter_start[i] = l->n_params;
+        l->n_params += a->size;
+        for (j = 0; j < a->n; j++) {
+            const struct adapted *m = &a->modules[j];
+            struct trained *t;
+            l->max_r = max_int(l->max_r, m->r);
+            if (i) continue;
+            if (add_trained(l, &capacity, m->id, m->layer, 0, m->r, m->cols, err)
+                || add_trained(l, &capacity, m->id, m->layer, 1, m->rows, m->r, err)) return -1;
+            t = &l->trained[l->n_trained - 2];
+            adapter_tensor_name(t[0].name, sizeof t->name, m, 0);
+            adapter_tensor_name(t[1].name, sizeof t->name, m, 1);
+            t[0].offset = m->a;
+            t[1].offset = m->b;
+            if (m->layer < l->lowest_layer || (m->layer == l->lowest_layer && m->id < l->lowest_id)) {
+                l->lowest_layer = m->layer;
+                l->lowest_id = m->id;
+            }
+        }
+    }
+    if (s->n_adapters) l->dropout = s->adapters[0]->dropout;
+    return 0;
+}
+
+/* ---- weights ---- */
+
+static buf *take(struct lora *l, struct arena *a, size_t count)
+{
+    return arena_take(a, count, (size_t)l->k->elem);
+}
+
+static size_t area(int rows, int cols) { return (size_t)rows * (size_t)cols; }
+
+/* Where a trained tensor lies, or -1. */
+static long long full_offset(const struct lora *l, int id, int layer)
+{
+    int i;
+    for (i = 0; l->full && i < l->n_trained; i++)
+        if (l->trained[i].id == id && l->trained[i].layer == layer) return (long long)l->trained[i].offset;
+    return -1;
+}
+
+static struct weight real_weight(const struct lora *l, size_t offset, int rows, int cols)
+{
+    struct weight w;
+    memset(&w, 0, sizeof w);
+    w.type = TYPE_REAL;
+    w.rows = rows;
+    w.cols = cols;
+    w.data = at(l->k, l->params, offset);
+    return w;
+}
+
+/* A matrix: the trained one under `full`, else the model's own bytes (copied when the backend has its
+ * own memory). */
+static void carve_matrix(struct lora *l, struct arena *a, int id, int layer, struct weight *w, buf **dw)
+{
+    const struct weight *m = model_weight(l->model, id, layer);
+    long long offset = full_offset(l, id, layer);
+    size_t bytes;
+    *dw = NULL;
+    if (offset >= 0) {
+        *w = real_weight(l, (size_t)offset, m->rows, m->cols);
+        *dw = at(l->k, l->grads, (size_t)offset);
+        return;
+    }
+    *w = *m;
+    if (type_bytes(&bytes, m->type, area(m->rows, m->cols))) a->failed = 1;
+    else if (l->k->own_memory) w->data = arena_take(a, bytes, 1);
+    else l->plan.mapped += bytes;
+}
+
+/* A vector (norm or bias) is small and always copied as reals. */
+static buf *carve_vector(struct lora *l, struct arena *a, int id, int layer, buf **dv)
+{
+    long long offset = full_offset(l, id, layer);
+    *dv = NULL;
+    if (!tensor_present(l->c, id)) return NULL;
+    if (offset >= 0) {
+        *dv = at(l->k, l->grads, (size_t)offset);
+        return at(l->k, l->params, (size_t)offset);
+    }
+    return take(l, a, area(tensor_rows(l->c, id), tensor_cols(l->c, id)));
+}
+
+static void carve_norm(struct lora *l, struct arena *a, int id, int layer, struct norm *n)
+{
+    n->w = carve_vector(l, a, id, layer, &n->dw);
+}
+
+/* The seven linears of a layer, in the order of lora_state.h's h[7]. */
+static const struct { int id, bias; } linear_ids[7] = {
+    { T_WQ, T_BQ }, { T_WK, T_BK }, { T_WV, T_BV }, { T_WO, T_BO },
+    { T_WGATE, T_BGATE }, { T_WUP, T_BUP }, { T_WDOWN, T_BDOWN },
+};
+
+static struct linear *layer_linear(struct layer *y, int i)
+{
+    struct linear *all[7];
+    all[0] = &y->q; all[1] = &y->k; all[2] = &y->v; all[3] = &y->o;
+    all[4] = &y->gate; all[5] = &y->up; all[6] = &y->down;
+    return all[i];
+}
+
+static void carve_weights(struct lora *l, struct arena *a)
+{
+    int i, layer;
+    carve_matrix(l, a, T_EMBED, 0, &l->embed, &l->d_embed);
+    for (layer = 0; layer < l->c->L; layer++) {
+        struct layer *y = &l->layers[layer];
+        carve_norm(l, a, T_ATTN_NORM, layer, &y->attn_norm);
+        carve_norm(l, a, T_Q_NORM, layer, &y->q_norm);
+        carve_norm(l, a, T_K_NORM, layer, &y->k_norm);
+        carve_norm(l, a, T_MLP_NORM, layer, &y->mlp_norm);
+        for (i = 0; i < 7; i++) {
+            struct linear *lin = layer_linear(y, i);
+            carve_matrix(l, a, linear_ids[i].id, layer, &lin->w, &lin->dw);
+            lin->bias = carve_vector(l, a, linear_ids[i].bias, layer, &lin->dbias);
+            lin->branch = l->branches + ((size_t)layer * 7 + (size_t)i) * (size_t)l->n_adapters;
+        }
+    }
+    carve_norm(l, a, T_FINAL_NORM, 0, &l->final_norm);
+    if (l->c->tied) {
+        l->head = l->embed;
+        l->d_head = l->d_embed;
+    } else {
+        carve_matrix(l, a, T_HEAD, 0, &l->head, &l->d_head);
+    }
+}
+
+static void set_branches(struct lora *l, const struct lora_setup *s)
+{
+    int i, j, n;
+    for (i = 0; i < s->n_adapters; i++)
+        for (j = 0; j < s->adapters[i]->n; j++) {
+            const struct adapted *m = &s->adapters[i]->modules[j];
+            size_t start = l->adapter_start[i];
+            char name[128];
+            for (n = 0; n < 7; n++) {
+                struct branch *b = &layer_linear(&l->layers[m->layer], n)->branch[i];
+                if (linear_ids[n].id != m->id) continue;
+                b->r = m->r;
+                b->scale = m->scale;
+                b->a = real_weight(l, start + m->a, m->r, m->cols);
+                b->b = real_weight(l, start + m->b, m->rows, m->r);
+                b->da = at(l->k, l->grads, start + m->a);
+                b->db = at(l->k, l->grads, start + m->b);
+                b->key = random_key(s->seed, adapter_tensor_name(name, sizeof name, m, 0));
+            }
+        }
+}
+
+/* ---- activations and working memory ---- */
+
+static void carve_activations(struct lora *l, struct arena *a, struct activations *t, int layer)
+{
+    const struct config *c = l->c;
+    size_t N = (size_t)l->sizes.N, Q = N * (size_t)c->NH * (size_t)c->HS, K = N * (size_t)c->NKV * (size_t)c->HS;
+    int i, j;
+    t->q = take(l, a, Q);
+    t->k = take(l, a, K);
+    t->q_raw = c->qk_norm ? take(l, a, Q) : t->q;
+    t->k_raw = c->qk_norm ? take(l, a, K) : t->k;
+    t->v = take(l, a, K);
+    t->att = take(l, a, Q);
+    t->lse = take(l, a, N * (size_t)c->NH);
+    t->mid = take(l, a, N * (size_t)c->C);
+    t->gate = take(l, a, N * (size_t)c->F);
+    t->up = take(l, a, N * (size_t)c->F);
+    for (i = 0; i < 7; i++) {
+        int r = 0;
+        if (layer < 0) r = l->max_r;
+        else for (j = 0; j < l->n_adapters; j++) r = max_int(r, layer_linear(&l->layers[layer], i)->branch[j].r);
+        t->h[i] = take(l, a, N * (size_t)r);
+    }
+}
+
+/* Whose forward values the backward pass finds again: all layers above the lowest trained one, or
+ * the topmost `keep`; the others share one set, and one pair of x below the lowest. */
+static void carve_kept(struct lora *l, struct arena *a)
+{
+    int i, L = l->c->L, kept = l->sizes.backward ? l->sizes.keep : 0;
+    int lowest = l->sizes.backward ? l->lowest_layer : L;
+    size_t NC = (size_t)l->sizes.N * (size_t)l->c->C;
+    struct activations shared;
+    buf *pair[2];
+    int first_kept = kept < 0 ? lowest : max_int(lowest, L - kept);
+    memset(&shared, 0, sizeof shared);
+    if (first_kept > 0) carve_activations(l, a, &shared, -1);
+    pair[0] = take(l, a, NC);
+    pair[1] = take(l, a, NC);
+    for (i = 0; i <= L; i++) l->x[i] = i < lowest || lowest == L ? pair[i % 2] : take(l, a, NC);
+    for (i = 0; i < L; i++) {
+        if (i < first_kept) l->acts[i] = shared;
+        else carve_activations(l, a, &l->acts[i], i);
+    }
+}
+
+static void carve_work(struct lora *l, struct arena *a)
+{
+    const struct config *c = l->c;
+    size_t N = (size_t)l->sizes.N, C = (size_t)c->C, F = (size_t)c->F;
+    size_t Q = (size_t)c->NH * (size_t)c->HS, K = (size_t)c->NKV * (size_t)c->HS;
+    size_t wide = F > Q ? F : Q, in = C > wide ? C : wide;
+    size_t chunk;
+    l->xn = take(l, a, N * C);
+    l->act = take(l, a, N * wide);
+    if (l->sizes.backward) {
+        l->drop = take(l, a, l->dropout > 0 ? N * in : 0);
+        l->gh = take(l, a, N * (size_t)l->max_r);
+        l->dx = take(l, a, N * C);
+        l->dxn = take(l, a, N * C);
+        l->dq = take(l, a, N * Q);
+        l->dk = take(l, a, N * K);
+        l->dv = take(l, a, N * K);
+        l->datt = take(l, a, N * Q);
+        l->delta = take(l, a, N * (size_t)c->NH);
+        l->dact = take(l, a, N * wide);
+    }
+    chunk = LOGITS_CHUNK / (size_t)c->V / 16 * 16;
+    if (chunk < 16) chunk = 16;
+    if (chunk > (size_t)max_int(l->sizes.U, 1)) chunk = (size_t)max_int(l->sizes.U, 1);
+    l->chunk = (int)chunk;
+    l->hx = take(l, a, chunk * C);
+    l->hn = take(l, a, chunk * C);
+    l->dhn = l->sizes.backward ? take(l, a, chunk * C) : NULL;
+    l->logits = take(l, a, chunk * (size_t)c->V);
+}
+
+static void carve_tables(struct lora *l, struct arena *a)
+{
+    const struct lora_sizes *z = &l->sizes;
+    size_t N = (size_t)z->N, U = (size_t)z->U, T = (size_t)z->T, I = sizeof(int);
+    l->ids = arena_take(a, N, I);
+    l->pos = arena_take(a, N, I);
+    l->visit = arena_take(a, N, I);
+    l->segments = arena_take(a, (size_t)z->S, sizeof(struct segment));
+    l->logit_row = arena_take(a, U, I);
+    l->first = arena_take(a, U + 1, I);
+    l->best = arena_take(a, U, I);
+    l->target_id = arena_take(a, T, I);
+    l->target_weight = take(l, a, T);
+    l->losses = take(l, a, T);
+}
+
+static struct kernel_sizes kernel_sizes(const struct lora *l, int threads)
+{
+    const struct config *c = l->c;
+    struct kernel_sizes k;
+    memset(&k, 0, sizeof k);
+    k.threads = threads;
+    k.N = l->sizes.N;
+    k.width = max_int(max_int(c->C, c->F), c->NH * c->HS);
+    k.V = c->V;
+    k.HS = c->HS;
+    k.NH = c->NH;
+    k.NKV = c->NKV;
+    k.keys = max_int(l->sizes.positions, 1);
+    k.segments = l->sizes.S;
+    return k;
+}
+
+static size_t since(const struct arena *a, size_t *mark)
+{
+    size_t n = a->used - *mark;
+    *mark = a->used;
+    return n;
+}
+
+static void carve(struct lora *l, const struct lora_setup *s, struct arena *a)
+{
+    struct kernel_sizes ks = kernel_sizes(l, s->threads);
+    size_t mark = 0, half = (size_t)l->c->HS / 2, cache = 0;
+    int i;
+    memset(&l->plan, 0, sizeof l->plan);
+    l->params = take(l, a, l->n_params);
+    l->plan.trainable = since(a, &mark);
+    l->grads = l->moment1 = l->moment2 = NULL;
+    if (l->sizes.backward) {
+        l->grads = take(l, a, l->n_params);
+        l->plan.gradients = since(a, &mark);
+        l->moment1 = take(l, a, l->n_params);
+        l->moment2 = take(l, a, l->n_params);
+        l->plan.moments = since(a, &mark);
+    }
+    carve_weights(l, a);
+    set_branches(l, s);
+    l->cos = take(l, a, (size_t)l->sizes.positions * half);
+    l->sin = take(l, a, (size_t)l->sizes.positions * half);
+    l->plan.weights = since(a, &mark);
+    carve_kept(l, a);
+    l->plan.activations = since(a, &mark);
+    if (l->sizes.keys > 0) cache = area(l->sizes.keys, l->c->NKV * l->c->HS);
+    for (i = 0; i < l->c->L; i++) {
+        l->layers[i].k_cache = cache ? take(l, a, cache) : NULL;
+        l->layers[i].v_cache = cache ? take(l, a, cache) : NULL;
+    }
+    l->plan.cache = since(a, &mark);
+    carve_work(l, a);
+    carve_tables(l, a);
+    l->ctx.threads = s->threads;
+    l->ctx.work_bytes = l->k->work_bytes ? l->k->work_bytes(&ks) : 0;
+    l->ctx.work = l->ctx.work_bytes ? arena_take(a, l->ctx.work_bytes, 1) : NULL;
+    l->plan.workspace = since(a, &mark);
+    l->plan.total = a->used;
+}
+
+/* ---- filling ---- */
+
+static int load_vector(struct lora *l, int id, int layer, buf *to, struct lora_error *err)
+{
+    const struct weight *w = model_weight(l->model, id, layer);
+    float *v;
+    int r;
+    if (!to) return 0;
+    if (!(v = new_array(area(w->rows, w->cols), sizeof *v, err))) return -1;
+    for (r = 0; r < w->rows; r++) weight_decode(w, r, 0, w->cols, v + area(r, w->cols));
+    l->k->up(&l->ctx, to, v, area(w->rows, w->cols));
+    free(v);
+    return 0;
+}
+
+static int load_matrix(struct lora *l, const struct weight *from, const struct weight *to, struct lora_error *err)
+{
+    size_t bytes;
+    if (!l->k->own_memory || to->type == TYPE_REAL || type_bytes(&bytes, from->type, area(from->rows, from->cols)))
+        return 0;
+    if (!l->k->up_bytes((struct kernel_ctx *)&l->ctx, (void *)to->data, from->data, bytes)) return 0;
+    return fail(err, "cannot copy weights to the device", "%s", l->k->name);
+}
+
+static int load_weights(struct lora *l, struct lora_error *err)
+{
+    int i, j;
+    if (load_matrix(l, model_weight(l->model, T_EMBED, 0), &l->embed, err)
+        || (!l->c->tied && load_matrix(l, model_weight(l->model, T_HEAD, 0), &l->head, err))) return -1;
+    for (i = 0; !l->full && i < l->c->L; i++) {
+        struct layer *y = &l->layers[i];
+        if (load_vector(l, T_ATTN_NORM, i, y->attn_norm.w, err) || load_vector(l, T_Q_NORM, i, y->q_norm.w, err)
+            || load_vector(l, T_K_NORM, i, y->k_norm.w, err) || load_vector(l, T_MLP_NORM, i, y->mlp_norm.w, err))
+            return -1;
+        for (j = 0; j < 7; j++) {
+            struct linear *lin = layer_linear(y, j);
+            if (load_vector(l, linear_ids[j].bias, i, lin->bias, err)
+                || load_matrix(l, model_weight(l->model, linear_ids[j].id, i), &lin->w, err)) return -1;
+        }
+    }
+    if (!l->full) return load_vector(l, T_FINAL_NORM, 0, l->final_norm.w, err);
+    for (i = 0; i < l->n_trained; i++)
+        if (load_vector(l, l->trained[i].id, l->trained[i].layer, at(l->k, l->params, l->trained[i].offset), err))
+            return -1;
+    return 0;
+}
+
+/* cos and sin of every position, computed in double. */
+static int load_rope(struct lora *l, struct lora_error *err)
+{
+    int half = l->c->HS / 2, p, i;
+    size_t n = area(l->sizes.positions, half);
+    double *f = new_array((size_t)half, sizeof *f, err), *t = new_array(n, sizeof *t, err), factor;
+    if (f && t) {
+        rope_frequencies(l->c, f, &factor);
+        for (p = 0; p < l->sizes.positions; p++)
+            for (i = 0; i < half; i++) t[area(p, half) + (size_t)i] = factor * cos(p * f[i]);
+        l->k->up64(&l->ctx, l->cos, t, n);
+        for (p = 0; p < l->sizes.positions; p++)
+            for (i = 0; i < half; i++) t[area(p, half) + (size_t)i] = factor * sin(p * f[i]);
+        l->k->up64(&l->ctx, l->sin, t, n);
+    }
+    free(f);
+    free(t);
+    return f && t ? 0 : -1;
+}
+
+/* ---- open and close ---- */
+
+static int check_setup(const struct lora_setup *s, struct lora_error *err)
+{
+    const struct lora_sizes *z = &s->sizes;
+    int i;
+    if (s->n_adapters < 0 || (s->full && s->n_adapters) || (z->backward && !s->full && s->n_adapters != 1)) {
+        fail(err, "bad setup", "adapters");
+        return expected(err, "exactly one adapter to train, or full");
+    }
+    if (z->N < 1 || z->S < 1 || z->T < 0 || z->U < 0 || z->positions < 1 || z->keys < 0 || s->threads < 1) {
+        fail(err, "bad setup", "sizes");
+        return expected(err, "positive sizes and threads");
+    }
+    for (i = 0; i < s->n_adapters; i++)
+        if (!s->adapters[i]->values) return fail(err, "bad setup", "adapter %d has no values", i);
+    return 0;
+}
+
+/* All that needs no arena: tables on the heap. */
+static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
+{
+    struct lora *l;
+    size_t L = (size_t)s->model->config.L;
+    if (check_setup(s, err) || !(l = new_array(1, sizeof *l, err))) return NULL;
+    l->k = s->kernels;
+    l->model = s->model;
+    l->c = &s->model->config;
+    l->sizes = s->sizes;
+    l->full = s->full;
+    l->n_adapters = s->n_adapters;
+    if (l->sizes.keep > l->c->L) l->sizes.keep = -1;
+    l->layers = new_array(L, sizeof *l->layers, err);
+    l->acts = new_array(L, sizeof *l->acts, err);
+    l->x = new_array(L + 1, sizeof *l->x, err);
+    l->adapter_start = new_array((size_t)s->n_adapters, sizeof(size_t), err);
+    l->branches = new_array(L * 7 * (size_t)s->n_adapters, sizeof *l->branches, err);
+    if (!l->layers || !l->acts || !l->x || !l->adapter_start || !l->branches
+        || (s->full ? table_full(l, err) : table_adapters(l, s, err))) {
+        lora_close(l);
+        return NULL;
+    }
+    return l;
+}
+
+static int count(struct lora *l, const struct lora_setup *s, struct lora_error *err)
+{
+    struct arena a;
+    memset(&a, 0, sizeof a);
+    carve(l, s, &a);
+    return a.failed ? fail(err, "the plan's sizes overflow", "%d tokens a pack", s->sizes.N) : 0;
+}
+
+int lora_plan(struct lora_plan *plan, const struct lora_setup *setup, struct lora_error *err)
+{
+    struct lora *l = prepare(setup, err);
+    int bad;
+    if (!l) return -1;
+    bad = count(l, setup, err);
+    *plan = l->plan;
+    lora_close(l);
+    return bad;
+}
+
+static int fail_plan(const struct lora *l, size_t limit, struct lora_error *err)
+{
+    fail(err, "not enough memory for the plan", "activations %.0f MB, trained %.0f MB, the rest %.0f MB",
+         (double)l->plan.activations / 1e6,
+         (double)(l->plan.trainable + l->plan.gradients + l->plan.moments) / 1e6,
+         (double)(l->plan.weights + l->plan.workspace + l->plan.cache) / 1e6);
+    expected(err, "at most %.0f MB", (double)limit / 1e6);
+    found(err, "%.0f MB", (double)l->plan.total / 1e6);
+    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, or a larger --max-memory");
+}
+
+int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *err)
+{
+    struct lora *l = prepare(s, err);
+    struct arena a;
+    int i;
+    *out = NULL;
+    if (!l) return -1;
+    if (count(l, s, err)) goto bad;
+    if (s->max_memory && l->plan.total > s->max_memory) {
+        fail_plan(l, s->max_memory, err);
+        goto bad;
+    }
+    memset(&a, 0, sizeof a);
+    a.size = l->plan.total;
+    a.base = l->memory = l->k->alloc(&l->ctx, l->plan.total ? l->plan.total : 1);
+    if (!l->memory) {
+        fail_memory(err, "the plan's arena", l->plan.total);
+        goto bad;
+    }
+    carve(l, s, &a);
+    if (l->k->open && l->k->open(&l->ctx)) {
+        fail(err, "cannot start the backend", "%s", l->k->name);
+        goto bad;
+    }
+    l->opened = 1;
+    if (load_weights(l, err) || load_rope(l, err)) goto bad;
+    for (i = 0; i < s->n_adapters; i++)
+        l->k->up(&l->ctx, at(l->k, l->params, l->adapter_start[i]), s->adapters[i]->values, s->adapters[i]->size);
+    *out = l;
+    return 0;
+bad:
+    lora_close(l);
+    return -1;
+}
+
+void lora_close(struct lora *l)
+{
+    if (!l) return;
+    if (l->opened && l->k->close) l->k->close(&l->ctx);
+    if (l->memory) l->k->release(&l->ctx, l->memory);
+    free(l->layers);
+    free(l->acts);
+    free(l->x);
+    free(l->adapter_start);
+    free(l->branches);
+    free(l->trained);
+    free(l->runs);
+    free(l);
+}
+
+/* ---- buffers ---- */
+
+static buf *flat(const struct lora *l, int buffer)
+{
+    switch (buffer) {
+    case LORA_PARAMETERS: return l->params;
+    case LORA_GRADIENTS: return l->grads;
+    case LORA_MOMENT1: return l->moment1;
+    default: return l->moment2;
+    }
+}
+
+int lora_trained(const struct lora *l, const struct trained **list)
+{
+    *list = l->trained;
+    return l->n_trained;
+}
+
+size_t lora_trained_size(const struct lora *l) { return l->n_params; }
+long long lora_steps(const struct lora *l) { return l->steps; }
+void lora_set_steps(struct lora *l, long long steps) { l->steps = steps; }
+
+void lora_get(const struct lora *l, int buffer, float *out)
+{
+    struct kernel_ctx c = l->ctx;
+    l->k->down(&c, out, flat(l, buffer), l->n_params);
+}
+
+void lora_get64(const struct lora *l, int buffer, double *out)
+{
+    struct kernel_ctx c = l->ctx;
+    l->k->down64(&c, out, flat(l, buffer), l->n_params);
+}
+
+void lora_set(struct lora *l, int buffer, const float *values)
+{
+    l->k->up(&l->ctx, flat(l, buffer), values, l->n_params);
+}
+
+void lora_set64(struct lora *l, int buffer, const double *values)
+{
+    l->k->up64(&l->ctx, flat(l, buffer), values, l->n_params);
+}
