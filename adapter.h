@@ -19,6 +19,7 @@ struct adapter {
     int r;
     double alpha, dropout;
     int use_rslora;
+    int layers;                 /* of the model */
     int n;
     struct adapted *modules;    /* in the order of the model's tensors */
     size_t size;                /* elements of A and B together */
