@@ -3,12 +3,13 @@
 #define TEST_H
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static int tests_passed, tests_failed, tests_skipped, test_checks;
-static const char *test_name = "";
+static char test_name[160];
 
 /* One named test: everything checked until the next test_begin belongs to it. */
 static int test_bad;
@@ -18,13 +19,13 @@ static void test_close(void)
     if (test_bad) { tests_failed++; printf("FAIL %s\n", test_name); }
     else if (!test_checks) { tests_failed++; printf("FAIL %s: compared nothing\n", test_name); }
     else { tests_passed++; printf("ok   %s (%d checks)\n", test_name, test_checks); }
-    test_name = "";
+    test_name[0] = 0;
     test_bad = test_checks = 0;
 }
 static void test_begin(const char *name)
 {
     test_close();
-    test_name = name;
+    snprintf(test_name, sizeof test_name, "%s", name);
     fflush(stdout);
 }
 static inline void test_skip(const char *name, const char *why)
@@ -33,13 +34,19 @@ static inline void test_skip(const char *name, const char *why)
     tests_skipped++;
     printf("skip %s: %s\n", name, why);
 }
-#define CHECK(condition, ...) do { \
-    test_checks++; \
-    if (!(condition) && test_bad++ < 10) { \
-        printf("  %s:%d: %s: ", __FILE__, __LINE__, #condition); \
-        printf("" __VA_ARGS__); \
-        printf("\n"); \
-    } } while (0)
+/* CHECK(condition) or CHECK(condition, "what was found %d", i). The condition is an int. */
+#define CHECK(...) test_check(__FILE__, __LINE__, #__VA_ARGS__, __VA_ARGS__, NULL)
+static inline void test_check(const char *file, int line, const char *text, int ok, const char *format, ...)
+{
+    va_list arguments;
+    test_checks++;
+    if (ok || test_bad++ >= 10) return;
+    printf("  %s:%d: %.120s: ", file, line, text);
+    va_start(arguments, format);
+    if (format) vprintf(format, arguments);
+    va_end(arguments);
+    printf("\n");
+}
 
 /* The worst error as a share of its bound; NaN fails (the comparison is !(err <= bound)). */
 struct worst { double share; double err, bound; size_t index; int n; };
@@ -47,7 +54,7 @@ static inline void worst_add(struct worst *w, double err, double bound, size_t i
 {
     double share = err == 0 ? 0 : err / bound;
     w->n++;
-    if (!(share <= w->share)) { w->share = share; w->err = err; w->bound = bound; w->index = index; }
+    if (w->share == w->share && !(share <= w->share)) { w->share = share; w->err = err; w->bound = bound; w->index = index; }
 }
 #define CHECK_WORST(w, label) do { \
     CHECK((w).n > 0, "%s compared nothing", label); \
