@@ -21,7 +21,7 @@ struct row {
 struct data_options {
     const struct tokenizer *tokenizer;      /* may be NULL when all rows are input_ids */
     const struct chat_template *chat;       /* NULL: none (raw and Alpaca forms only) */
-    const char *prompt_template;            /* with {text} or {document} and perhaps {labels}; NULL: default */
+    const char *prompt_template;            /* NULL: the default below */
     const char *text_column, *label_column; /* NULL: "text", "label" */
     char csv_delimiter;                     /* 0: ',' */
     int max_length;                         /* 0: no limit */
@@ -30,6 +30,21 @@ struct data_options {
     const char *const *labels;              /* for {labels} in the prompt template; NULL: the data's own */
     int n_labels;
 };
+
+/* What the forms leave open:
+ * - A file is CSV or text by its name (.csv, .txt); else a JSON array if it begins with [, or JSONL.
+ *   Lines of white space alone are not rows. Each other line of a .txt file is one row.
+ * - Keys that a form does not use are passed over, but `tools` beside messages, and message keys
+ *   other than role and content, are refused: they would change the text.
+ * - A label may be a string or a number; it is rendered as written.
+ * - instruction and input make one user turn, a line break between them.
+ * - In a prompt template \n is a line break; {labels} are the labels sorted, with ", " between them.
+ *   The default has no {labels}, since a long list in each row costs more than it gives:
+ *       Classify the following text. Answer with the label alone.\n\nText: {text}
+ *       Summarize the following text.\n\n{document}
+ * - Without a chat template instructions, labels and summaries are in Alpaca's text.
+ * - A row's ids end with its last target: what comes after is never an input. Rows of input_ids stay
+ *   as they are; a label there is -100 or its own id. */
 
 /* Nothing is dropped in silence. */
 struct data_report {

@@ -7,6 +7,7 @@
 
 /* In the order in which `lora help` lists them. */
 static const struct job *const jobs[] = {
+    &job_backends,
     NULL
 };
 

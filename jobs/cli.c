@@ -510,7 +510,8 @@ static void put_help(const struct job *job, const char *settings)
 {
     const struct option *o;
     int i, later = 0;
-    printf("lora %s %s\n\n%s\n\nOptions (defaults in brackets):\n", job->name, job->usage, job->summary);
+    printf("lora %s%s%s\n\n%s\n", job->name, *job->usage ? " " : "", job->usage, job->summary);
+    if (option_at(job, 0)) fputs("\nOptions (defaults in brackets):\n", stdout);
     for (i = 0; (o = option_at(job, i)); i++) {
         put_option(o, settings);
         later += o->type == OPTION_LATER;

@@ -1,0 +1,36 @@
+/* records.h - files of records, one at a time: JSONL, a JSON array, CSV, lines of text. Each record is
+ * a JSON value; those of CSV and text files are objects made to look like it. */
+#ifndef RECORDS_H
+#define RECORDS_H
+
+#include "csv.h"
+#include "json.h"
+
+enum records_kind { RECORDS_JSONL, RECORDS_JSON, RECORDS_CSV, RECORDS_TEXT };
+
+struct records {
+    const char *path;
+    enum records_kind kind;
+    struct file_map file;
+    size_t at;
+    int line;                   /* of the record */
+    struct json_document document;
+    const struct json *next;    /* RECORDS_JSON */
+    struct csv csv;
+    struct text header;         /* names of the columns, each ended by a NUL */
+    int columns;
+    struct json *cells;         /* CSV and text: a record made to look like an object */
+    struct json object;
+    struct text cell;
+};
+
+/* .csv and .txt by the name (a .txt file's lines are {"text": line}); else a JSON array if the file
+ * begins with [, or JSONL. A byte order mark is passed over. delimiter: of CSV, 0: a comma. path is
+ * kept. Close it also when this fails. */
+int records_open(struct records *r, const char *path, char delimiter, struct lora_error *err);
+void records_close(struct records *r);
+/* 1 and the record, which lives until the next call; 0 at the end; -1. Lines of white space alone
+ * are no records. */
+int records_next(struct records *r, const struct json **record, struct lora_error *err);
+
+#endif
