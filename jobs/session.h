@@ -1,0 +1,65 @@
+/* session.h - what the jobs over a model open: model, tokenizer, chat template, adapter, kernels. */
+#ifndef SESSION_H
+#define SESSION_H
+
+#include "job.h"
+#include "../data.h"
+#include "../lora.h"
+
+/* The options of rows, a member of the settings of train, eval and gradients. */
+struct data_settings {
+    const char *data, *text_column, *label_column, *csv_delimiter;
+    int max_length, on_overlong;
+};
+#define DATA_DEFAULTS { NULL, NULL, NULL, NULL, 0, OVERLONG_ERROR }
+/* Rows of an option table for the member `field` of struct S. */
+#define DATA_OPTIONS(S, field) \
+    { "data", "train-data|dataset", OPTION_TEXT, offsetof(S, field.data), NULL, "FILE[,FILE]", \
+      "rows: JSONL, JSON, CSV or text", 0, 0 }, \
+    { "text-column", NULL, OPTION_TEXT, offsetof(S, field.text_column), NULL, "NAME", \
+      "key or column of the text (default: text, or document)", 0, 0 }, \
+    { "label-column", NULL, OPTION_TEXT, offsetof(S, field.label_column), NULL, "NAME", \
+      "key or column of the label (default: label, or summary)", 0, 0 }, \
+    { "csv-delimiter", NULL, OPTION_TEXT, offsetof(S, field.csv_delimiter), NULL, "C", \
+      "what parts the columns of a .csv file: one character, or tab (default: a comma)", 0, 0 }, \
+    { "max-length", "max-seq-length|cutoff-len", OPTION_INT, offsetof(S, field.max_length), NULL, "N", \
+      "most tokens of a row (default: the model's positions)", 0, 1 << 30 }, \
+    { "on-overlong", NULL, OPTION_CHOICE, offsetof(S, field.on_overlong), "error|truncate|drop", NULL, \
+      "what to do with longer rows", 0, 0 }
+
+struct session {
+    struct model *model;
+    struct tokenizer *tokenizer;        /* NULL: the model has none, rows of input_ids work */
+    const struct chat_template *chat;   /* NULL: the model has no template and none was named */
+    struct adapter *adapter;            /* NULL: none. Several are joined into one */
+    const struct kernels *kernels;
+    const char *prompt_template;        /* NULL: the form's default */
+    char **labels;                      /* of the adapter's run.json, or NULL */
+    int n_labels;
+    int threads;
+    uint64_t seed;
+    size_t max_memory;
+    char *from_run;                     /* owned: the prompt template when it is run.json's */
+};
+
+/* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there,
+ * gives what the options leave open: "chat_template" (a name), "prompt_template" and "labels" (an
+ * array); what was taken is said on stderr. A model's own chat template that is not known is refused
+ * unless raw or --chat-template is given. An adapter that changes nothing is warned of. Close it also
+ * after a failure. */
+int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
+                 int raw, struct lora_error *err);
+void session_close(struct session *s);
+
+/* The memory to run it forwards (sizes.backward 0), with the adapter as number 0 if there is one. */
+int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err);
+/* The adapter that segments name: 0, or -1 without one. */
+int session_adapter(const struct session *s);
+
+/* Reading rows as the session and its options say. */
+int session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o,
+                         struct lora_error *err);
+/* Lines of status: how many rows, what was left out, how many tokens are targets. */
+void report_rows(const char *name, const struct data_report *r);
+
+#endif
