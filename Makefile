@@ -66,7 +66,7 @@ $(BUILD)/kernels_ref64.o: kernels_ref.c $(PROBES)
 	$(CC) $(LORA_CFLAGS) -DREF64 -MMD -MP -c -o $@ $<
 
 # Only the files of an instruction set get its flags: one binary runs on every machine of the family.
-$(BUILD)/kernels_avx2.o: kernels_avx2.c $(PROBES)
+$(BUILD)/%_avx2.o: %_avx2.c $(PROBES)
 	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -O3 $(AVX2_FLAGS) -MMD -MP -c -o $@ $<
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, NULL };
+const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx2, NULL };
 
 /* "auto" is the last that is usable: ref always is. */
 static const struct kernels *best(void)

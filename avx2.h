@@ -1,0 +1,178 @@
+/* avx2.h - what the AVX2 files share: partial vectors, the register tile of all products, exp.
+ *
+ *     gemm_avx2.c         products with weights of any type
+ *     attention_avx2.c    attention, forward and backward
+ *     kernels_avx2.c      everything else, and the table
+ *
+ * Numbers: a product sums runs of KC terms with fused multiply-adds, in their order, and adds the
+ * runs up in memory. KC is a constant of this backend because it decides the bits. Which tile an
+ * element lies in, whether operands were packed, and which thread computed it do not. */
+#ifndef AVX2_H
+#define AVX2_H
+
+#include "kernels.h"
+
+#ifdef HAVE_AVX2
+#include <immintrin.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#ifdef __GNUC__
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE static inline
+#endif
+
+enum {
+    MR = 6, NR = 16,        /* the register tile: 12 sums, 2 vectors of B and 1 of A in 16 registers */
+    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is half of a 32 KiB L1 */
+};
+
+/* Below this many multiply-adds a team of threads costs more than it brings. */
+#define PARALLEL_WORK 60000.0
+
+static inline int thread_number(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static inline int smaller(int a, int b) { return a < b ? a : b; }
+static inline int larger(int a, int b) { return a > b ? a : b; }
+
+/* ---- partial vectors: the first n of 8 lanes, the others 0 or untouched ---- */
+
+static inline __m256i lanes(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline __m256 load_lanes(const float *p, int n)
+{
+    return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes(n));
+}
+static inline void store_lanes(float *p, int n, __m256 v)
+{
+    if (n >= 8) _mm256_storeu_ps(p, v);
+    else _mm256_maskstore_ps(p, lanes(n), v);
+}
+
+static inline float sum8(__m256 v)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float max8(__m256 v)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+static inline double sum4d(__m256d v)
+{
+    __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+
+/* a . b over n elements: four running sums of 8 lanes, always added up in the same way. */
+static inline float dot(const float *a, const float *b, int n)
+{
+    __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
+    int i = 0;
+    for (; i + 32 <= n; i += 32) {
+        s0 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s0);
+        s1 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), s1);
+        s2 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 16), _mm256_loadu_ps(b + i + 16), s2);
+        s3 = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 24), _mm256_loadu_ps(b + i + 24), s3);
+    }
+    for (; i < n; i += 8) s0 = _mm256_fmadd_ps(load_lanes(a + i, n - i), load_lanes(b + i, n - i), s0);
+    return sum8(_mm256_add_ps(_mm256_add_ps(s0, s1), _mm256_add_ps(s2, s3)));
+}
+
+/* ---- exp ----
+ * e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2, ln 2 in two parts; e^r by its Taylor
+ * polynomial of degree 7, whose remainder is below 6e-9 of the result. Error below EXP_ULP over all
+ * floats (every one was tried). -inf gives 0, +inf gives inf, NaN gives NaN; results below the normal numbers
+ * are rounded twice at most. */
+static inline __m256 exp8(__m256 x)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    __m256 n, r, p;
+    __m256i i, half;
+    x = _mm256_min_ps(_mm256_set1_ps(89.0f), _mm256_max_ps(_mm256_set1_ps(-105.0f), x));
+    n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    p = _mm256_set1_ps(1.0f / 5040);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+    p = _mm256_fmadd_ps(_mm256_mul_ps(p, r), r, r);
+    p = _mm256_add_ps(p, one);
+    /* 2^n in two factors, since n reaches from -152 to 128 */
+    i = _mm256_cvtps_epi32(n);
+    half = _mm256_srai_epi32(i, 1);
+    i = _mm256_sub_epi32(i, half);
+    p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, _mm256_set1_epi32(127)), 23)));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23)));
+}
+
+/* 1 / (1 + e^-x) */
+static inline __m256 sigmoid8(__m256 x)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    return _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_sub_ps(_mm256_setzero_ps(), x))));
+}
+
+/* ---- the register tile ----
+ * sum[r][c] = sum over k < K of a[r*row + k*step] * b[k*ldb + c], r < mr (a constant where this is
+ * called), c < 16: each element by one chain of fused multiply-adds. */
+ALWAYS_INLINE void tile(int mr, int K, const float *a, size_t row, size_t step,
+                        const float *b, size_t ldb, __m256 sum[MR][2])
+{
+    int r, k;
+    for (r = 0; r < mr; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    for (k = 0; k < K; k++, a += step, b += ldb) {
+        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+        for (r = 0; r < mr; r++) {
+            __m256 x = _mm256_broadcast_ss(a + (size_t)r * row);
+            sum[r][0] = _mm256_fmadd_ps(x, b0, sum[r][0]);
+            sum[r][1] = _mm256_fmadd_ps(x, b1, sum[r][1]);
+        }
+    }
+}
+
+/* ---- the operations of the other files ---- */
+
+/* out[i*stride + r] = rows[r][i], r < 8, i < n */
+void avx2_transpose(float *out, size_t stride, const float *const *rows, int n);
+
+size_t avx2_gemm_bytes(const struct kernel_sizes *s);
+int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);
+int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+                const buf *bias, double scale, int accumulate, int N);
+int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+                   double scale, int accumulate, int N);
+void avx2_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
+                    double scale, int N, int O, int I);
+
+size_t avx2_attention_bytes(const struct kernel_sizes *s);
+void avx2_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
+                    const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
+                    double scale, int window);
+void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
+                             const buf *dout, const buf *out, const buf *lse, const buf *q,
+                             const buf *k, const buf *v, const ints *segments, int S,
+                             int N, int NH, int NKV, int HS, double scale, int window);
+
+#endif
+#endif

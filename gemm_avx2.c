@@ -1,0 +1,497 @@
+/* gemm_avx2.c - products with weights of any type.
+ *
+ * All three products are one, C[M,N] = A[M,K] B[K,N], with A read through two strides and B a
+ * weight or its transpose:
+ *     matmul      rows x outputs, over inputs     B = W^T: strips of 16 rows, transposed into the panel
+ *     matmul_dx   rows x inputs, over outputs     B = W:   strips of 32 columns, copied
+ *     matmul_dw   outputs x inputs, over rows     B = x
+ * A thread takes a panel of 16 columns, decodes KC x 16 of B into its own 16 KiB, which stay in L1
+ * while all rows of A go by, and takes the next KC. So decoding is paid once for all rows, whatever
+ * the type, and no thread waits for another's panel. A goes by from L2 in the order in which it is
+ * read, packed before by all threads when enough columns use it. (Goto and van de Geijn 2008 keep
+ * A in L2 and B in L1 likewise; the panel that is private to a thread is what decoding asks for.) */
+#include "avx2.h"
+
+#ifdef HAVE_AVX2
+
+enum {
+    GROUP = 2 * NR,         /* columns that a copied strip fills: a block of the quantised types */
+    MC = 768,               /* rows packed at a time: KC columns of them are 768 KiB */
+    KS = 8 * KC,            /* terms packed at a time */
+    PACK_FROM = 48,         /* columns that make packing A worth its while */
+    STRIP = 2048            /* elements decoded at a time for a product of few rows */
+};
+
+/* A thread's scratch, in floats: panels of a group, and strips on their way there. */
+enum { PANELS = KC * GROUP, STRIPS = KC * NR, OF_THREAD = PANELS + STRIPS };
+
+size_t avx2_gemm_bytes(const struct kernel_sizes *s)
+{
+    int rows = smaller(round_up(larger(s->N, s->width), MR), MC);
+    int terms = smaller(larger(larger(s->N, s->width), s->V), KS);
+    return sizeof(float) * ((size_t)OF_THREAD * (size_t)larger(s->threads, 1) + (size_t)rows * (size_t)terms);
+}
+
+static float *thread_scratch(const struct kernel_ctx *c, int thread)
+{
+    return (float *)c->work + (size_t)thread * OF_THREAD;
+}
+
+/* ---- decoding: the same bits as weight_decode, blocks of 32 at a time ---- */
+
+static float half_at(const unsigned char *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+}
+
+/* out[8] = q * d + m, unfused as in weight.c; m is left out where the type has none (-0 + 0 is not -0) */
+static void put8(float *out, __m256i q, __m256 d, const __m256 *m)
+{
+    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(q), d);
+    _mm256_storeu_ps(out, m ? _mm256_add_ps(v, *m) : v);
+}
+
+static void decode_q8_0(const unsigned char *p, float *out)
+{
+    __m256 d = _mm256_set1_ps(half_at(p));
+    int i;
+    for (i = 0; i < 32; i += 8)
+        put8(out + i, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 2 + i))), d, NULL);
+}
+
+/* 16 bytes hold the elements 0..15 in their low halves and 16..31 in their high ones. */
+ALWAYS_INLINE void put_nibbles(float *out, const unsigned char *p, int minus, __m256 d, const __m256 *m)
+{
+    const __m128i low = _mm_set1_epi8(15), shift = _mm_set1_epi8((char)minus);
+    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    __m128i a = _mm_sub_epi8(_mm_and_si128(bytes, low), shift);
+    __m128i b = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(bytes, 4), low), shift);
+    put8(out, _mm256_cvtepi8_epi32(a), d, m);
+    put8(out + 8, _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8)), d, m);
+    put8(out + 16, _mm256_cvtepi8_epi32(b), d, m);
+    put8(out + 24, _mm256_cvtepi8_epi32(_mm_srli_si128(b, 8)), d, m);
+}
+
+static void decode_q4_0(const unsigned char *p, float *out)
+{
+    put_nibbles(out, p + 2, 8, _mm256_set1_ps(half_at(p)), NULL);
+}
+
+static void decode_q4_1(const unsigned char *p, float *out)
+{
+    __m256 m = _mm256_set1_ps(half_at(p + 2));
+    put_nibbles(out, p + 4, 0, _mm256_set1_ps(half_at(p)), &m);
+}
+
+static void decode_f16(const unsigned char *p, float *out)
+{
+    int i;
+    for (i = 0; i < 32; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 2 * i))));
+}
+
+static void decode_bf16(const unsigned char *p, float *out)
+{
+    int i;
+    for (i = 0; i < 32; i += 8) {
+        __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 2 * i)));
+        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
+    }
+}
+
+/* 32 elements from p on. */
+typedef void block_decoder(const unsigned char *p, float *out);
+static block_decoder *block_decoder_of(int type)
+{
+    return type == TYPE_F16 ? decode_f16 : type == TYPE_BF16 ? decode_bf16 : type == TYPE_Q8_0 ? decode_q8_0
+        : type == TYPE_Q4_0 ? decode_q4_0 : type == TYPE_Q4_1 ? decode_q4_1 : NULL;
+}
+
+static size_t element_of(const struct weight *w, int row, int col)
+{
+    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
+    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
+}
+
+/* out[i] = W[row][col + i], i < n */
+static void decode(const struct weight *w, int row, int col, int n, float *out)
+{
+    const struct weight_type_info *t = &weight_types[w->type];
+    block_decoder *block = block_decoder_of(w->type);
+    size_t e = element_of(w, row, col);
+    int i = 0;
+    if (w->type == TYPE_REAL) {
+        memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n);
+        return;
+    }
+    if (block && e % (size_t)t->block == 0) {
+        const unsigned char *p = (const unsigned char *)w->data + e / (size_t)t->block * (size_t)t->bytes;
+        for (; i + 32 <= n; i += 32, p += 32 / t->block * t->bytes) block(p, out + i);
+    }
+    if (i < n) weight_decode(w, row, col + i, n - i, out + i);
+}
+
+/* The elements where they lie when they are floats, else decoded into `space`. */
+static const float *strip(const struct weight *w, int row, int col, int n, float *space)
+{
+    if (w->type == TYPE_REAL || (w->type == TYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0))
+        return (const float *)w->data + element_of(w, row, col);
+    decode(w, row, col, n, space);
+    return space;
+}
+
+static int can_read(const struct weight *w)
+{
+    return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
+}
+
+/* ---- packing ---- */
+
+/* out[i*stride + r] = rows[r][i], r < 8, i < 8 */
+static void transpose8(float *out, size_t stride, const float *const *rows, int i)
+{
+    __m256 a[8], b[8];
+    int r;
+    for (r = 0; r < 4; r++) {       /* halves of rows r and r + 4 side by side: no shuffle crosses lanes after */
+        __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i));
+        __m256 y = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i + 4));
+        a[r] = _mm256_insertf128_ps(x, _mm_loadu_ps(rows[r + 4] + i), 1);
+        a[r + 4] = _mm256_insertf128_ps(y, _mm_loadu_ps(rows[r + 4] + i + 4), 1);
+    }
+    for (r = 0; r < 8; r += 4) {
+        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+        b[r + 2] = _mm256_unpacklo_ps(a[r + 2], a[r + 3]);
+        b[r + 3] = _mm256_unpackhi_ps(a[r + 2], a[r + 3]);
+    }
+    for (r = 0; r < 8; r += 4) {
+        _mm256_storeu_ps(out + (size_t)r * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0x44));
+        _mm256_storeu_ps(out + (size_t)(r + 1) * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0xee));
+        _mm256_storeu_ps(out + (size_t)(r + 2) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44));
+        _mm256_storeu_ps(out + (size_t)(r + 3) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee));
+    }
+}
+
+void avx2_transpose(float *out, size_t stride, const float *const *rows, int n)
+{
+    int i = 0, r;
+    for (; i + 8 <= n; i += 8) transpose8(out + (size_t)i * stride, stride, rows, i);
+    for (; i < n; i++)
+        for (r = 0; r < 8; r++) out[(size_t)i * stride + (size_t)r] = rows[r][i];
+}
+
+/* panel[i][r] = W[row + r][col + i], i < n, r < 16; rows past the end are 0 */
+static void pack_transposed(float *panel, const struct weight *w, int row, int col, int n, float *space)
+{
+    const float *rows[NR];
+    int r, have = smaller(NR, w->rows - row);
+    for (r = 0; r < NR; r++) {
+        float *s = space + (size_t)r * KC;
+        if (r < have) rows[r] = strip(w, row + r, col, n, s);
+        else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
+    }
+    avx2_transpose(panel, NR, rows, n);
+    avx2_transpose(panel + 8, NR, rows + 8, n);
+}
+
+/* panels[p][k][i] = W[row + k][col + 16 p + i], k < n, i < 16, p < 2; columns past the end are 0 */
+static void pack_copied(float *panels, const struct weight *w, int row, int n, int col, float *space)
+{
+    int k, i, have = smaller(GROUP, w->cols - col);
+    memset(space, 0, sizeof(float) * GROUP);
+    for (k = 0; k < n; k++) {
+        const float *s = strip(w, row + k, col, have, space);
+        float *to = panels + (size_t)k * NR;
+        if (have < GROUP && s != space) s = memcpy(space, s, sizeof(float) * (size_t)have);
+        for (i = 0; i < GROUP; i += 8)
+            _mm256_storeu_ps(to + (i >= NR ? KC * NR - NR : 0) + i, _mm256_loadu_ps(s + i));
+    }
+}
+
+/* to[k][r] = a[r*row + k*step], r < mr: a tile's rows, MR apart */
+static void pack_rows(float *to, const float *a, size_t row, size_t step, int mr, int n)
+{
+    int k, r;
+    if (step == 1)
+        for (r = 0; r < mr; r++)
+            for (k = 0; k < n; k++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k];
+    else
+        for (k = 0; k < n; k++)
+            for (r = 0; r < mr; r++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k * step];
+}
+
+/* ---- the product ---- */
+
+struct product {
+    int M, N, K;
+    const float *a;             /* A[m][k] = a[m*a_row + k*a_step] */
+    size_t a_row, a_step;
+    const struct weight *w;     /* B = W^T, or W */
+    int transposed;
+    float *c;                   /* C[m][n] = c[m*c_row + n*c_step] */
+    size_t c_row, c_step;
+    float scale;
+    const float *bias;          /* [N] or NULL */
+    int accumulate;
+};
+
+/* c = scale * sum + bias, or +=. `columns` of 16 are there. */
+ALWAYS_INLINE void put_tile(int mr, __m256 sum[MR][2], float *c, size_t row, int columns,
+                            __m256 scale, const float *bias, int add)
+{
+    int r, h;
+    for (h = 0; h < 2; h++) {
+        int n = columns - 8 * h;
+        __m256 shift = bias && n > 0 ? load_lanes(bias + 8 * h, n) : _mm256_setzero_ps();
+        if (n <= 0) break;
+        for (r = 0; r < mr; r++) {
+            float *p = c + (size_t)r * row + 8 * h;
+            __m256 v = _mm256_mul_ps(sum[r][h], scale);
+            if (bias) v = _mm256_add_ps(v, shift);
+            if (add) v = _mm256_add_ps(load_lanes(p, n), v);
+            store_lanes(p, n, v);
+        }
+    }
+}
+
+/* One tile of C over one run of K. */
+ALWAYS_INLINE void tile_rows(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
+                             const struct product *g, int m, int n, int first)
+{
+    __m256 sum[MR][2], scale = _mm256_set1_ps(g->scale);
+    int columns = smaller(NR, g->N - n), add = !first || g->accumulate, r, i;
+    const float *bias = first && g->bias ? g->bias + n : NULL;
+    float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
+    if (add)
+        for (r = 0; r < mr; r++) _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
+    tile(mr, K, a, row, step, panel, NR, sum);
+    if (g->c_step == 1 && columns == NR) {
+        if (add) put_tile(mr, sum, c, g->c_row, NR, scale, bias, 1);
+        else put_tile(mr, sum, c, g->c_row, NR, scale, bias, 0);
+    } else if (g->c_step == 1) {
+        put_tile(mr, sum, c, g->c_row, columns, scale, bias, add);
+    } else {                            /* a result that lies the other way */
+        float block[MR * NR];
+        put_tile(mr, sum, block, NR, NR, scale, NULL, 0);
+        for (i = 0; i < columns; i++)
+            for (r = 0; r < mr; r++) {
+                float *p = c + (size_t)r * g->c_row + (size_t)i * g->c_step;
+                float v = block[r * NR + i] + (bias ? bias[i] : 0);
+                *p = add ? *p + v : v;
+            }
+    }
+}
+
+static void tile_any(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
+                     const struct product *g, int m, int n, int first)
+{
+    switch (mr) {
+    case 6: tile_rows(6, K, a, row, step, panel, g, m, n, first); break;
+    case 5: tile_rows(5, K, a, row, step, panel, g, m, n, first); break;
+    case 4: tile_rows(4, K, a, row, step, panel, g, m, n, first); break;
+    case 3: tile_rows(3, K, a, row, step, panel, g, m, n, first); break;
+    case 2: tile_rows(2, K, a, row, step, panel, g, m, n, first); break;
+    default: tile_rows(1, K, a, row, step, panel, g, m, n, first);
+    }
+}
+
+/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1, and A packed, or NULL. */
+struct block { int m0, m1, k0, k1; const float *packed; };
+
+/* Columns n .. of C, rows m0 .. m1 - 1 of the block (multiples of MR from its start). */
+static void columns(const struct product *g, const struct block *b, int n, int m0, int m1, float *scratch)
+{
+    int width = g->transposed ? NR : GROUP, k, p, m;
+    for (k = b->k0; k < b->k1; k += KC) {
+        int K = smaller(KC, b->k1 - k);
+        if (g->transposed) pack_transposed(scratch, g->w, n, k, K, scratch + PANELS);
+        else pack_copied(scratch, g->w, k, K, n, scratch + PANELS);
+        for (p = 0; p < width && n + p < g->N; p += NR)
+            for (m = m0; m < m1; m += MR) {
+                int mr = smaller(MR, m1 - m);
+                const float *panel = scratch + (size_t)p * KC;
+                if (b->packed)
+                    tile_any(mr, K, b->packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, MR)
+                                 + (size_t)(m - b->m0) * (size_t)K, 1, MR, panel, g, m, n + p, k == 0);
+                else
+                    tile_any(mr, K, g->a + (size_t)m * g->a_row + (size_t)k * g->a_step,
+                             g->a_row, g->a_step, panel, g, m, n + p, k == 0);
+            }
+    }
+}
+
+/* packed[run of KC][tile][k][MR] */
+static void pack_tile(float *packed, const struct product *g, const struct block *b, int m)
+{
+    int k;
+    for (k = b->k0; k < b->k1; k += KC) {
+        int K = smaller(KC, b->k1 - k);
+        pack_rows(packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, MR)
+                      + (size_t)(m - b->m0) * (size_t)K,
+                  g->a + (size_t)m * g->a_row + (size_t)k * g->a_step, g->a_row, g->a_step,
+                  smaller(MR, b->m1 - m), K);
+    }
+}
+
+/* Into how many pieces rows are cut, so that every thread gets several tasks. */
+static int row_pieces(int tiles, int groups, int threads)
+{
+    int pieces = threads == 1 ? 1 : (6 * threads + groups - 1) / groups;
+    return larger(1, smaller(pieces, tiles / 8));
+}
+
+/* Called by all threads of a team, for one block. */
+static void product_block(struct kernel_ctx *c, const struct product *g, const struct block *b, float *space)
+{
+    int width = g->transposed ? NR : GROUP, groups = (g->N + width - 1) / width;
+    int tiles = (b->m1 - b->m0 + MR - 1) / MR, pieces = row_pieces(tiles, groups, c->threads), i;
+    if (b->packed) {
+#pragma omp for schedule(dynamic)
+        for (i = 0; i < tiles; i++) pack_tile(space, g, b, b->m0 + i * MR);
+    }
+#pragma omp for schedule(dynamic)
+    for (i = 0; i < groups * pieces; i++) {
+        int piece = i % pieces, from = tiles * piece / pieces, to = tiles * (piece + 1) / pieces;
+        columns(g, b, i / pieces * width, b->m0 + from * MR, smaller(b->m0 + to * MR, b->m1),
+                thread_scratch(c, thread_number()));
+    }
+}
+
+static void product(struct kernel_ctx *c, const struct product *g)
+{
+    float *space = thread_scratch(c, c->threads);
+    size_t have = c->work_bytes / sizeof(float) - (size_t)OF_THREAD * (size_t)c->threads;
+    if (g->M <= 0 || g->N <= 0 || g->K <= 0) return;
+#pragma omp parallel num_threads(c->threads) if((double)g->M * g->N * g->K > PARALLEL_WORK)
+    {
+        struct block b;
+        for (b.m0 = 0; b.m0 < g->M; b.m0 = b.m1) {
+            b.m1 = smaller(b.m0 + MC, g->M);
+            for (b.k0 = 0; b.k0 < g->K; b.k0 = b.k1) {
+                b.k1 = smaller(b.k0 + KS, g->K);
+                b.packed = g->N >= PACK_FROM && (size_t)round_up(b.m1 - b.m0, MR) * (size_t)(b.k1 - b.k0) <= have
+                    ? space : NULL;
+                product_block(c, g, &b, space);
+            }
+        }
+    }
+}
+
+/* Few rows, as in generation: each weight is read once and no panel pays. */
+static void product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
+                        const float *bias, float scale, int accumulate, int N)
+{
+    int I = w->cols, O = w->rows, chunk = larger(NR, round_up(O / (8 * c->threads), NR)), i;
+#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if((double)N * O * I > PARALLEL_WORK)
+    for (i = 0; i < O; i += chunk) {
+        float *space = thread_scratch(c, thread_number());
+        int o, k, n;
+        for (o = i; o < smaller(i + chunk, O); o++) {
+            float sum[FEW_ROWS] = { 0 };
+            for (k = 0; k < I; k += STRIP) {
+                const float *s = strip(w, o, k, smaller(STRIP, I - k), space);
+                for (n = 0; n < N; n++) sum[n] += dot(s, x + (size_t)n * (size_t)I + (size_t)k, smaller(STRIP, I - k));
+            }
+            for (n = 0; n < N; n++) {
+                float *p = out + (size_t)n * (size_t)O + (size_t)o, v = scale * sum[n] + (bias ? bias[o] : 0);
+                *p = accumulate ? *p + v : v;
+            }
+        }
+    }
+}
+
+/* ---- the operations ---- */
+
+int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
+{
+    int n;
+    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+#pragma omp parallel for num_threads(c->threads) if((double)N * w->cols > PARALLEL_WORK)
+    for (n = 0; n < N; n++)
+        decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
+    return 0;
+}
+
+int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+                const buf *bias, double scale, int accumulate, int N)
+{
+    struct product g;
+    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+    if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
+    if (N < FEW_ROWS) {
+        product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
+        return 0;
+    }
+    g.M = N;
+    g.N = w->rows;
+    g.K = w->cols;
+    g.a = (const float *)x;
+    g.a_row = (size_t)w->cols;
+    g.a_step = 1;
+    g.w = w;
+    g.transposed = 1;
+    g.c = (float *)out;
+    g.c_row = (size_t)w->rows;
+    g.c_step = 1;
+    g.scale = (float)scale;
+    g.bias = (const float *)bias;
+    g.accumulate = accumulate;
+    product(c, &g);
+    return 0;
+}
+
+int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+                   double scale, int accumulate, int N)
+{
+    struct product g;
+    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+    g.M = N;
+    g.N = w->cols;
+    g.K = w->rows;
+    g.a = (const float *)dout;
+    g.a_row = (size_t)w->rows;
+    g.a_step = 1;
+    g.w = w;
+    g.transposed = 0;
+    g.c = (float *)dx;
+    g.c_row = (size_t)w->cols;
+    g.c_step = 1;
+    g.scale = (float)scale;
+    g.bias = NULL;
+    g.accumulate = accumulate;
+    product(c, &g);
+    return 0;
+}
+
+/* The wider of the two sides goes into panels: a thin one there would leave A, read by columns, to
+ * go by for 16 columns only. The same bits either way. */
+void avx2_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
+                    double scale, int N, int O, int I)
+{
+    int turned = O > I;
+    struct weight w = { 0 };
+    struct product g;
+    w.type = TYPE_REAL;
+    w.rows = N;
+    w.cols = turned ? O : I;
+    w.data = turned ? dout : x;
+    g.M = turned ? I : O;
+    g.N = w.cols;
+    g.K = N;
+    g.a = (const float *)(turned ? x : dout);
+    g.a_row = 1;
+    g.a_step = (size_t)g.M;
+    g.w = &w;
+    g.transposed = 0;
+    g.c = (float *)dw;
+    g.c_row = turned ? 1 : (size_t)I;
+    g.c_step = turned ? (size_t)I : 1;
+    g.scale = (float)scale;
+    g.bias = NULL;
+    g.accumulate = 1;
+    product(c, &g);
+}
+
+#endif
