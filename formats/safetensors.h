@@ -34,7 +34,8 @@ const struct st_tensor *safetensors_find(const struct safetensors *s, const char
 const char *safetensors_metadata(const struct safetensors *s, const char *key);
 
 /* Writing, in a stream: add all tensors, begin, put each one's bytes in the order added, commit.
- * Metadata {"format":"pt"}. */
+ * Metadata {"format":"pt"}. Zero-initialise; when add, begin or put fails, abandon. Tensors lie as
+ * they are added: add those of wider types first, so that each is aligned. */
 struct st_writer {
     struct writer file;
     struct text header;
