@@ -1,0 +1,717 @@
+/* test_goldens.c - the whole model against figures from PyTorch, Transformers and PEFT, over every
+ * table of kernels that runs here: test/goldens (ours), ../shared/goldens (the same layout; skipped
+ * when absent), and SmolLM2 where the environment variable LORA_MODEL names its GGUF file.
+ *
+ * Bounds in single precision are those that the goldens' README files state; PyTorch's own float32
+ * error on the same figures is 10 to 1000 times smaller. In double they are a millionth of that:
+ * weights are exact in both, so only the order of sums differs. GGUF stores epsilon as a float,
+ * which moves a loss by up to 1e-9, so there the double bound is 1e-4 of the single one. */
+#include "test.h"
+#include "../formats/json.h"
+#include "../formats/safetensors.h"
+#include "../lora.h"
+#include "../optim.h"
+
+#define LOGIT_BOUND 1e-4
+#define LOSS_BOUND 5e-5         /* of one token */
+#define MEAN_LOSS_BOUND 1e-5    /* of a batch */
+#define GRADIENT_BOUND 1e-4     /* of the tensor's largest entry */
+#define NORM_BOUND 1e-4         /* relative */
+#define WEIGHT_BOUND 1e-4       /* after the trajectory */
+
+static struct lora_error err;
+#define CHECK_DONE(call) do { memset(&err, 0, sizeof err); \
+    CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); \
+    } while (0)
+
+static double factor(const struct kernels *k)
+{
+    return k->elem == 8 ? 1e-6 : 1;
+}
+
+/* ---- reading the goldens ---- */
+
+/* dir/name, good until a few calls later: for an argument. What is kept goes through join(). */
+static const char *path_of(const char *dir, const char *name)
+{
+    static char paths[8][1024];
+    static int next;
+    char *p = paths[next++ % 8];
+    if (snprintf(p, sizeof paths[0], "%s/%s", dir, name) >= (int)sizeof paths[0]) p[0] = '\0';
+    return p;
+}
+
+static void join(char out[1024], const char *root, const char *folder, const char *name)
+{
+    if (snprintf(out, 1024, "%s/%s/%s", root, folder, name) >= 1024) out[0] = '\0';
+}
+
+/* A case's own model, or the one that it shares with the cases beside it. */
+static const char *model_of(const char *dir)
+{
+    const char *own = path_of(dir, "model");
+    return is_directory(own) ? own : path_of(dir, "../model");
+}
+
+/* Any number tensor as doubles, to be freed; NULL when absent. */
+static double *numbers(const struct safetensors *s, const char *name, size_t *n)
+{
+    const struct st_tensor *t = safetensors_find(s, name);
+    double *out = t ? malloc((t->count + 1) * sizeof *out) : NULL;
+    size_t i;
+    *n = 0;
+    if (!out) return NULL;
+    *n = t->count;
+    for (i = 0; i < t->count; i++) {
+        int32_t v;
+        float f;
+        if (t->type == TYPE_F64) memcpy(&out[i], t->data + 8 * i, 8);
+        else if (t->type == TYPE_F32) { memcpy(&f, t->data + 4 * i, 4); out[i] = f; }
+        else if (t->type == TYPE_I32) { memcpy(&v, t->data + 4 * i, 4); out[i] = v; }
+        else out[i] = NAN;
+    }
+    return out;
+}
+
+static double *sequence_numbers(const struct safetensors *s, int sequence, const char *what, size_t *n)
+{
+    char name[64];
+    snprintf(name, sizeof name, "seq%d.%s", sequence, what);
+    return numbers(s, name, n);
+}
+
+struct golden_row { int n, *ids; unsigned char *mask; };
+struct golden_rows { int n; struct golden_row row[64]; };
+
+static void free_rows(struct golden_rows *rows)
+{
+    int i;
+    for (i = 0; i < rows->n; i++) {
+        free(rows->row[i].ids);
+        free(rows->row[i].mask);
+    }
+    rows->n = 0;
+}
+
+static struct golden_row *add_row(struct golden_rows *rows, int n)
+{
+    struct golden_row *r = &rows->row[rows->n++];
+    r->n = n;
+    r->ids = calloc((size_t)n + 1, sizeof *r->ids);
+    r->mask = calloc((size_t)n + 1, 1);
+    return r;
+}
+
+/* seq0.ids, seq0.mask, seq1.ids ...; without a mask every token is a target. */
+static void rows_of_tensors(struct golden_rows *rows, const struct safetensors *s)
+{
+    size_t n, m, i;
+    double *ids, *mask;
+    while ((ids = sequence_numbers(s, rows->n, "ids", &n))) {
+        struct golden_row *r;
+        mask = sequence_numbers(s, rows->n, "mask", &m);
+        r = add_row(rows, (int)n);
+        for (i = 0; i < n; i++) {
+            r->ids[i] = (int)ids[i];
+            r->mask[i] = mask ? mask[i] != 0 : i > 0;
+        }
+        free(ids);
+        free(mask);
+    }
+}
+
+/* One JSON array of {"ids","mask"}. */
+static void rows_of_json(struct golden_rows *rows, const struct json *batch)
+{
+    const struct json *j, *id, *m;
+    int t;
+    for (j = batch->child; j; j = j->next) {
+        struct golden_row *r = add_row(rows, (int)json_get(j, "ids")->n);
+        for (t = 0, id = json_get(j, "ids")->child; id; id = id->next) r->ids[t++] = (int)id->number;
+        for (t = 0, m = json_get(j, "mask")->child; m; m = m->next) r->mask[t++] = m->number != 0;
+    }
+}
+
+static int count_targets(const struct golden_rows *rows)
+{
+    int i, t, n = 0;
+    for (i = 0; i < rows->n; i++)
+        for (t = 1; t < rows->row[i].n; t++) n += rows->row[i].mask[t];
+    return n;
+}
+
+static double number_at(const struct json *o, const char *key)
+{
+    const struct json *v = json_get(o, key);
+    return v && v->type == JSON_NUMBER ? v->number : NAN;
+}
+
+static double element(const struct json *array, int i)
+{
+    const struct json *v = array ? array->child : NULL;
+    while (v && i--) v = v->next;
+    return v ? v->number : NAN;
+}
+
+/* ---- driving the library ---- */
+
+/* A whole row with every next token as a target, so that each has its loss. */
+static void pack_whole(struct pack *p, const struct golden_row *r, int adapter)
+{
+    int segment, t;
+    CHECK_DONE(pack_segment(p, r->ids, r->n, -1, adapter, 0, &segment, &err));
+    for (t = 0; t + 1 < r->n; t++) CHECK_DONE(pack_target(p, segment, t, r->ids[t + 1], 1, &err));
+}
+
+static void pack_masked(struct pack *p, const struct golden_rows *rows, int adapter)
+{
+    int i;
+    pack_clear(p);
+    for (i = 0; i < rows->n; i++)
+        CHECK_DONE(pack_row(p, rows->row[i].ids, rows->row[i].mask, rows->row[i].n, adapter, i, NULL, &err));
+    CHECK_DONE(pack_finish(p, &err));
+}
+
+static struct lora *open_lora(const struct kernels *k, const struct model *m, struct adapter *const *a,
+                              int full, int backward, int N)
+{
+    struct lora_setup setup;
+    struct lora *l = NULL;
+    memset(&setup, 0, sizeof setup);
+    setup.kernels = k;
+    setup.threads = 2;
+    setup.model = m;
+    setup.adapters = a;
+    setup.n_adapters = a ? 1 : 0;
+    setup.full = full;
+    setup.sizes.N = setup.sizes.T = setup.sizes.U = setup.sizes.positions = N;
+    setup.sizes.S = 64;
+    setup.sizes.backward = backward;
+    setup.sizes.keep = -1;
+    CHECK_DONE(lora_open(&l, &setup, &err));
+    return l;
+}
+
+static double sum(const double *x, int n)
+{
+    double s = 0;
+    int i;
+    for (i = 0; i < n; i++) s += x[i];
+    return s;
+}
+
+/* Logits at the golden's positions of sequence s, whose first row in the pack is `start`. */
+static void check_logits(struct worst *w, struct lora *l, const struct safetensors *ref, int s, int start,
+                         int n, int V, double bound)
+{
+    size_t np, nl, i, v;
+    double *at = sequence_numbers(ref, s, "logit_positions", &np);
+    double *want = sequence_numbers(ref, s, "logits", &nl);
+    float *got = malloc((size_t)V * sizeof *got);
+    if (!want) {                                /* GGUF's goldens have the last position only */
+        want = sequence_numbers(ref, s, "logits_last", &nl);
+        np = 1;
+    } else if (!at) {
+        np = nl / (size_t)V;
+    }
+    CHECK(want && nl == np * (size_t)V, "logits of sequence %d", s);
+    for (i = 0; want && i < np; i++) {
+        int row = start + (at ? (int)at[i] : np == 1 ? n - 1 : (int)i);
+        CHECK_DONE(lora_logits(l, &row, 1, got, &err));
+        for (v = 0; v < (size_t)V; v++) worst_add(w, fabs(got[v] - want[i * (size_t)V + v]), bound, v);
+    }
+    free(at);
+    free(want);
+    free(got);
+}
+
+/* Losses of every token and logits of all sequences of one reference file, in one pack. */
+static void forward_case(const struct kernels *k, const char *model_path, const char *ref_path,
+                         double mean_loss, double share)
+{
+    struct model *m = NULL;
+    struct safetensors ref = {0};
+    struct golden_rows rows = {0};
+    struct pack p = {0};
+    struct worst loss = {0}, logit = {0};
+    struct lora *l;
+    double *losses, total = 0;
+    int i, t, at = 0, N = 1, targets;
+
+    CHECK_DONE(model_open(&m, model_path, &err));
+    CHECK_DONE(safetensors_open(&ref, ref_path, &err));
+    if (!m || !ref.n) return;
+    rows_of_tensors(&rows, &ref);
+    CHECK(rows.n > 0, "%s has no sequences", ref_path);
+    for (i = 0; i < rows.n; i++) {
+        N += rows.row[i].n;
+        pack_whole(&p, &rows.row[i], -1);
+    }
+    CHECK_DONE(pack_finish(&p, &err));
+    l = open_lora(k, m, NULL, 0, 0, N);
+    losses = calloc((size_t)N, sizeof *losses);
+    CHECK_DONE(lora_eval(l, &p, losses, NULL, &err));
+    for (i = 0; i < rows.n; i++) {
+        size_t n;
+        double *want = sequence_numbers(&ref, i, "loss", &n);
+        CHECK(want && (int)n == rows.row[i].n - 1, "losses of sequence %d", i);
+        for (t = 0; want && t < (int)n; t++, at++) {
+            worst_add(&loss, fabs(losses[at] - want[t]), LOSS_BOUND * share, (size_t)t);
+            if (rows.row[i].mask[t + 1]) total += losses[at];
+        }
+        free(want);
+    }
+    targets = count_targets(&rows);
+    if (mean_loss > 0)
+        CHECK(fabs(total / targets - mean_loss) <= MEAN_LOSS_BOUND * share, "mean loss %.12g, expected %.12g",
+              total / targets, mean_loss);
+    CHECK_DONE(lora_forward(l, &p, &err));
+    for (i = 0; i < rows.n; i++)
+        check_logits(&logit, l, &ref, i, p.segments[i].q_start, rows.row[i].n, m->config.V,
+                     /* lora_logits gives floats: half an ulp of a logit below 16 is 4.8e-7 */
+                     k->elem == 8 ? 1e-6 : LOGIT_BOUND);
+    CHECK_WORST(loss, "loss of each token");
+    CHECK_WORST(logit, "logits");
+    free(losses);
+    lora_close(l);
+    pack_free(&p);
+    free_rows(&rows);
+    safetensors_close(&ref);
+    model_close(m);
+}
+
+/* Loss, gradients by name and logits of one adapter over one batch. */
+static void gradient_case(const struct kernels *k, const char *dir, const char *name)
+{
+    char base[1024];
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    struct safetensors ref = {0}, batch = {0};
+    struct json_document json = {0};
+    struct golden_rows rows = {0};
+    struct pack p = {0};
+    struct lora *l;
+    struct worst gradient = {0}, logit = {0};
+    const struct trained *trained;
+    struct lora_hyper still = {0};
+    double *losses, *gradients, norm = NAN, loss, want_loss, want_norm;
+    int i, j, n, targets, tensors = 0;
+
+    join(base, dir, "", name);
+    CHECK_DONE(model_open(&m, path_of(dir, "model"), &err));
+    if (!m) return;
+    CHECK_DONE(adapter_read(&a, path_of(base, "adapter"), &m->config, &err));
+    CHECK_DONE(safetensors_open(&ref, path_of(base, "ref.safetensors"), &err));
+    CHECK_DONE(safetensors_open(&batch, path_of(dir, "batch.safetensors"), &err));
+    CHECK_DONE(json_read(&json, path_of(base, "ref.json"), &err));
+    if (!a || !ref.n || !batch.n || !json.root) return;
+    rows_of_tensors(&rows, &batch);
+    targets = count_targets(&rows);
+    l = open_lora(k, m, &a, 0, 1, 256);
+    losses = calloc(256, sizeof *losses);
+    pack_masked(&p, &rows, 0);
+    CHECK(p.T == targets, "%d targets, the golden has %d", p.T, targets);
+    CHECK_DONE(lora_train(l, &p, 1.0 / targets, losses, NULL, &err));
+    loss = sum(losses, targets) / targets;
+    want_loss = number_at(json.root, "loss");
+    CHECK(fabs(loss - want_loss) <= MEAN_LOSS_BOUND * factor(k), "loss %.12g, expected %.12g", loss, want_loss);
+
+    gradients = calloc(lora_trained_size(l) + 1, sizeof *gradients);
+    lora_get64(l, LORA_GRADIENTS, gradients);
+    n = lora_trained(l, &trained);
+    for (i = 0; i < n; i++) {
+        char tensor[160];
+        size_t count;
+        double *want, largest = 0;
+        snprintf(tensor, sizeof tensor, "grad.%s", trained[i].name);
+        want = numbers(&ref, tensor, &count);
+        CHECK(want && count == (size_t)trained[i].rows * (size_t)trained[i].cols, "%s", tensor);
+        for (j = 0; want && j < (int)count; j++) largest = fmax(largest, fabs(want[j]));
+        for (j = 0; want && j < (int)count; j++)
+            worst_add(&gradient, fabs(gradients[trained[i].offset + (size_t)j] - want[j]),
+                      GRADIENT_BOUND * factor(k) * largest, (size_t)j);
+        free(want);
+    }
+    for (i = 0; i < ref.n; i++) tensors += !strncmp(ref.tensors[i].name, "grad.", 5);
+    CHECK(n == tensors, "%d tensors are trained, the golden has %d", n, tensors);
+    CHECK_WORST(gradient, "gradients");
+
+    CHECK_DONE(lora_step(l, &still, &norm, &err));       /* rate 0: only the norm is wanted */
+    want_norm = number_at(json.root, "grad_global_norm");
+    CHECK(fabs(norm - want_norm) <= NORM_BOUND * factor(k) * want_norm, "norm %.12g, expected %.12g", norm, want_norm);
+
+    pack_clear(&p);
+    for (i = 0; i < rows.n; i++) pack_whole(&p, &rows.row[i], 0);
+    CHECK_DONE(pack_finish(&p, &err));
+    CHECK_DONE(lora_forward(l, &p, &err));
+    for (i = 0; i < rows.n; i++)
+        check_logits(&logit, l, &ref, i, p.segments[i].q_start, rows.row[i].n, m->config.V,
+                     k->elem == 8 ? 1e-6 : LOGIT_BOUND);
+    CHECK_WORST(logit, "logits");
+    free(losses);
+    free(gradients);
+    lora_close(l);
+    pack_free(&p);
+    free_rows(&rows);
+    json_free(&json);
+    safetensors_close(&ref);
+    safetensors_close(&batch);
+    adapter_free(a);
+    model_close(m);
+}
+
+/* One step over its micro-batches; the mean loss over all its targets. */
+static double train_step(struct lora *l, const struct json *step, int adapter, const struct lora_hyper *h,
+                         double *norm, int eval)
+{
+    struct golden_rows rows = {0};
+    struct pack p = {0};
+    const struct json *batch;
+    double losses[4096], loss = 0;
+    int targets = 0;
+    for (batch = step->child; batch; batch = batch->next) {
+        rows_of_json(&rows, batch);
+        targets += count_targets(&rows);
+        free_rows(&rows);
+    }
+    for (batch = step->child; batch; batch = batch->next) {
+        rows_of_json(&rows, batch);
+        pack_masked(&p, &rows, adapter);
+        if (eval) CHECK_DONE(lora_eval(l, &p, losses, NULL, &err));
+        else CHECK_DONE(lora_train(l, &p, 1.0 / targets, losses, NULL, &err));
+        loss += sum(losses, p.T);
+        free_rows(&rows);
+    }
+    pack_free(&p);
+    if (!eval) CHECK_DONE(lora_step(l, h, norm, &err));
+    return loss / targets;
+}
+
+static void check_final(struct lora *l, const char *path, double bound)
+{
+    struct safetensors final = {0};
+    struct worst w = {0};
+    const struct trained *trained;
+    double *values = calloc(lora_trained_size(l) + 1, sizeof *values);
+    int i, n = lora_trained(l, &trained);
+    CHECK_DONE(safetensors_open(&final, path, &err));
+    CHECK(n == final.n, "%d tensors are trained, the golden has %d", n, final.n);
+    lora_get64(l, LORA_PARAMETERS, values);
+    for (i = 0; i < n; i++) {
+        size_t count, j;
+        double *want = numbers(&final, trained[i].name, &count);
+        CHECK(want && count == (size_t)trained[i].rows * (size_t)trained[i].cols, "%s", trained[i].name);
+        for (j = 0; want && j < count; j++)
+            worst_add(&w, fabs(values[trained[i].offset + j] - want[j]), bound, j);
+        free(want);
+    }
+    CHECK_WORST(w, "final weights");
+    safetensors_close(&final);
+    free(values);
+}
+
+/* Twenty steps: loss, norm and rate of each, the loss after the last, the final weights. */
+static void train_case(const struct kernels *k, const char *dir)
+{
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    struct json_document json = {0}, batches = {0};
+    const struct json *settings, *log, *step;
+    const char *schedule = "cosine", *trainable = "";
+    struct worst loss = {0}, norm = {0};
+    struct lora *l;
+    struct lora_hyper h;
+    double rate, after;
+    long long s = 0, steps, warmup;
+    int full;
+
+    CHECK_DONE(model_open(&m, model_of(dir), &err));
+    CHECK_DONE(json_read(&json, path_of(dir, "ref.json"), &err));
+    CHECK_DONE(json_read(&batches, path_of(dir, "batches.json"), &err));
+    if (!m || !json.root || !batches.root) return;
+    settings = json_get(json.root, "settings");
+    log = json_get(json.root, "float64");
+    CHECK_DONE(json_get_string(settings, "schedule", &schedule, "ref.json", &err));
+    CHECK_DONE(json_get_string(settings, "trainable", &trainable, "ref.json", &err));
+    full = !strcmp(trainable, "all weights");
+    if (!full) CHECK_DONE(adapter_read(&a, path_of(dir, "initial_adapter"), &m->config, &err));
+    l = open_lora(k, m, a ? &a : NULL, full, 1, 512);
+    rate = number_at(settings, "lr");
+    steps = (long long)number_at(settings, "steps");
+    warmup = (long long)number_at(settings, "warmup_steps");
+    h.beta1 = element(json_get(settings, "betas"), 0);
+    h.beta2 = element(json_get(settings, "betas"), 1);
+    h.eps = number_at(settings, "eps");
+    h.weight_decay = number_at(settings, "weight_decay");
+    h.max_grad_norm = number_at(settings, "clip");
+    for (step = json_get(batches.root, "steps")->child; step; step = step->next, s++) {
+        double want = element(json_get(log, "lr"), (int)s), got, n = NAN;
+        h.learning_rate = schedule_rate(strstr(schedule, "cosine") ? SCHEDULE_COSINE : SCHEDULE_LINEAR,
+                                        rate, s, warmup, steps);
+        CHECK(fabs(h.learning_rate - want) <= 1e-12 * rate, "rate of step %lld: %.15g, expected %.15g",
+              s, h.learning_rate, want);
+        got = train_step(l, step, full ? -1 : 0, &h, &n, 0);
+        worst_add(&loss, fabs(got - element(json_get(log, "loss"), (int)s)), MEAN_LOSS_BOUND * factor(k), (size_t)s);
+        want = element(json_get(log, "grad_norm"), (int)s);
+        worst_add(&norm, fabs(n - want), NORM_BOUND * factor(k) * want, (size_t)s);
+        if (!step->next) {
+            after = train_step(l, step, full ? -1 : 0, &h, &n, 1);
+            worst_add(&loss, fabs(after - number_at(log, "loss_last_batch_after")),
+                      MEAN_LOSS_BOUND * factor(k), (size_t)s + 1);
+        }
+    }
+    CHECK(s == steps && s > 0, "%lld steps of %lld", s, steps);
+    CHECK_WORST(loss, "loss of each step");
+    CHECK_WORST(norm, "gradient norm of each step");
+    check_final(l, path_of(dir, "final_float64.safetensors"), WEIGHT_BOUND * factor(k));
+    lora_close(l);
+    adapter_free(a);
+    json_free(&json);
+    json_free(&batches);
+    model_close(m);
+}
+
+/* An adapter with something that is not supported: refused, and the error names it. */
+static void refused(const char *dir, const char *name, const char *word)
+{
+    char test[128], base[1024], all[2048];
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    snprintf(test, sizeof test, "refused: %s", name);
+    test_begin(test);
+    join(base, dir, "", name);
+    CHECK_DONE(model_open(&m, path_of(dir, "model"), &err));
+    if (!m) return;
+    memset(&err, 0, sizeof err);
+    CHECK(adapter_read(&a, path_of(base, "adapter"), &m->config, &err) == -1, "%s was read", name);
+    snprintf(all, sizeof all, "%s: %s: expected %s, found %s; %s", err.what, err.where, err.expected, err.found, err.hint);
+    CHECK(strstr(all, word) != NULL, "the error does not say \"%s\": %s", word, all);
+    model_close(m);
+}
+
+/* ---- SmolLM2 ---- */
+
+/* Losses of each text; the fastest table alone, since the reference takes minutes here. */
+static void smollm2_losses(const struct kernels *k, const struct model *m, const char *dir)
+{
+    struct json_document json = {0};
+    struct worst w = {0};
+    struct pack p = {0};
+    struct golden_rows rows = {0};
+    const struct json *j, *v, *texts;
+    struct lora *l;
+    double *losses;
+    int i, t, at = 0, N = 0;
+    test_begin("SmolLM2: losses");
+    CHECK_DONE(json_read(&json, path_of(dir, "losses.json"), &err));
+    if (!json.root) return;
+    texts = json_get(json.root, "texts") ? json_get(json.root, "texts") : json.root;
+    for (j = texts->child; j; j = j->next) {
+        struct golden_row *r = add_row(&rows, (int)json_get(j, "ids")->n);
+        for (t = 0, v = json_get(j, "ids")->child; v; v = v->next) r->ids[t++] = (int)v->number;
+        pack_whole(&p, r, -1);
+        N += r->n;
+    }
+    CHECK_DONE(pack_finish(&p, &err));
+    l = open_lora(k, m, NULL, 0, 0, N);
+    losses = calloc((size_t)N, sizeof *losses);
+    CHECK_DONE(lora_eval(l, &p, losses, NULL, &err));
+    for (i = 0, j = texts->child; j; j = j->next, i++)
+        for (v = json_get(j, "loss_float64")->child; v; v = v->next, at++)
+            worst_add(&w, fabs(losses[at] - v->number), LOSS_BOUND, (size_t)at);
+    CHECK(at == p.T, "%d losses of %d", p.T, at);
+    CHECK_WORST(w, "loss of each token");
+    lora_close(l);
+    free(losses);
+    pack_free(&p);
+    free_rows(&rows);
+    json_free(&json);
+}
+
+/* Twelve steps on real rows. README of the goldens: loss 5e-4, norm 2e-3, final adapter 1e-4 (rms). */
+static void smollm2_training(const struct kernels *k, const struct model *m, const char *dir)
+{
+    struct json_document ref = {0}, batches = {0};
+    struct adapter *a = NULL, *want = NULL;
+    struct worst loss = {0}, norm = {0};
+    const struct json *step, *log;
+    struct lora *l;
+    struct lora_hyper h = {0};
+    float *values;
+    double squares = 0;
+    size_t i;
+    int s = 0;
+    test_begin("SmolLM2: twelve steps");
+    CHECK_DONE(json_read(&ref, path_of(dir, "lora/ref.json"), &err));
+    CHECK_DONE(json_read(&batches, path_of(dir, "lora/batches.json"), &err));
+    CHECK_DONE(adapter_read(&a, path_of(dir, "lora/initial_adapter"), &m->config, &err));
+    CHECK_DONE(adapter_read(&want, path_of(dir, "lora/final_adapter"), &m->config, &err));
+    if (!ref.root || !batches.root || !a || !want) return;
+    log = json_get(ref.root, "float64");
+    h.learning_rate = number_at(json_get(ref.root, "settings"), "lr");
+    h.beta1 = 0.9;
+    h.beta2 = 0.999;
+    h.eps = 1e-8;
+    l = open_lora(k, m, &a, 0, 1, 1024);
+    for (step = json_get(batches.root, "steps")->child; step; step = step->next, s++) {
+        struct json one = {0};          /* a step here is one micro-batch */
+        struct json batch = *step;
+        double n = NAN, got;
+        batch.next = NULL;
+        one.child = &batch;
+        got = train_step(l, &one, 0, &h, &n, 0);
+        worst_add(&loss, fabs(got - element(json_get(log, "loss"), s)), 5e-4, (size_t)s);
+        worst_add(&norm, fabs(n - element(json_get(log, "grad_norm"), s)), 2e-3, (size_t)s);
+    }
+    CHECK_WORST(loss, "loss of each step");
+    CHECK_WORST(norm, "gradient norm of each step");
+    values = calloc(a->size, sizeof *values);
+    CHECK(a->size == want->size && lora_trained_size(l) == a->size, "sizes differ");
+    lora_get(l, LORA_PARAMETERS, values);
+    for (i = 0; i < a->size; i++) squares += ((double)values[i] - want->values[i]) * ((double)values[i] - want->values[i]);
+    CHECK(sqrt(squares / (double)a->size) <= 1e-4, "rms %.3g", sqrt(squares / (double)a->size));
+    printf("  final adapter: rms error %.3g (bound 1e-4)\n", sqrt(squares / (double)a->size));
+    free(values);
+    lora_close(l);
+    adapter_free(a);
+    adapter_free(want);
+    json_free(&ref);
+    json_free(&batches);
+}
+
+/* ---- the cases ---- */
+
+static void begin(const char *set, const char *name, const struct kernels *k)
+{
+    char test[128];
+    snprintf(test, sizeof test, "%s %s over %s", set, name, k->name);
+    test_begin(test);
+}
+
+static void forward_cases(const char *set, const char *root, const char *const *names)
+{
+    for (; *names; names++) {
+        const struct kernels *const *k;
+        struct json_document json = {0};
+        double mean;
+        char dir[1024];
+        join(dir, root, "forward", *names);
+        CHECK_DONE(json_read(&json, path_of(dir, "ref.json"), &err));
+        mean = json.root ? number_at(json_get(json.root, "mean_loss"), "all") : NAN;
+        json_free(&json);
+        for (k = kernels_all; *k; k++) {
+            char why[256];
+            if (!(*k)->usable(why, sizeof why)) continue;
+            begin(set, *names, *k);
+            CHECK(mean > 0, "%s", dir);
+            forward_case(*k, path_of(dir, "model"), path_of(dir, "ref.safetensors"), mean, factor(*k));
+        }
+    }
+}
+
+static void gradient_cases(const char *set, const char *root, const char *const *names)
+{
+    char dir[1024];
+    join(dir, root, "lora-grad", "llama");
+    for (; *names; names++) {
+        const struct kernels *const *k;
+        for (k = kernels_all; *k; k++) {
+            char why[256];
+            if (!(*k)->usable(why, sizeof why)) continue;
+            begin(set, *names, *k);
+            gradient_case(*k, dir, *names);
+        }
+    }
+}
+
+static void train_cases(const char *set, const char *root, const char *const *names)
+{
+    char dir[1024];
+    for (; *names; names++) {
+        const struct kernels *const *k;
+        for (k = kernels_all; *k; k++) {
+            char why[256];
+            if (!(*k)->usable(why, sizeof why)) continue;
+            begin(set, *names, *k);
+            join(dir, root, "train", *names);
+            train_case(*k, dir);
+        }
+    }
+}
+
+static void own_goldens(void)
+{
+    static const char *const forward[] = {"tied-rope-llama3", "untied", "bf16-oldconfig", NULL};
+    static const char *const gradients[] = {"all-linear", "qv-rslora", "patterns", "regex", NULL};
+    static const char *const train[] = {"adapter", "full", NULL};
+    const char *root = "test/goldens/data";
+    forward_cases("own: forward", root, forward);
+    gradient_cases("own: gradients", root, gradients);
+    train_cases("own: training", root, train);
+}
+
+static void shared_goldens(void)
+{
+    static const char *const forward[] = {
+        "llama-gqa-untied", "llama-tied-oldconfig", "llama-bf16-oldconfig", "llama-biases",
+        "llama-sharded", "llama-rope-linear", "llama-rope-llama3", "llama-rope-yarn", NULL};
+    static const char *const gradients[] = {"all-linear-r4", "qv-rslora-r8", "patterns", NULL};
+    static const char *const train[] = {"plain", "decay-clip", "full", "full-tied", NULL};
+    static const char *const gguf[] = {"tiny-f32", "tiny-mix", NULL};
+    char root[1024], dir[1024];
+    int i;
+    if (!shared_dir()) {
+        test_skip("the goldens of ../shared", "the folder is not there");
+        return;
+    }
+    snprintf(root, sizeof root, "%s/goldens", shared_dir());
+    forward_cases("shared: forward", root, forward);
+    gradient_cases("shared: gradients", root, gradients);
+    train_cases("shared: training", root, train);
+    for (i = 0; gguf[i]; i++) {
+        const struct kernels *const *k;
+        for (k = kernels_all; *k; k++) {
+            char why[256], file[64], ref[64];
+            if (!(*k)->usable(why, sizeof why)) continue;
+            snprintf(file, sizeof file, "gguf/%s.gguf", gguf[i]);
+            snprintf(ref, sizeof ref, "gguf/%s.ref.safetensors", gguf[i]);
+            begin("shared: GGUF", gguf[i], *k);
+            forward_case(*k, path_of(root, file), path_of(root, ref), 0, (*k)->elem == 8 ? 1e-4 : 1);
+        }
+    }
+    join(dir, root, "lora-grad", "llama");
+    refused(dir, "dora-r4", "use_dora");
+    refused(dir, "embed-head", "embed_tokens");
+    refused(dir, "save-lm_head", "modules_to_save");
+    refused(dir, "save-norm", "modules_to_save");
+}
+
+static void smollm2(void)
+{
+    const char *path = getenv("LORA_MODEL");
+    const struct kernels *k;
+    struct model *m = NULL;
+    char dir[1024];
+    if (!path || !shared_dir()) {
+        test_skip("SmolLM2", path ? "../shared is not there" : "LORA_MODEL names no model file");
+        return;
+    }
+    snprintf(dir, sizeof dir, "%s/goldens/smollm2", shared_dir());
+    test_begin("SmolLM2: opens");
+    k = kernels_find("auto", &err);
+    CHECK_DONE(model_open(&m, path, &err));
+    CHECK(k != NULL, "%s", err.what);
+    if (m && k) {
+        smollm2_losses(k, m, dir);
+        smollm2_training(k, m, dir);
+    }
+    model_close(m);
+}
+
+int main(void)
+{
+    own_goldens();
+    shared_goldens();
+    smollm2();
+    return test_end();
+}
