@@ -46,7 +46,8 @@ struct activations {
 struct run { int start, n, adapter; };
 
 struct lora {
-    const struct kernels *k;
+    const struct kernels *k;        /* &table */
+    struct kernels table;           /* the setup's, completed */
     struct kernel_ctx ctx;
     const struct model *model;
     const struct config *c;

@@ -457,7 +457,8 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
     struct lora *l;
     size_t L = (size_t)s->model->config.L;
     if (check_setup(s, err) || !(l = new_array(1, sizeof *l, err))) return NULL;
-    l->k = s->kernels;
+    kernels_complete(&l->table, s->kernels);
+    l->k = &l->table;
     l->model = s->model;
     l->c = &s->model->config;
     l->sizes = s->sizes;
