@@ -42,21 +42,39 @@ static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, 
     return l->drop;
 }
 
-/* out[N,out] = x W^T + b + s drop(x) A^T B^T, or += when accumulate; h[N,r] keeps drop(x) A^T. */
+/* The branch of this linear that the rows of a run go through, or NULL. */
+static const struct branch *branch_of(const struct linear *lin, const struct run *run)
+{
+    const struct branch *b = run->adapter < 0 ? NULL : &lin->branch[run->adapter];
+    return b && b->r ? b : NULL;
+}
+
+/* h[N,r] = drop(x) A^T, for all rows whose adapter has a branch here. */
+static void linear_hidden(struct lora *l, const struct linear *lin, const buf *x, buf *h)
+{
+    size_t i, I = (size_t)lin->w.cols;
+    for (i = 0; i < l->n_runs; i++) {
+        const struct run *run = &l->runs[i];
+        const struct branch *b = branch_of(lin, run);
+        size_t start = (size_t)run->start;
+        if (!b) continue;
+        matmul(l, at(l->k, h, start * (size_t)b->r), dropped(l, at(l->k, x, start * I), b, run->start, run->n),
+               &b->a, NULL, 1, 0, run->n);
+    }
+}
+
+/* out[N,out] = x W^T + b + s h B^T, or += when accumulate; h as above, kept for the backward pass. */
 static void linear_forward(struct lora *l, const struct linear *lin, buf *out, const buf *x, buf *h,
                            int accumulate)
 {
-    size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
+    size_t i, O = (size_t)lin->w.rows;
     matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
+    linear_hidden(l, lin, x, h);
     for (i = 0; i < l->n_runs; i++) {
         const struct run *run = &l->runs[i];
-        const struct branch *b = run->adapter < 0 ? NULL : &lin->branch[run->adapter];
+        const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
-        buf *h_run;
-        if (!b || !b->r) continue;
-        h_run = at(l->k, h, start * (size_t)b->r);
-        matmul(l, h_run, dropped(l, at(l->k, x, start * I), b, run->start, run->n), &b->a, NULL, 1, 0, run->n);
-        matmul(l, at(l->k, out, start * O), h_run, &b->b, NULL, b->scale, 1, run->n);
+        if (b) matmul(l, at(l->k, out, start * O), at(l->k, h, start * (size_t)b->r), &b->b, NULL, b->scale, 1, run->n);
     }
 }
 
@@ -73,11 +91,11 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
     if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->N, lin->w.rows);
     for (i = 0; i < l->n_runs; i++) {
         const struct run *run = &l->runs[i];
-        const struct branch *b = run->adapter < 0 ? NULL : &lin->branch[run->adapter];
+        const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
         const buf *dout_run = at(k, dout, start * O);
         int n = run->n;
-        if (!b || !b->r) continue;
+        if (!b) continue;
         /* out += s h B^T */
         k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)b->r), b->scale, n, b->b.rows, b->r);
         matmul_dx(l, l->gh, dout_run, &b->b, b->scale, 0, n);
@@ -146,8 +164,11 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, N, C, c->norm_eps);
     linear_forward(l, &y->gate, a->gate, l->xn, a->h[4], 0);
     linear_forward(l, &y->up, a->up, l->xn, a->h[5], 0);
-    if (!out) return;
     k->swiglu(ctx, l->act, a->gate, a->up, NF);
+    if (!out) {
+        linear_hidden(l, &y->down, l->act, a->h[6]);
+        return;
+    }
     k->copy(ctx, out, a->mid, NC);
     linear_forward(l, &y->down, out, l->act, a->h[6], 1);
 }
