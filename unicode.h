@@ -1,0 +1,31 @@
+/* unicode.h - UTF-8, and the classes of characters that the split rules of tokenizers speak of. */
+#ifndef UNICODE_H
+#define UNICODE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* By general category; white space is the property White_Space, whatever the category. */
+enum unicode_class {
+    CLASS_OTHER,                /* symbols, controls, unassigned; a byte that is not UTF-8 */
+    CLASS_UPPER,                /* Lu Lt */
+    CLASS_LOWER,                /* Ll */
+    CLASS_LETTER,               /* Lm Lo */
+    CLASS_MARK,                 /* M */
+    CLASS_NUMBER,               /* N */
+    CLASS_PUNCTUATION,          /* P */
+    CLASS_SPACE
+};
+enum unicode_class unicode_class(uint32_t c);
+
+/* The character at s[0 .. n), n > 0: its length in bytes and *c. What is not UTF-8 (a stray byte, an
+ * overlong form, a surrogate, a cut sequence) has length 1 and *c = UTF8_BAD. */
+#define UTF8_BAD 0xffffffffu
+size_t utf8_next(const char *s, size_t n, uint32_t *c);
+/* Writes c (at most 0x10ffff) to s[4]; returns its length. */
+size_t utf8_put(char *s, uint32_t c);
+/* The length of the longest beginning of s[n] that ends with a whole character: what is left is the
+ * beginning of a character that more bytes may complete. */
+size_t utf8_whole(const char *s, size_t n);
+
+#endif
