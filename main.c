@@ -7,6 +7,8 @@
 
 /* In the order in which `lora help` lists them. */
 static const struct job *const jobs[] = {
+    &job_tokenize,
+    &job_render,
     &job_backends,
     NULL
 };
