@@ -1,0 +1,440 @@
+/* oracle.c - runs one case on two tables and compares: see oracle.h. The cases are in
+ * oracle_cases.c. */
+#include "oracle.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_OPERANDS = 12, GUARD_INT = -7654321 };
+enum { UNTOUCHED = -1, IGNORED = -2 };          /* in place of a bound */
+enum use { IN, OUT, INOUT, SCRATCH };
+
+#define ARENA_BYTES ((size_t)96 << 20)
+#define MARK 0x5a17c0de                         /* behind the scratch memory */
+
+/* A buffer of a case. All numbers are doubles here; they are exact in the table's type. */
+struct operand {
+    enum use use;
+    int is_int, absent;         /* absent: NULL is passed */
+    size_t n;
+    double *start;              /* what it holds before; NaN for OUT */
+    double *want;               /* what it holds after the oracle */
+    double *bound;              /* for each element: the error allowed, UNTOUCHED or IGNORED */
+};
+
+struct trial;
+/* What a case needs to be called on one table. */
+struct call {
+    const struct kernels *k;
+    struct kernel_ctx *c;
+    buf *b[MAX_OPERANDS];
+    struct weight w;
+    double returned;
+};
+typedef int caller(struct call *x, const struct trial *t);
+
+/* A case: its operands, and its parameters by the names that kernels.h gives them. */
+struct trial {
+    struct oracle *o;
+    const char *op;
+    char label[160];
+    caller *call;
+    struct operand operand[MAX_OPERANDS];
+    int operands;
+    uint64_t key;               /* of its random numbers */
+    struct weight weight;       /* data: host bytes; TYPE_REAL: operand number `weight_operand` */
+    size_t weight_bytes;
+    int weight_operand;
+    double *dense;              /* the weight's numbers [rows, cols] */
+    int N, M, C, V, HS, NH, NKV, S, flag, window;
+    size_t n;
+    double scale, eps, p;
+    struct adamw_step step;
+    double returned, returned_bound;
+    const char *fault;
+};
+
+struct oracle {
+    struct kernels test, truth;
+    oracle_report *report;
+    void *context;
+    struct arena arena;         /* of the case at hand */
+    double u;                   /* unit roundoff of the table under test */
+    uint64_t cases;
+    int failed, no_memory;
+};
+
+static double *numbers(struct trial *t, size_t n)
+{
+    return arena_take(&t->o->arena, n, sizeof(double));
+}
+
+static void trial_begin(struct trial *t, struct oracle *o, const char *op, caller *call,
+                        const char *format, ...)
+{
+    va_list arguments;
+    memset(t, 0, sizeof *t);
+    t->o = o;
+    t->op = op;
+    t->call = call;
+    t->weight_operand = -1;
+    t->key = random_key(o->cases++, op);
+    o->arena.used = 0;
+    o->arena.failed = 0;
+    va_start(arguments, format);
+    vsnprintf(t->label, sizeof t->label, format, arguments);
+    va_end(arguments);
+}
+
+static double random_in(struct trial *t, uint64_t index)
+{
+    return random_uniform(t->key, ((uint64_t)t->operands << 40) + index);
+}
+
+static int random_below(struct trial *t, uint64_t index, int n) { return (int)(random_in(t, index) * n); }
+
+static double rounded(double x) { return (double)(float)x; }
+
+/* How operands are filled. */
+enum mode { NORMAL, EXACT, WILD };
+
+static double draw(struct trial *t, enum mode mode, size_t i)
+{
+    double x = random_normal(t->key, ((uint64_t)t->operands << 40) + i);
+    if (mode == EXACT) return random_below(t, i, 7) - 3;
+    if (mode == WILD) return rounded(ldexp(x, random_below(t, i + ((uint64_t)1 << 39), 25) - 12));
+    return rounded(x);
+}
+
+/* Adds operand number t->operands: returns its numbers, filled by draw() or with NaN for OUT. */
+static double *add_operand(struct trial *t, enum use use, size_t n, enum mode mode)
+{
+    struct operand *a = &t->operand[t->operands];
+    size_t i;
+    a->use = use;
+    a->n = n;
+    a->start = numbers(t, n);
+    a->want = numbers(t, n);
+    a->bound = numbers(t, n);
+    for (i = 0; a->bound && i < n; i++) {
+        a->start[i] = use == OUT || use == SCRATCH ? NAN : draw(t, mode, i);
+        a->bound[i] = use == IN ? UNTOUCHED : use == SCRATCH ? IGNORED : 0;
+    }
+    t->operands++;
+    return a->start;
+}
+
+static double *add_ints(struct trial *t, enum use use, size_t n, int below)
+{
+    struct operand *a = &t->operand[t->operands];
+    size_t i;
+    double *start = add_operand(t, use, n, EXACT);
+    a->is_int = 1;
+    for (i = 0; !t->o->arena.failed && i < n; i++) start[i] = use == IN ? random_below(t, i, below) : -1;
+    return start;
+}
+
+static void add_absent(struct trial *t) { t->operand[t->operands++].absent = 1; }
+
+/* ---- one table ---- */
+
+/* Elements between a buffer's edge and its guard's: buffers are at multiples of 64 bytes, or not. */
+static size_t guard_of(const struct trial *t) { return t->key & 1 ? 16 : 19; }
+
+static void *place(struct trial *t, const struct kernels *k, struct kernel_ctx *c,
+                   const struct operand *a)
+{
+    size_t used = t->o->arena.used, guard = guard_of(t), all = a->n + 2 * guard, i;
+    void *p = k->alloc(c, all * (size_t)(a->is_int ? 4 : k->elem));
+    double *x = numbers(t, all);
+    int *whole = arena_take(&t->o->arena, all, sizeof *whole);
+    if (p && x && whole) {
+        for (i = 0; i < all; i++) {
+            int inside = i >= guard && i < guard + a->n;
+            x[i] = inside ? a->start[i - guard] : NAN;
+            whole[i] = inside && a->is_int ? (int)x[i] : GUARD_INT;
+        }
+        if (a->is_int) k->up_ints(c, p, whole, all);
+        else k->up64(c, p, x, all);
+    }
+    t->o->arena.used = used;
+    return p;
+}
+
+/* What the operand holds now, into got[n]. Says what was written outside. */
+static void fetch(struct trial *t, const struct kernels *k, struct kernel_ctx *c,
+                  const struct operand *a, const void *p, double *got)
+{
+    size_t used = t->o->arena.used, guard = guard_of(t), all = a->n + 2 * guard, i;
+    double *x = numbers(t, all);
+    int *whole = arena_take(&t->o->arena, all, sizeof *whole);
+    if (!x || !whole) return;
+    if (a->is_int) {
+        k->down_ints(c, whole, p, all);
+        for (i = 0; i < all; i++) x[i] = whole[i] == GUARD_INT ? NAN : whole[i];
+    } else {
+        k->down64(c, x, p, all);
+    }
+    for (i = 0; i < guard; i++)
+        if (x[i] == x[i] || x[guard + a->n + i] == x[guard + a->n + i])
+            t->fault = "wrote outside its buffers";
+    if (a->n) memcpy(got, x + guard, a->n * sizeof *got);
+    t->o->arena.used = used;
+}
+
+static int larger(int a, int b) { return a > b ? a : b; }
+
+static void sizes_of(struct kernel_sizes *z, const struct trial *t, int threads)
+{
+    int i;
+    memset(z, 0, sizeof *z);
+    z->threads = threads;
+    z->N = larger(t->N, t->M);
+    z->width = larger(larger(larger(t->C, t->M), larger(t->weight.rows, t->weight.cols)), t->NH * t->HS);
+    z->V = t->V;
+    z->HS = t->HS;
+    z->NH = t->NH;
+    z->NKV = t->NKV;
+    z->segments = t->S;
+    for (i = 0; t->S && i < t->operands; i++)       /* no query sees more keys than any operand has rows */
+        z->keys = larger(z->keys, (int)t->operand[i].n / (t->NKV * t->HS));
+}
+
+/* Scratch memory that starts as NaN and ends in a mark. */
+static void *scratch(const struct kernels *k, struct kernel_ctx *c, const struct trial *t)
+{
+    struct kernel_sizes sizes;
+    int mark[16], i;
+    size_t done, ones;
+    void *p;
+    for (i = 0; i < 16; i++) mark[i] = -1;
+    sizes_of(&sizes, t, c->threads);
+    c->work_bytes = k->work_bytes(&sizes) / 64 * 64;
+    p = k->alloc(c, c->work_bytes + 64);
+    for (done = 0; p && done < c->work_bytes; done += ones) {   /* all bits set: a NaN of any size */
+        ones = 64;
+        k->up_ints(c, (ints *)((char *)p + done), mark, 16);
+    }
+    for (i = 0; i < 16; i++) mark[i] = MARK;
+    if (p) k->up_ints(c, (ints *)((char *)p + c->work_bytes), mark, 16);
+    c->work = c->work_bytes ? p : NULL;
+    return p;
+}
+
+static void check_scratch(struct trial *t, const struct kernels *k, struct kernel_ctx *c, const void *p)
+{
+    int mark[16], i;
+    k->down_ints(c, mark, (const ints *)((const char *)p + c->work_bytes), 16);
+    for (i = 0; i < 16; i++)
+        if (mark[i] != MARK) t->fault = "wrote behind its scratch memory";
+}
+
+/* The weight where the table can read it: at an odd address, as in a file. */
+static void *place_weight(const struct trial *t, struct call *x)
+{
+    void *p;
+    x->w = t->weight;
+    if (t->weight_operand >= 0) {
+        x->w.data = x->b[t->weight_operand];
+        return NULL;
+    }
+    if (!t->weight_bytes) return NULL;
+    p = x->k->alloc(x->c, t->weight_bytes + 1);
+    x->w.data = p ? (char *)p + !x->k->own_memory : NULL;
+    if (p && x->k->own_memory) x->k->up_bytes(x->c, p, t->weight.data, t->weight_bytes);
+    else if (p) memcpy((char *)p + 1, t->weight.data, t->weight_bytes);
+    return p;
+}
+
+/* Runs the case on a table; got[i] receives operand i. The operation's answer, or -1 without memory. */
+static int run_on(struct trial *t, const struct kernels *k, int threads, double **got, double *returned)
+{
+    struct kernel_ctx c = { 0, NULL, 0, NULL };
+    struct call x;
+    void *p[MAX_OPERANDS] = { NULL }, *w, *work;
+    int i, rc = 0;
+    memset(&x, 0, sizeof x);
+    c.threads = threads;
+    x.k = k;
+    x.c = &c;
+    if (k->open(&c)) return -1;
+    work = scratch(k, &c, t);
+    for (i = 0; i < t->operands; i++) {
+        if (t->operand[i].absent) continue;
+        p[i] = place(t, k, &c, &t->operand[i]);
+        if (!p[i]) rc = -1;
+        else x.b[i] = (buf *)((char *)p[i] + guard_of(t) * (size_t)(t->operand[i].is_int ? 4 : k->elem));
+    }
+    w = place_weight(t, &x);
+    if (!work || (t->weight_bytes && !w) || t->o->arena.failed) rc = -1;
+    if (!rc) {
+        rc = t->call(&x, t);
+        *returned = x.returned;
+        for (i = 0; i < t->operands; i++)
+            if (!t->operand[i].absent) fetch(t, k, &c, &t->operand[i], p[i], got[i]);
+        check_scratch(t, k, &c, work);
+    }
+    for (i = 0; i < t->operands; i++) if (p[i]) k->release(&c, p[i]);
+    if (w) k->release(&c, w);
+    if (work) k->release(&c, work);
+    k->close(&c);
+    return rc;
+}
+
+/* ---- comparing ---- */
+
+static int same(double a, double b) { return a == b || (a != a && b != b); }
+
+static void compare_one(struct oracle_result *r, double err, double bound, size_t index)
+{
+    double share = err == 0 ? 0 : err / bound;
+    r->compared++;
+    if (share <= r->share) return;      /* NaN goes on */
+    r->share = share == share ? share : INFINITY;
+    r->err = err;
+    r->bound = bound;
+    r->index = index;
+}
+
+static void compare(struct oracle_result *r, const struct trial *t, double **got, double returned)
+{
+    int i;
+    size_t j;
+    for (i = 0; i < t->operands; i++) {
+        const struct operand *a = &t->operand[i];
+        for (j = 0; j < a->n; j++) {
+            if (a->bound[j] == IGNORED) continue;
+            if (a->bound[j] == UNTOUCHED) {
+                if (!same(got[i][j], a->start[j]))
+                    r->fault = a->use == IN ? "changed an input" : "wrote what is not its to write";
+            } else {
+                compare_one(r, fabs(got[i][j] - a->want[j]), a->bound[j], j);
+            }
+        }
+    }
+    if (t->returned_bound >= 0) compare_one(r, fabs(returned - t->returned), t->returned_bound, 0);
+    if (!r->fault && !(r->share <= 1)) r->fault = "the error is above its bound";
+}
+
+static void results_new(struct trial *t, double **got)
+{
+    int i;
+    for (i = 0; i < t->operands; i++) got[i] = numbers(t, t->operand[i].n);
+}
+
+static int same_bits(const struct trial *t, double **a, double **b)
+{
+    int i;
+    for (i = 0; i < t->operands; i++)
+        if (t->operand[i].use != SCRATCH && t->operand[i].n
+            && memcmp(a[i], b[i], t->operand[i].n * sizeof **a)) return 0;
+    return 1;
+}
+
+static void trial_report(struct trial *t, struct oracle_result *r)
+{
+    r->op = t->op;
+    r->label = t->label;
+    if (r->fault) t->o->failed++;
+    t->o->report(t->o->context, r);
+}
+
+/* The oracle first: it fills `want`. Then bounds(t) fills the bounds, then the table is tried. */
+typedef void bounder(struct trial *t);
+
+static int trial_oracle(struct trial *t, bounder *bounds)
+{
+    double *want[MAX_OPERANDS];
+    int i;
+    for (i = 0; i < t->operands; i++) want[i] = t->operand[i].want;
+    t->returned_bound = UNTOUCHED;
+    if (t->o->arena.failed || run_on(t, &t->o->truth, 1, want, &t->returned)) return -1;
+    if (bounds) bounds(t);
+    return t->o->arena.failed ? -1 : 0;
+}
+
+static void trial_end(struct trial *t, bounder *bounds)
+{
+    struct oracle_result r;
+    double *got[MAX_OPERANDS], *again[MAX_OPERANDS], returned = 0, returned_again;
+    int threads, rc;
+    memset(&r, 0, sizeof r);
+    r.supported = 1;
+    if (trial_oracle(t, bounds)) {
+        t->o->no_memory = 1;
+        return;
+    }
+    results_new(t, got);
+    results_new(t, again);
+    rc = run_on(t, &t->o->test, 1, got, &returned);
+    if (rc < 0) t->o->no_memory = 1;
+    if (rc == KERNEL_UNSUPPORTED) r.supported = 0;
+    if (!rc) {
+        compare(&r, t, got, returned);
+        for (threads = 2; threads <= 3; threads++)
+            if (!r.fault && (run_on(t, &t->o->test, threads, again, &returned_again)
+                             || !same_bits(t, got, again) || !same(returned, returned_again)))
+                r.fault = "other bits with more threads";
+        if (t->fault) r.fault = t->fault;
+    }
+    trial_report(t, &r);
+}
+
+/* The oracle itself is held against a second way of computing, where a case has one. */
+static void check_oracle(struct trial *t, double want, double other, double magnitude)
+{
+    if (!(fabs(want - other) <= 1e-12 * magnitude)) t->fault = "the oracle is wrong";
+}
+
+/* sqrt(sum of squares) of n elements, `stride` apart. */
+static double norm(const double *x, int n, size_t stride)
+{
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; i++) sum += x[i * stride] * x[i * stride];
+    return sqrt(sum);
+}
+
+#include "oracle_cases.c"
+
+const char *const oracle_ops[] = {
+    "zero", "copy", "gather", "scatter_add", "add", "embed", "embed_backward",
+    "matmul", "matmul_dx", "matmul_dw", "bias_backward", "rmsnorm", "rmsnorm_backward", "rope",
+    "attention", "attention_backward", "swiglu", "swiglu_backward", "dropout", "cross_entropy",
+    "adamw", "sum_squares", "not_finite", NULL
+};
+static void (*const op_cases[])(struct oracle *o) = {
+    zero_cases, copy_cases, gather_cases, scatter_add_cases, add_cases, embed_cases,
+    embed_backward_cases, matmul_cases, matmul_dx_cases, matmul_dw_cases, bias_backward_cases,
+    rmsnorm_cases, rmsnorm_backward_cases, rope_cases, attention_cases, attention_backward_cases,
+    swiglu_cases, swiglu_backward_cases, dropout_cases, cross_entropy_cases,
+    adamw_cases, sum_squares_cases, not_finite_cases
+};
+
+int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
+               oracle_report *report, void *context, struct lora_error *err)
+{
+    struct oracle o;
+    int i, known = 0;
+    memset(&o, 0, sizeof o);
+    kernels_complete(&o.test, under_test);
+    kernels_complete(&o.truth, oracle);
+    o.report = report;
+    o.context = context;
+    o.u = o.test.elem == 8 ? ldexp(1, -53) : ldexp(1, -24);
+    o.arena.size = ARENA_BYTES;
+    o.arena.base = malloc(ARENA_BYTES);
+    if (!o.arena.base) return fail_memory(err, "the cases of the oracle", ARENA_BYTES);
+    for (i = 0; oracle_ops[i]; i++) {
+        if (op && strcmp(op, oracle_ops[i])) continue;
+        known = 1;
+        op_cases[i](&o);
+    }
+    free(o.arena.base);
+    if (!known) return fail(err, "unknown operation", "%s", op);
+    if (o.no_memory) return fail_memory(err, "a case of the oracle", ARENA_BYTES);
+    return o.failed;
+}

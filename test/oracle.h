@@ -1,0 +1,37 @@
+/* oracle.h - holds a table of kernels against the double reference, operation by operation.
+ *
+ * Every operation runs at sizes that hurt, in all its variants, on the table under test and on the
+ * oracle from the same inputs, and must stay within a bound that is derived from the arithmetic,
+ * not tuned (u is the unit roundoff, 2^-24 for float):
+ *   copies, decoding, products of small integers      equal
+ *   elementwise                                       a few u, times the magnitudes that are added
+ *   dot products of length K, random                  (2 sqrt(K) + 2) u |a| |b|
+ *   the same, of wild magnitudes that cancel          (K + 4) u sum |a_i b_i|
+ * Beyond numbers: outputs start as NaN and must be overwritten or, where the contract says so, left
+ * alone; zones of NaN around every buffer and a pattern behind the scratch memory must survive;
+ * inputs must not change; 1, 2 and 3 threads must give the same bits.
+ *
+ * Nothing is printed here: each case is reported to a callback. */
+#ifndef ORACLE_H
+#define ORACLE_H
+
+#include "kernels.h"
+
+struct oracle_result {
+    const char *op, *label;     /* "matmul", "N 17 O 33 I 5 Q4_1 +=" */
+    const char *fault;          /* NULL, or what is wrong */
+    int supported;              /* 0: the table answered KERNEL_UNSUPPORTED: nothing was compared */
+    int compared;               /* numbers */
+    double share, err, bound;   /* the worst, as a share of its bound */
+    size_t index;
+};
+typedef void oracle_report(void *context, const struct oracle_result *result);
+
+/* Runs the cases of operation `op`, or of all (NULL). Empty entries of the tables are completed.
+ * Returns how many cases failed, or -1 (no memory, or no such operation). */
+int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
+               oracle_report *report, void *context, struct lora_error *err);
+
+extern const char *const oracle_ops[];      /* their names, NULL-ended */
+
+#endif
