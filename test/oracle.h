@@ -9,7 +9,7 @@
  *   the same, of wild magnitudes that cancel          (K + 4) u sum |a_i b_i|
  * Beyond numbers: outputs start as NaN and must be overwritten or, where the contract says so, left
  * alone; zones of NaN around every buffer and a pattern behind the scratch memory must survive;
- * inputs must not change; 1, 2 and 3 threads must give the same bits.
+ * inputs must not change; 2 or 3 threads, by turns, must give the same bits as 1.
  *
  * Nothing is printed here: each case is reported to a callback. */
 #ifndef ORACLE_H
