@@ -237,50 +237,72 @@ struct product {
     int accumulate;
 };
 
-/* c = scale * sum + bias, or +=. `columns` of 16 are there. */
-ALWAYS_INLINE void put_tile(int mr, __m256 sum[MR][2], float *c, size_t row, int columns,
-                            __m256 scale, const float *bias, int add)
+/* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of 16. */
+struct put { __m256 scale; const float *bias; int columns, add; };
+
+ALWAYS_INLINE void put_half(float *c, __m256 sum, const struct put *p, int from)
 {
-    int r, h;
-    for (h = 0; h < 2; h++) {
-        int n = columns - 8 * h;
-        __m256 shift = bias && n > 0 ? load_lanes(bias + 8 * h, n) : _mm256_setzero_ps();
-        if (n <= 0) break;
+    int n = p->columns - from;
+    __m256 v = _mm256_mul_ps(sum, p->scale);
+    if (n <= 0) return;
+    if (p->bias) v = _mm256_add_ps(v, load_lanes(p->bias + from, n));
+    if (p->add) v = _mm256_add_ps(load_lanes(c + from, n), v);
+    store_lanes(c + from, n, v);
+}
+
+ALWAYS_INLINE void put_row(float *c, const struct row *r, const struct put *p)
+{
+    put_half(c, r->low, p, 0);
+    put_half(c, r->high, p, 8);
+}
+
+ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const struct put *p)
+{
+    put_row(c, &t->r0, p);
+    if (mr > 1) put_row(c + row, &t->r1, p);
+    if (mr > 2) put_row(c + 2 * row, &t->r2, p);
+    if (mr > 3) put_row(c + 3 * row, &t->r3, p);
+    if (mr > 4) put_row(c + 4 * row, &t->r4, p);
+    if (mr > 5) put_row(c + 5 * row, &t->r5, p);
+}
+
+/* For a result that lies the other way. */
+static void put_turned(const struct product *g, int mr, const float *block, float *c, const struct put *p)
+{
+    int i, r;
+    for (i = 0; i < p->columns; i++)
         for (r = 0; r < mr; r++) {
-            float *p = c + (size_t)r * row + 8 * h;
-            __m256 v = _mm256_mul_ps(sum[r][h], scale);
-            if (bias) v = _mm256_add_ps(v, shift);
-            if (add) v = _mm256_add_ps(load_lanes(p, n), v);
-            store_lanes(p, n, v);
+            float *to = c + (size_t)r * g->c_row + (size_t)i * g->c_step;
+            float v = block[r * NR + i] + (p->bias ? p->bias[i] : 0);
+            *to = p->add ? *to + v : v;
         }
-    }
 }
 
 /* One tile of C over one run of K. */
 ALWAYS_INLINE void tile_rows(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
                              const struct product *g, int m, int n, int first)
 {
-    __m256 sum[MR][2], scale = _mm256_set1_ps(g->scale);
-    int columns = smaller(NR, g->N - n), add = !first || g->accumulate, r, i;
-    const float *bias = first && g->bias ? g->bias + n : NULL;
     float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
-    if (add)
+    struct put p;
+    struct tile t;
+    int r;
+    p.scale = _mm256_set1_ps(g->scale);
+    p.bias = first && g->bias ? g->bias + n : NULL;
+    p.columns = smaller(NR, g->N - n);
+    p.add = !first || g->accumulate;
+    if (p.add)
         for (r = 0; r < mr; r++) _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
-    tile(mr, K, a, row, step, panel, NR, sum);
-    if (g->c_step == 1 && columns == NR) {
-        if (add) put_tile(mr, sum, c, g->c_row, NR, scale, bias, 1);
-        else put_tile(mr, sum, c, g->c_row, NR, scale, bias, 0);
-    } else if (g->c_step == 1) {
-        put_tile(mr, sum, c, g->c_row, columns, scale, bias, add);
-    } else {                            /* a result that lies the other way */
+    t = tile(mr, K, a, row, step, panel, NR);
+    if (g->c_step != 1) {
+        struct put plain = { p.scale, NULL, NR, 0 };
         float block[MR * NR];
-        put_tile(mr, sum, block, NR, NR, scale, NULL, 0);
-        for (i = 0; i < columns; i++)
-            for (r = 0; r < mr; r++) {
-                float *p = c + (size_t)r * g->c_row + (size_t)i * g->c_step;
-                float v = block[r * NR + i] + (bias ? bias[i] : 0);
-                *p = add ? *p + v : v;
-            }
+        put_tile(mr, &t, block, NR, &plain);
+        put_turned(g, mr, block, c, &p);
+    } else if (p.columns == NR && p.add && !p.bias) {       /* what nearly all tiles are */
+        struct put plain = { p.scale, NULL, NR, 1 };
+        put_tile(mr, &t, c, g->c_row, &plain);
+    } else {
+        put_tile(mr, &t, c, g->c_row, &p);
     }
 }
 
