@@ -102,17 +102,106 @@ int pack_target(struct pack *p, int segment, int index, int id, float weight, st
     return 0;
 }
 
+int pack_inputs(const struct pack_input *row)
+{
+    int last = 0, t;
+    for (t = 1; t < row->n; t++) if (row->mask[t]) last = t;
+    return last;
+}
+
+static int common_inputs(const struct pack_input *a, int a_inputs, const struct pack_input *b, int b_inputs)
+{
+    int n = a_inputs < b_inputs ? a_inputs : b_inputs, i = 0;
+    while (i < n && a->ids[i] == b->ids[i]) i++;
+    return i;
+}
+
+int pack_common(const struct pack_input *row, const struct pack_input *rows, int n)
+{
+    int inputs = pack_inputs(row), best = 0, i;
+    for (i = 0; i < n; i++) {
+        int common = common_inputs(row, inputs, &rows[i], pack_inputs(&rows[i]));
+        if (common > best) best = common;
+    }
+    return best;
+}
+
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
              int *tokens_added, struct lora_error *err)
 {
-    int last = 0, t, segment;
-    for (t = 1; t < n; t++) if (mask[t]) last = t;
-    if (tokens_added) *tokens_added = last;
-    if (!last) return 0;
-    if (pack_segment(p, ids, last, -1, adapter, visit, &segment, err)) return -1;
-    for (t = 1; t <= last; t++)
-        if (mask[t] && pack_target(p, segment, t - 1, ids[t], 1, err)) return -1;
+    struct pack_input row;
+    row.ids = ids;
+    row.mask = mask;
+    row.n = n;
+    row.visit = visit;
+    if (tokens_added) *tokens_added = pack_inputs(&row);
+    return pack_rows(p, &row, 1, adapter, 0, err);
+}
+
+/* A row while it is laid down: its inputs counted once. */
+struct laying { const struct pack_input *row; int inputs; };
+
+/* By inputs, a row before those that continue it: rows that begin alike stand together. */
+static int compare_rows(const void *a_, const void *b_)
+{
+    const struct laying *a = a_, *b = b_;
+    int i = common_inputs(a->row, a->inputs, b->row, b->inputs);
+    if (i < a->inputs && i < b->inputs) return a->row->ids[i] < b->row->ids[i] ? -1 : 1;
+    if (a->inputs != b->inputs) return a->inputs < b->inputs ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* Inputs from .. to - 1 of n rows that are alike up to `to`, as one segment, with their targets. */
+static int lay_segment(struct pack *p, const struct laying *rows, int n, int from, int to, int prefix,
+                       int adapter, int *segment, struct lora_error *err)
+{
+    const struct pack_input *first = rows[0].row;
+    int t, i;
+    if (pack_segment(p, first->ids + from, to - from, prefix, adapter, first->visit, segment, err)) return -1;
+    for (t = from; t + 1 < to; t++) {           /* the next token is the same in all of them */
+        int weight = 0;
+        for (i = 0; i < n; i++) weight += rows[i].row->mask[t + 1] != 0;
+        if (weight && pack_target(p, *segment, t - from, first->ids[t + 1], (float)weight, err)) return -1;
+    }
+    for (i = 0; i < n; i++)
+        if (rows[i].row->mask[to] && pack_target(p, *segment, to - 1 - from, rows[i].row->ids[to], 1, err)) return -1;
     return 0;
+}
+
+/* n sorted rows whose first `from` inputs are alike and lie in `prefix`. */
+static int lay_group(struct pack *p, const struct laying *rows, int n, int from, int prefix, int adapter,
+                     struct lora_error *err)
+{
+    int common = common_inputs(rows[0].row, rows[0].inputs, rows[n - 1].row, rows[n - 1].inputs), i, end;
+    if (common > from && lay_segment(p, rows, n, from, common, prefix, adapter, &prefix, err)) return -1;
+    for (i = 0; i < n; i = end) {
+        end = i + 1;
+        if (rows[i].inputs == common) continue;
+        while (end < n && rows[end].row->ids[common] == rows[i].row->ids[common]) end++;
+        if (lay_group(p, rows + i, end - i, common, prefix, adapter, err)) return -1;
+    }
+    return 0;
+}
+
+int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter, int share,
+              struct lora_error *err)
+{
+    struct laying *list = new_array((size_t)n, sizeof *list, err);
+    int i, m = 0, bad = 0, segment;
+    if (!list) return -1;
+    for (i = 0; i < n; i++) {
+        list[m].row = &rows[i];
+        list[m].inputs = pack_inputs(&rows[i]);
+        if (list[m].inputs) m++;
+    }
+    if (share && m) {
+        qsort(list, (size_t)m, sizeof *list, compare_rows);
+        bad = lay_group(p, list, m, 0, -1, adapter, err);
+    }
+    for (i = 0; !share && i < m && !bad; i++)
+        bad = lay_segment(p, list + i, 1, 0, list[i].inputs, -1, adapter, &segment, err);
+    free(list);
+    return bad;
 }
 
 static int check_segments(const struct pack *p, struct lora_error *err)

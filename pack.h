@@ -43,8 +43,22 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
 /* Token `id` is to be predicted at position `index` of the segment (its row q_start + index). */
 int pack_target(struct pack *p, int segment, int index, int id, float weight, struct lora_error *err);
 /* A training row: ids[n], mask[t] = 1 where ids[t] is a target (mask[0] is ignored: nothing predicts
- * it). Lays down ids[0 .. last target - 1] and the targets. A row without targets adds nothing.
- * *tokens_added (may be NULL): how many tokens were laid down. */
+ * it). Its inputs are ids[0 .. last target - 1]: what comes after is never an input. */
+struct pack_input {
+    const int *ids;
+    const unsigned char *mask;
+    int n, visit;
+};
+/* How many inputs the row has: 0 without targets. */
+int pack_inputs(const struct pack_input *row);
+/* How many of its inputs it shares with the one of rows[n] that begins most like it. */
+int pack_common(const struct pack_input *row, const struct pack_input *rows, int n);
+/* Lays rows down. share: what several rows begin with is laid down once, as a segment that theirs
+ * continue, and a target in it counts once for each of its rows; the targets then stand in another
+ * order than the rows. Otherwise a segment a row, targets in order. */
+int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter, int share,
+              struct lora_error *err);
+/* One row that shares nothing. *tokens_added (may be NULL): how many tokens were laid down. */
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
              int *tokens_added, struct lora_error *err);
 /* Sorts the targets by row and checks the table. Call before the pack is used. */
