@@ -64,7 +64,7 @@ struct oracle {
     struct arena arena;         /* of the case at hand */
     double u;                   /* unit roundoff of the table under test */
     uint64_t cases;
-    int failed, no_memory;
+    int failed, stopped, no_memory;
 };
 
 static double *numbers(struct trial *t, size_t n)
@@ -119,7 +119,7 @@ static double *add_operand(struct trial *t, enum use use, size_t n, enum mode mo
     a->start = numbers(t, n);
     a->want = numbers(t, n);
     a->bound = numbers(t, n);
-    for (i = 0; a->bound && i < n; i++) {
+    for (i = 0; a->bound && !t->o->stopped && i < n; i++) {
         a->start[i] = use == OUT || use == SCRATCH ? NAN : draw(t, mode, i);
         a->bound[i] = use == IN ? UNTOUCHED : use == SCRATCH ? IGNORED : 0;
     }
@@ -339,7 +339,7 @@ static void trial_report(struct trial *t, struct oracle_result *r)
     r->op = t->op;
     r->label = t->label;
     if (r->fault) t->o->failed++;
-    t->o->report(t->o->context, r);
+    t->o->stopped = t->o->report(t->o->context, r);
 }
 
 /* The oracle first: it fills `want`. Then bounds(t) fills the bounds, then the table is tried. */
@@ -361,6 +361,7 @@ static void trial_end(struct trial *t, bounder *bounds)
     struct oracle_result r;
     double *got[MAX_OPERANDS], *again[MAX_OPERANDS], returned = 0, returned_again;
     int threads = 2 + (int)(t->o->cases % 2), rc;
+    if (t->o->stopped) return;
     memset(&r, 0, sizeof r);
     r.supported = 1;
     if (trial_oracle(t, bounds)) {
@@ -430,7 +431,7 @@ int oracle_run(const struct kernels *under_test, const struct kernels *oracle, c
     for (i = 0; oracle_ops[i]; i++) {
         if (op && strcmp(op, oracle_ops[i])) continue;
         known = 1;
-        op_cases[i](&o);
+        if (!o.stopped) op_cases[i](&o);
     }
     free(o.arena.base);
     if (!known) return fail(err, "unknown operation", "%s", op);

@@ -25,7 +25,8 @@ struct oracle_result {
     double share, err, bound;   /* the worst, as a share of its bound */
     size_t index;
 };
-typedef void oracle_report(void *context, const struct oracle_result *result);
+/* Called for each case; when it answers other than 0 the rest is left out. */
+typedef int oracle_report(void *context, const struct oracle_result *result);
 
 /* Runs the cases of operation `op`, or of all (NULL). Empty entries of the tables are completed.
  * Returns how many cases failed, or -1 (no memory, or no such operation). */

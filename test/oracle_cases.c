@@ -406,6 +406,7 @@ static void try_rows(struct oracle *o, int backward, int type, int N, int O, int
     add_weight(&t, type, O, I, 0, 0, NORMAL);
     results_new(&t, all);
     results_new(&t, some);
+    if (o->stopped) return;
     rc = o->arena.failed ? -1 : run_on(&t, &o->test, 1, all, &returned);
     if (rc < 0) o->no_memory = 1;
     if (rc) return;             /* a type that is not supported is reported by try_product */
@@ -988,6 +989,7 @@ static void try_attention_backward(struct oracle *o, int layout, int shape, int 
     out = add_operand(&t, IN, rows, NORMAL);
     lse = add_operand(&t, IN, (size_t)t.N * t.NH, NORMAL);
     add_segments(&t);
+    if (o->stopped) return;
     if (forward_of(&t, out, lse)) o->no_memory = 1;
     else trial_end(&t, attention_backward_bounds);
 }

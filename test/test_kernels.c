@@ -4,7 +4,7 @@
 
 struct tally { struct worst worst; int cases, unsupported, failed, shown; };
 
-static void tally_result(void *context, const struct oracle_result *r)
+static int tally_result(void *context, const struct oracle_result *r)
 {
     struct tally *t = context;
     t->cases++;
@@ -21,6 +21,7 @@ static void tally_result(void *context, const struct oracle_result *r)
         if (t->shown++ < 5)
             printf("  %s, %s: %s (worst error %.3g, bound %.3g at %zu)\n", r->op, r->label, r->fault, r->err, r->bound, r->index);
     }
+    return 0;
 }
 
 static void test_table(const struct kernels *k)
