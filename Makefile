@@ -74,11 +74,20 @@ $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
 
+# What made the things in data/: a text generator and a tokenizer trainer.
+$(BUILD)/data/make_text: $(BUILD)/data/make_text.o $(BUILD)/liblora.a
+$(BUILD)/data/make_tokenizer: $(BUILD)/data/make_tokenizer.o $(BUILD)/data/bpe.o $(BUILD)/liblora.a
+$(BUILD)/data/make_text $(BUILD)/data/make_tokenizer:
+	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
+
 test: $(BUILD)/lora $(TESTS)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
+
+model:
+	sh data/fetch.sh
 
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora test clean
+.PHONY: lora test model clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
