@@ -237,35 +237,6 @@ struct product {
     int accumulate;
 };
 
-/* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of 16. */
-struct put { __m256 scale; const float *bias; int columns, add; };
-
-ALWAYS_INLINE void put_half(float *c, __m256 sum, const struct put *p, int from)
-{
-    int n = p->columns - from;
-    __m256 v = _mm256_mul_ps(sum, p->scale);
-    if (n <= 0) return;
-    if (p->bias) v = _mm256_add_ps(v, load_lanes(p->bias + from, n));
-    if (p->add) v = _mm256_add_ps(load_lanes(c + from, n), v);
-    store_lanes(c + from, n, v);
-}
-
-ALWAYS_INLINE void put_row(float *c, const struct row *r, const struct put *p)
-{
-    put_half(c, r->low, p, 0);
-    put_half(c, r->high, p, 8);
-}
-
-ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const struct put *p)
-{
-    put_row(c, &t->r0, p);
-    if (mr > 1) put_row(c + row, &t->r1, p);
-    if (mr > 2) put_row(c + 2 * row, &t->r2, p);
-    if (mr > 3) put_row(c + 3 * row, &t->r3, p);
-    if (mr > 4) put_row(c + 4 * row, &t->r4, p);
-    if (mr > 5) put_row(c + 5 * row, &t->r5, p);
-}
-
 /* For a result that lies the other way. */
 static void put_turned(const struct product *g, int mr, const float *block, float *c, const struct put *p)
 {

@@ -39,7 +39,8 @@ static int usable(char *why, size_t n)
 
 static size_t work_bytes(const struct kernel_sizes *s)
 {
-    return avx2_gemm_bytes(s);
+    size_t a = avx2_gemm_bytes(s), b = avx2_attention_bytes(s);
+    return a > b ? a : b;
 }
 
 /* ---- moving ---- */
@@ -417,7 +418,8 @@ const struct kernels kernels_avx2 = {
     .embed = avx2_embed, .embed_backward = embed_backward,
     .matmul = avx2_matmul, .matmul_dx = avx2_matmul_dx, .matmul_dw = avx2_matmul_dw,
     .bias_backward = bias_backward, .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,
-    .rope = rope, .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,
+    .rope = rope, .attention = avx2_attention, .attention_backward = avx2_attention_backward,
+    .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,
     .cross_entropy = cross_entropy,
     .adamw = adamw, .sum_squares = sum_squares, .not_finite = not_finite
 #endif

@@ -1,0 +1,459 @@
+/* attention_avx2.c - attention over segments, forward and backward, block by block.
+ *
+ * Scores are never stored but for one block of ROWS x KEYS a thread: forward keeps each row's largest
+ * score and sum of exponentials as it goes over the blocks of keys (Milakov and Gimelshein 2018),
+ * backward makes p again from lse (Dao et al. 2022). The query heads of a key head are rows
+ * of one block: row r is query r / G, head r % G, so a block of keys is transposed once for all.
+ *
+ * The blocks of keys begin at a segment's first key, and a row's numbers do not mix with others': so
+ * its result depends on what it sees alone. dq and dk, dv are made in two goes, each with one owner
+ * of what it writes; the scores are computed twice for that, and no sum crosses threads. */
+#include "avx2.h"
+
+#ifdef HAVE_AVX2
+#include <math.h>
+
+enum { ROWS = 96, KEYS = 64, LDK = KEYS + 16 };     /* 16 more: rows of a block in other sets of the cache */
+
+struct attention {
+    float *out, *lse, *dq, *dk, *dv, *delta;
+    const float *dout, *q, *k, *v;
+    const struct segment *segments;
+    int S, NH, NKV, HS, window;
+    float scale;
+    int G, queries;             /* query heads of a key head; queries of a block */
+    int wide, ld;               /* HS in whole panels; distance of rows in a thread's blocks */
+};
+
+/* A thread's blocks. */
+struct scratch {
+    float *q, *dout, *acc;      /* [rows][ld] */
+    float *s, *dp;              /* [rows][LDK]: scores then p, dp then scale * ds */
+    float *kt, *vt;             /* [wide][LDK] */
+    float *k, *v, *dk, *dv;     /* [KEYS][ld] */
+    float *max, *sum;           /* [rows] */
+    float *zeros;               /* [ld] */
+};
+
+static int block_rows(int G) { return larger(ROWS, G); }
+
+static size_t scratch_floats(int HS, int G)
+{
+    size_t rows = (size_t)block_rows(G), wide = (size_t)round_up(HS, NR), ld = wide + NR;
+    return 3 * rows * ld + 2 * rows * LDK + 2 * wide * LDK + 4 * KEYS * ld + (2 * rows + ld + 15) / 16 * 16;
+}
+
+size_t avx2_attention_bytes(const struct kernel_sizes *s)
+{
+    return sizeof(float) * scratch_floats(s->HS, s->NH / larger(s->NKV, 1)) * (size_t)larger(s->threads, 1);
+}
+
+static struct scratch scratch_of(const struct kernel_ctx *c, const struct attention *a)
+{
+    size_t rows = (size_t)block_rows(a->G), ld = (size_t)a->ld, wide = (size_t)a->wide;
+    float *p = (float *)c->work + (size_t)thread_number() * scratch_floats(a->HS, a->G);
+    struct scratch x;
+    x.q = p;
+    x.dout = x.q + rows * ld;
+    x.acc = x.dout + rows * ld;
+    x.s = x.acc + rows * ld;
+    x.dp = x.s + rows * LDK;
+    x.kt = x.dp + rows * LDK;
+    x.vt = x.kt + wide * LDK;
+    x.k = x.vt + wide * LDK;
+    x.v = x.k + KEYS * ld;
+    x.dk = x.v + KEYS * ld;
+    x.dv = x.dk + KEYS * ld;
+    x.max = x.dv + KEYS * ld;
+    x.sum = x.max + rows;
+    x.zeros = memset(x.sum + rows, 0, sizeof(float) * ld);
+    return x;
+}
+
+/* ---- who sees what ---- */
+
+/* Query i of segment s sees the keys *from .. *to - 1 of segment t, which is s or in its chain of
+ * prefixes. Both grow with i. */
+static void seen(const struct attention *a, int s, int t, int i, int *from, int *to)
+{
+    int own = a->segments[s].k_len - a->segments[s].q_len + i;
+    int oldest = a->segments[s].pos + own - a->window + 1;      /* first position in the window */
+    *to = t == s ? own + 1 : a->segments[t].k_len;
+    *from = a->window > 0 && oldest > a->segments[t].pos ? oldest - a->segments[t].pos : 0;
+}
+
+static int continues(const struct segment *segments, int s, int t)
+{
+    while (s > t) s = segments[s].prefix;       /* a prefix has a lower index */
+    return s == t;
+}
+
+/* Queries i .. of segment s, key head g, against the keys j .. of segment t: a block. */
+struct part { int s, i, n, t, j, keys, g; };
+
+static int any_seen(const struct attention *a, const struct part *b)
+{
+    int from, to, last, unused;
+    seen(a, b->s, b->t, b->i, &from, &unused);
+    seen(a, b->s, b->t, b->i + b->n - 1, &unused, &last);
+    to = last;
+    return to > b->j && from < b->j + b->keys;
+}
+
+/* The columns *from .. *to - 1 of the block are what its query `i` sees; none when from >= to. */
+static void seen_in_block(const struct attention *a, const struct part *b, int i, int *from, int *to)
+{
+    seen(a, b->s, b->t, b->i + i, from, to);
+    *from -= b->j;
+    *to = smaller(*to - b->j, b->keys);
+}
+
+/* ---- blocks ---- */
+
+static size_t query_at(const struct attention *a, const struct part *b, int i)
+{
+    return ((size_t)(a->segments[b->s].q_start + b->i + i) * (size_t)a->NH + (size_t)(b->g * a->G)) * (size_t)a->HS;
+}
+
+static size_t key_at(const struct attention *a, const struct part *b, int j)
+{
+    return ((size_t)(a->segments[b->t].k_start + b->j + j) * (size_t)a->NKV + (size_t)b->g) * (size_t)a->HS;
+}
+
+static void load_row(const struct attention *a, float *to, const float *from)
+{
+    memcpy(to, from, sizeof(float) * (size_t)a->HS);
+    memset(to + a->HS, 0, sizeof(float) * (size_t)(a->wide - a->HS));
+}
+
+static void load_queries(const struct attention *a, const struct part *b, float *to, const float *x)
+{
+    int i, h;
+    for (i = 0; i < b->n; i++)
+        for (h = 0; h < a->G; h++, to += a->ld) load_row(a, to, x + query_at(a, b, i) + h * a->HS);
+}
+
+/* The rows of x past the last key are 0. */
+static void load_keys(const struct attention *a, const struct part *b, const struct scratch *x, float *to, const float *from)
+{
+    int j;
+    for (j = 0; j < KEYS; j++) load_row(a, to + j * a->ld, j < b->keys ? from + key_at(a, b, j) : x->zeros);
+}
+
+static void load_keys_turned(const struct attention *a, const struct part *b, const struct scratch *x,
+                             float *to, const float *from)
+{
+    const float *rows[8];
+    int j, r;
+    for (j = 0; j < KEYS; j += 8) {
+        for (r = 0; r < 8; r++) rows[r] = j + r < b->keys ? from + key_at(a, b, j + r) : x->zeros;
+        avx2_transpose(to + j, LDK, rows, a->HS);
+    }
+}
+
+static void add_tile(int mr, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
+                     const float *b, size_t ldb, int add)
+{
+    const struct put p = { _mm256_set1_ps(1.0f), NULL, NR, add };
+    struct tile t;
+    switch (mr) {
+    case 6: t = tile(6, K, a, row, step, b, ldb); put_tile(6, &t, c, ldc, &p); break;
+    case 5: t = tile(5, K, a, row, step, b, ldb); put_tile(5, &t, c, ldc, &p); break;
+    case 4: t = tile(4, K, a, row, step, b, ldb); put_tile(4, &t, c, ldc, &p); break;
+    case 3: t = tile(3, K, a, row, step, b, ldb); put_tile(3, &t, c, ldc, &p); break;
+    case 2: t = tile(2, K, a, row, step, b, ldb); put_tile(2, &t, c, ldc, &p); break;
+    default: t = tile(1, K, a, row, step, b, ldb); put_tile(1, &t, c, ldc, &p);
+    }
+}
+
+/* c[M,N] = a b, or +=: A through two strides, N in whole panels. */
+static void block_product(float *c, int ldc, const float *a, int row, int step, const float *b, int ldb,
+                          int M, int N, int K, int add)
+{
+    int m, n;
+    for (n = 0; n < N; n += NR)
+        for (m = 0; m < M; m += MR)
+            add_tile(smaller(MR, M - m), K, c + (size_t)m * (size_t)ldc + n, (size_t)ldc,
+                     a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, add);
+}
+
+static __m256 column_mask(int c, int from, int to)
+{
+    __m256i i = _mm256_add_epi32(_mm256_set1_epi32(c), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_cmpgt_epi32(i, _mm256_set1_epi32(from - 1)),
+                                                _mm256_cmpgt_epi32(_mm256_set1_epi32(to), i)));
+}
+
+/* ---- forward ---- */
+
+/* A row of scores becomes p relative to the largest score so far; what was summed before is brought
+ * to the same measure. */
+static void soften(const struct attention *a, float *s, int from, int to, float *max, float *sum, float *acc)
+{
+    const __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale);
+    __m256 top = none, total = _mm256_setzero_ps();
+    float m;
+    int i;
+    for (i = 0; i < KEYS; i += 8) {
+        __m256 z = _mm256_mul_ps(_mm256_loadu_ps(s + i), scale);
+        z = _mm256_blendv_ps(none, z, column_mask(i, from, to));
+        _mm256_storeu_ps(s + i, z);
+        top = _mm256_max_ps(z, top);
+    }
+    m = max8(top);
+    if (!(m > *max)) m = *max;
+    if (m == -INFINITY) m = 0;          /* nothing seen yet: all p are e^-inf = 0 */
+    for (i = 0; i < KEYS; i += 8) {
+        __m256 p = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), _mm256_set1_ps(m)));
+        _mm256_storeu_ps(s + i, p);
+        total = _mm256_add_ps(total, p);
+    }
+    if (m != *max) {
+        __m256 f = exp8(_mm256_set1_ps(*max - m));
+        for (i = 0; i < a->wide; i += 8) _mm256_storeu_ps(acc + i, _mm256_mul_ps(_mm256_loadu_ps(acc + i), f));
+        *sum *= _mm256_cvtss_f32(f);
+        if (from < to) *max = m;
+    }
+    *sum += sum8(total);
+}
+
+static void forward_keys(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    int R = b->n * a->G, r, from, to;
+    load_keys_turned(a, b, x, x->kt, a->k);
+    load_keys(a, b, x, x->v, a->v);
+    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, KEYS, a->HS, 0);
+    for (r = 0; r < R; r++) {
+        seen_in_block(a, b, r / a->G, &from, &to);
+        soften(a, x->s + (size_t)r * LDK, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
+    }
+    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->keys, 1);
+}
+
+static void forward_rows(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    int i, h, d, r = 0;
+    for (i = 0; i < b->n; i++)
+        for (h = 0; h < a->G; h++, r++) {
+            float *out = a->out + query_at(a, b, i) + h * a->HS, *acc = x->acc + (size_t)r * (size_t)a->ld;
+            size_t row = (size_t)(a->segments[b->s].q_start + b->i + i);
+            float inverse = 1 / x->sum[r];
+            for (d = 0; d < a->HS; d++) out[d] = acc[d] * inverse;
+            a->lse[row * (size_t)a->NH + (size_t)(b->g * a->G + h)] = (float)(x->max[r] + log(x->sum[r]));
+        }
+}
+
+/* All blocks of keys that the queries of b see: visit() is called with t, j and keys set. */
+typedef void visitor(const struct attention *a, const struct part *b, const struct scratch *x);
+static void for_keys(const struct attention *a, struct part b, const struct scratch *x, visitor *visit)
+{
+    for (b.t = b.s; b.t >= 0; b.t = a->segments[b.t].prefix)
+        for (b.j = 0; b.j < a->segments[b.t].k_len; b.j += KEYS) {
+            b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
+            if (any_seen(a, &b)) visit(a, &b, x);
+        }
+}
+
+static void forward_queries(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    int r;
+    load_queries(a, b, x->q, a->q);
+    memset(x->acc, 0, sizeof(float) * (size_t)(b->n * a->G) * (size_t)a->ld);
+    for (r = 0; r < b->n * a->G; r++) {
+        x->max[r] = -INFINITY;
+        x->sum[r] = 0;
+    }
+    for_keys(a, *b, x, forward_keys);
+    forward_rows(a, b, x);
+}
+
+/* ---- backward ---- */
+
+/* p and scale * ds of the block, in the place of scores and dp. */
+static void pairs(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    const __m256 scale = _mm256_set1_ps(a->scale);
+    int i, h, c, from, to, R = b->n * a->G;
+    float *s = x->s, *dp = x->dp;
+    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, KEYS, a->HS, 0);
+    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, KEYS, a->HS, 0);
+    for (i = 0; i < b->n; i++) {
+        size_t nh = query_at(a, b, i) / (size_t)a->HS;
+        seen_in_block(a, b, i, &from, &to);
+        for (h = 0; h < a->G; h++, s += LDK, dp += LDK) {
+            __m256 lse = _mm256_set1_ps(a->lse[nh + (size_t)h]), delta = _mm256_set1_ps(a->delta[nh + (size_t)h]);
+            for (c = 0; c < KEYS; c += 8) {
+                __m256 p = exp8(_mm256_sub_ps(_mm256_mul_ps(_mm256_loadu_ps(s + c), scale), lse));
+                __m256 ds, mask = column_mask(c, from, to);
+                p = _mm256_and_ps(p, mask);                                             /* p = softmax(z) */
+                ds = _mm256_mul_ps(p, _mm256_sub_ps(_mm256_loadu_ps(dp + c), delta));   /* out = sum p v */
+                _mm256_storeu_ps(s + c, p);
+                _mm256_storeu_ps(dp + c, _mm256_and_ps(_mm256_mul_ps(ds, scale), mask)); /* z = scale q.k */
+            }
+        }
+    }
+}
+
+static void load_both_turned(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    load_keys_turned(a, b, x, x->kt, a->k);
+    load_keys_turned(a, b, x, x->vt, a->v);
+}
+
+static void dq_keys(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    load_both_turned(a, b, x);
+    load_keys(a, b, x, x->k, a->k);
+    pairs(a, b, x);
+    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, b->n * a->G, a->wide, b->keys, 1);
+}
+
+static void dq_queries(const struct attention *a, const struct part *b, const struct scratch *x)
+{
+    int i, h, r = 0;
+    load_queries(a, b, x->q, a->q);
+    load_queries(a, b, x->dout, a->dout);
+    memset(x->acc, 0, sizeof(float) * (size_t)(b->n * a->G) * (size_t)a->ld);
+    for (i = 0; i < b->n; i++)
+        for (h = 0; h < a->G; h++) {
+            size_t qn = query_at(a, b, i) + (size_t)(h * a->HS);
+            a->delta[qn / (size_t)a->HS] = dot(a->dout + qn, a->out + qn, a->HS);
+        }
+    for_keys(a, *b, x, dq_keys);
+    for (i = 0; i < b->n; i++)
+        for (h = 0; h < a->G; h++, r++)
+            memcpy(a->dq + query_at(a, b, i) + h * a->HS, x->acc + (size_t)r * (size_t)a->ld, sizeof(float) * (size_t)a->HS);
+}
+
+/* dk and dv of a block of keys: over segments in table order, then queries, then heads. */
+static void dkv_keys(const struct attention *a, struct part b, const struct scratch *x)
+{
+    size_t bytes = sizeof(float) * KEYS * (size_t)a->ld;
+    int j;
+    load_both_turned(a, &b, x);
+    memset(x->dk, 0, bytes);
+    memset(x->dv, 0, bytes);
+    for (b.s = b.t; b.s < a->S; b.s++) {
+        if (!continues(a->segments, b.s, b.t)) continue;
+        for (b.i = 0; b.i < a->segments[b.s].q_len; b.i += a->queries) {
+            b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
+            if (!any_seen(a, &b)) continue;
+            load_queries(a, &b, x->q, a->q);
+            load_queries(a, &b, x->dout, a->dout);
+            pairs(a, &b, x);
+            block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b.keys, a->wide, b.n * a->G, 1);
+            block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b.keys, a->wide, b.n * a->G, 1);
+        }
+    }
+    for (j = 0; j < b.keys; j++) {
+        memcpy(a->dk + key_at(a, &b, j), x->dk + (size_t)j * (size_t)a->ld, sizeof(float) * (size_t)a->HS);
+        memcpy(a->dv + key_at(a, &b, j), x->dv + (size_t)j * (size_t)a->ld, sizeof(float) * (size_t)a->HS);
+    }
+}
+
+/* Does segment t get gradients: has it queries, or does another continue it? */
+static int has_gradient(const struct attention *a, int t)
+{
+    int s, yes = a->segments[t].q_len > 0;
+    for (s = t + 1; s < a->S && !yes; s++) yes = continues(a->segments, s, t);
+    return yes;
+}
+
+/* ---- the operations ---- */
+
+/* Over all blocks of all segments and key heads, the longest rows first. Called by one thread. */
+static void over_queries(struct kernel_ctx *c, const struct attention *a, visitor *visit)
+{
+    int blocks = 0, s, i;
+    double work = 0;
+    for (s = 0; s < a->S; s++) {
+        blocks = larger(blocks, (a->segments[s].q_len + a->queries - 1) / a->queries);
+        work += (double)a->segments[s].q_len * a->segments[s].k_len * a->NH * a->HS;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
+    for (i = 0; i < blocks * a->S * a->NKV; i++) {
+        struct part b = { 0, 0, 0, 0, 0, 0, 0 };
+        b.g = i % a->NKV;
+        b.s = i / a->NKV % a->S;
+        b.i = (blocks - 1 - i / a->NKV / a->S) * a->queries;
+        b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
+        if (b.n > 0) {
+            struct scratch x = scratch_of(c, a);
+            visit(a, &b, &x);
+        }
+    }
+}
+
+static void over_keys(struct kernel_ctx *c, const struct attention *a)
+{
+    int blocks = 0, t, i;
+    double work = 0;
+    for (t = 0; t < a->S; t++) {
+        blocks = larger(blocks, (a->segments[t].k_len + KEYS - 1) / KEYS);
+        work += (double)a->segments[t].q_len * a->segments[t].k_len * a->NH * a->HS;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
+    for (i = 0; i < blocks * a->S * a->NKV; i++) {
+        struct part b = { 0, 0, 0, 0, 0, 0, 0 };
+        b.g = i % a->NKV;
+        b.t = i / a->NKV % a->S;
+        b.j = i / a->NKV / a->S * KEYS;
+        b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
+        if (b.keys > 0 && has_gradient(a, b.t)) {
+            struct scratch x = scratch_of(c, a);
+            dkv_keys(a, b, &x);
+        }
+    }
+}
+
+static struct attention operands(const buf *q, const buf *k, const buf *v, const ints *segments, int S,
+                                 int NH, int NKV, int HS, double scale, int window)
+{
+    struct attention a;
+    memset(&a, 0, sizeof a);
+    a.q = (const float *)q;
+    a.k = (const float *)k;
+    a.v = (const float *)v;
+    a.segments = (const struct segment *)segments;
+    a.S = S;
+    a.NH = NH;
+    a.NKV = NKV;
+    a.HS = HS;
+    a.scale = (float)scale;
+    a.window = window;
+    a.G = NH / NKV;
+    a.queries = block_rows(a.G) / a.G;
+    a.wide = round_up(HS, NR);
+    a.ld = a.wide + NR;
+    return a;
+}
+
+void avx2_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
+                    const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
+                    double scale, int window)
+{
+    struct attention a = operands(q, k, v, segments, S, NH, NKV, HS, scale, window);
+    a.out = (float *)out;
+    a.lse = (float *)lse;
+    over_queries(c, &a, forward_queries);
+}
+
+void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
+                             const buf *dout, const buf *out, const buf *lse, const buf *q,
+                             const buf *k, const buf *v, const ints *segments, int S,
+                             int N, int NH, int NKV, int HS, double scale, int window)
+{
+    struct attention a = operands(q, k, v, segments, S, NH, NKV, HS, scale, window);
+    (void)N;
+    a.dq = (float *)dq;
+    a.dk = (float *)dk;
+    a.dv = (float *)dv;
+    a.delta = (float *)delta;
+    a.dout = (const float *)dout;
+    a.out = (float *)out;           /* read only here */
+    a.lse = (float *)lse;
+    over_queries(c, &a, dq_queries);
+    over_keys(c, &a);
+}
+
+#endif
