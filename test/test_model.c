@@ -1,0 +1,352 @@
+/* test_model.c - configurations and model directories: what is read, what is refused by name, and any
+ * byte changed or cut. */
+#include "test.h"
+#include "tiny.h"
+
+#include "../formats/safetensors.h"
+
+#include <unistd.h>
+
+static char dir[64];
+
+static const char *in_dir(const char *name)
+{
+    static char path[4][128];
+    static int next;
+    next = (next + 1) % 4;
+    snprintf(path[next], sizeof path[next], "%s/%s", dir, name);
+    return path[next];
+}
+
+static void put_file(const char *name, const char *text, size_t n)
+{
+    CHECK(!file_write(in_dir(name), text, n, NULL));
+}
+
+static int row_of(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    const struct weight *w = model_weight(ctx, id, layer);
+    (void)err;
+    weight_decode(w, row, 0, w->cols, out);
+    return 0;
+}
+
+static int rows_equal(const struct model *a, const struct model *b, int dtype)
+{
+    int id, layer, r, k;
+    float x[64], y[64];
+    for (layer = 0; layer < a->config.L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = tensor_present(&a->config, id) ? model_weight(a, id, layer) : NULL;
+            for (r = 0; w && r < w->rows; r++) {
+                weight_decode(w, r, 0, w->cols, x);
+                weight_decode(model_weight(b, id, layer), r, 0, w->cols, y);
+                for (k = 0; k < w->cols; k++) {
+                    float want = dtype == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(x[k]))
+                               : dtype == TYPE_F16 ? f16_to_f32(f32_to_f16(x[k])) : x[k];
+                    if (memcmp(&want, &y[k], sizeof want)) return 0;
+                }
+            }
+        }
+    return 1;
+}
+
+static void test_round_trip(void)
+{
+    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
+    int i, variant;
+    test_begin("a model written is the model read, every family, rope and type");
+    for (variant = 0; variant < 8; variant++) {
+        struct config c = tiny_config();
+        struct tiny t;
+        struct model *m = NULL;
+        struct lora_error err;
+        c.tied = variant & 1;
+        if (variant == 1) { c.qkv_bias = c.o_bias = c.mlp_bias = 1; }
+        if (variant == 2) { strcpy(c.model_type, "qwen2"); c.qkv_bias = 1; }
+        if (variant == 3) { strcpy(c.model_type, "qwen3"); c.qk_norm = 1; }
+        if (variant == 4) { strcpy(c.model_type, "mistral"); c.window = 7; }
+        if (variant == 5) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 8; c.rope.low = 1.5; }
+        if (variant == 6) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.attention_factor = 1.25; }
+        if (variant == 7) { c.rope.type = ROPE_LINEAR; c.rope.factor = 2; c.n_eos = 2; c.eos[0] = 3; c.eos[1] = 5; c.bos = 1; }
+        tiny_open(&t, &c, (uint64_t)variant);
+        for (i = 0; i < 3; i++) {
+            memset(&err, 0, sizeof err);
+            CHECK(!model_write(&c, dir, types[i], row_of, &t.model, &err), "%s", err.what);
+            CHECK(!model_open(&m, dir, &err), "%s: %s: %s, %s", err.what, err.where, err.expected, err.found);
+            if (!m) continue;
+            CHECK(!memcmp(&m->config, &c, sizeof c), "configuration of variant %d", variant);
+            CHECK(rows_equal(&t.model, m, types[i]), "variant %d, type %d", variant, i);
+            CHECK(!m->ignored.n, "%s", m->ignored.s);
+            model_close(m);
+            m = NULL;
+        }
+        tiny_close(&t);
+    }
+}
+
+/* One configuration with one line put in or changed: opened, or refused with `word` in the error. */
+struct edit { const char *find, *put, *word; };
+
+static const char config_text[] =
+    "{\n"
+    "  \"model_type\": \"llama\",\n"
+    "  \"hidden_size\": 16, \"vocab_size\": 29, \"num_hidden_layers\": 2,\n"
+    "  \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 6,\n"
+    "  \"intermediate_size\": 20, \"max_position_embeddings\": 64,\n"
+    "  \"rms_norm_eps\": 1e-5, \"rope_theta\": 100,\n"
+    "  \"hidden_act\": \"silu\"\n"
+    "}\n";
+
+static char *edited(const struct edit *e)
+{
+    const char *at = strstr(config_text, e->find);
+    char *out = malloc(sizeof config_text + strlen(e->put) + 1);
+    size_t n = (size_t)(at - config_text);
+    memcpy(out, config_text, n);
+    strcpy(out + n, e->put);
+    strcat(out, at + strlen(e->find));
+    return out;
+}
+
+static void test_config(void)
+{
+    static const struct edit edits[] = {
+        { "\"llama\"", "\"llama\"", NULL },
+        { "\"llama\"", "\"gpt2\"", "model_type" },
+        { "\"llama\"", "7", "model_type" },
+        { "\"model_type\": \"llama\",", "", "model_type" },
+        { "\"silu\"", "\"gelu\"", "hidden_act" },
+        { "{\n", "{ \"rope_scaling\": null,", NULL },
+        { "{\n", "{ \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2},", "rope" },
+        { "{\n", "{ \"rope_scaling\": {\"rope_type\": \"longrope\"},", "rope" },
+        { "{\n", "{ \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"mscale\": 1},", "mscale" },
+        { "{\n", "{ \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5.0},", NULL },
+        { "{\n", "{ \"rope_scaling\": 3,", "rope" },
+        { "{\n", "{ \"pretraining_tp\": 2,", "pretraining_tp" },
+        { "{\n", "{ \"pretraining_tp\": 1,", NULL },
+        { "{\n", "{ \"partial_rotary_factor\": 0.5,", "partial_rotary_factor" },
+        { "{\n", "{ \"attention_dropout\": 0.1,", "attention_dropout" },
+        { "{\n", "{ \"num_local_experts\": 8,", "num_local_experts" },
+        { "{\n", "{ \"quantization_config\": {\"quant_method\": \"gptq\"},", "quantization_config" },
+        { "{\n", "{ \"use_sliding_window\": true,", "use_sliding_window" },
+        { "{\n", "{ \"layer_types\": [\"full_attention\", \"sliding_attention\"],", "layer_types" },
+        { "\"hidden_size\": 16", "\"hidden_size\": 0", "hidden_size" },
+        { "\"hidden_size\": 16", "\"hidden_size\": -16", "hidden_size" },
+        { "\"hidden_size\": 16", "\"hidden_size\": 16.5", "hidden_size" },
+        { "\"hidden_size\": 16", "\"hidden_size\": 1e18", "hidden_size" },
+        { "\"hidden_size\": 16", "\"hidden_size\": \"16\"", "hidden_size" },
+        { "\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "num_attention_heads" },
+        { "\"head_dim\": 6", "\"head_dim\": 7", "head_dim" },
+        { "1e-5", "-1", "rms_norm_eps" },
+        { "{\n", "{ \"eos_token_id\": [1, \"x\"],", "eos_token_id" },
+        { "{\n", "{ \"eos_token_id\": [1, 2],", NULL },
+        { "}\n", "", "config" },
+    };
+    size_t i;
+    test_begin("configurations: read, or refused by the key's name");
+    for (i = 0; i < sizeof edits / sizeof *edits; i++) {
+        char *text = edited(&edits[i]);
+        struct config c;
+        struct lora_error err;
+        int bad;
+        memset(&err, 0, sizeof err);
+        put_file("config.json", text, strlen(text));
+        bad = config_read(&c, in_dir("config.json"), &err);
+        CHECK(bad == (edits[i].word ? -1 : 0), "%s: %s %s", edits[i].put, err.what, err.where);
+        if (edits[i].word) CHECK(strstr(err.where, edits[i].word) != NULL, "%s: %s", edits[i].put, err.where);
+        if (edits[i].word) CHECK(err.what[0] && !strchr(err.where, '\n'));
+        free(text);
+    }
+}
+
+/* The tiny model again, its tensors renamed, left out, or in two files. */
+static void test_directories(void)
+{
+    struct config c = tiny_config();
+    struct tiny t;
+    struct model *m = NULL;
+    struct lora_error err;
+    struct safetensors s;
+    struct st_writer w;
+    struct text index = { NULL, 0, 0, 0 };
+    int part, i, kind;
+    memset(&err, 0, sizeof err);
+    tiny_open(&t, &c, 5);
+    test_begin("sharded directories, missing, unknown and misshapen tensors");
+    CHECK(!model_write(&c, dir, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!rename(in_dir("model.safetensors"), in_dir("whole")));
+    CHECK(!safetensors_open(&s, in_dir("whole"), &err), "%s", err.what);
+    text_puts(&index, "{\"metadata\": {}, \"weight_map\": {");
+    for (part = 0; part < 2; part++) {
+        char name[32];
+        snprintf(name, sizeof name, "part-%d.safetensors", part);
+        memset(&w, 0, sizeof w);
+        for (i = part; i < s.n; i += 2)
+            CHECK(!st_writer_add(&w, s.tensors[i].name, s.tensors[i].type, s.tensors[i].dims, s.tensors[i].n_dims, &err));
+        CHECK(!st_writer_begin(&w, in_dir(name), &err));
+        for (i = part; i < s.n; i += 2) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
+        CHECK(!st_writer_commit(&w, &err));
+        for (i = part; i < s.n; i += 2)
+            text_printf(&index, "%s\"%s\": \"%s\"", index.n > 40 ? ", " : "", s.tensors[i].name, name);
+    }
+    text_puts(&index, "}}");
+    put_file("model.safetensors.index.json", index.s, index.n);
+    CHECK(!model_open(&m, dir, &err), "%s: %s", err.what, err.where);
+    if (m) CHECK(m->n_shards == 2 && rows_equal(&t.model, m, TYPE_F32));
+    model_close(m);
+    CHECK(!unlink(in_dir("part-1.safetensors")));
+    CHECK(model_open(&m, dir, &err) && strstr(err.where, "part-1.safetensors") != NULL, "%s", err.where);
+    put_file("model.safetensors.index.json", "{\"weight_map\": {\"x\": \"../y\"}}", 29);
+    CHECK(model_open(&m, dir, &err) && strstr(err.what, "bad index") != NULL, "%s", err.what);
+    CHECK(!unlink(in_dir("model.safetensors.index.json")));
+    for (kind = 0; kind < 3; kind++) {      /* a tensor left out, one too many, one with turned dims */
+        size_t turned[2];
+        memset(&w, 0, sizeof w);
+        for (i = kind == 0; i < s.n; i++) {
+            turned[0] = s.tensors[i].dims[1];
+            turned[1] = s.tensors[i].dims[0];
+            CHECK(!st_writer_add(&w, s.tensors[i].name, TYPE_F32, kind == 2 && strstr(s.tensors[i].name, "up_proj")
+                                 ? turned : s.tensors[i].dims, s.tensors[i].n_dims, &err));
+        }
+        if (kind == 1) CHECK(!st_writer_add(&w, "model.layers.0.extra", TYPE_F32, turned, 0, &err));
+        CHECK(!st_writer_begin(&w, in_dir("model.safetensors"), &err));
+        for (i = kind == 0; i < s.n; i++) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
+        if (kind == 1) CHECK(!st_writer_put(&w, "1234", 4, &err));
+        CHECK(!st_writer_commit(&w, &err));
+        CHECK(model_open(&m, dir, &err) == -1 && !m);
+        CHECK(strstr(err.what, kind == 0 ? "missing" : kind == 1 ? "unknown" : "shape") != NULL, "%s", err.what);
+        CHECK(strstr(err.where, kind == 0 ? s.tensors[0].name : kind == 1 ? "extra" : "up_proj") != NULL, "%s", err.where);
+    }
+    safetensors_close(&s);
+    text_free(&index);
+    tiny_close(&t);
+}
+
+/* A tied model whose file has only the head: the head is the embedding. */
+static void test_tied(void)
+{
+    struct config c = tiny_config(), untied;
+    struct tiny t;
+    struct model *m = NULL;
+    struct lora_error err;
+    struct safetensors s;
+    struct st_writer w;
+    int i;
+    memset(&err, 0, sizeof err);
+    memset(&w, 0, sizeof w);
+    test_begin("tied: the embedding stored as lm_head alone");
+    untied = c;
+    c.tied = 1;
+    tiny_open(&t, &untied, 5);
+    CHECK(!model_write(&untied, dir, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!safetensors_open(&s, in_dir("model.safetensors"), &err));
+    for (i = 0; i < s.n; i++)
+        if (!strstr(s.tensors[i].name, "embed"))
+            CHECK(!st_writer_add(&w, s.tensors[i].name, TYPE_F32, s.tensors[i].dims, s.tensors[i].n_dims, &err));
+    CHECK(!st_writer_begin(&w, in_dir("x"), &err));
+    for (i = 0; i < s.n; i++)
+        if (!strstr(s.tensors[i].name, "embed")) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
+    CHECK(!st_writer_commit(&w, &err));
+    safetensors_close(&s);
+    CHECK(!rename(in_dir("x"), in_dir("model.safetensors")));
+    CHECK(model_open(&m, dir, &err) == -1, "opened without embeddings");
+    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, &err));
+    CHECK(!model_open(&m, dir, &err), "%s", err.what);
+    if (m) CHECK(model_weight(m, T_EMBED, 0)->data == model_weight(m, T_HEAD, 0)->data);
+    model_close(m);
+    tiny_close(&t);
+}
+
+/* Every byte changed, and every cut: an error, or a model that opens and closes. */
+static void test_damage(void)
+{
+    static const unsigned char values[] = { 0, 0x20, 0x22, 0x39, 0x7f, 0xff };
+    static const char *const names[] = { "config.json", "model.safetensors" };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct lora_error err;
+    int f;
+    size_t refused = 0, opened = 0;
+    memset(&err, 0, sizeof err);
+    tiny_open(&t, &c, 5);
+    test_begin("any byte changed, any cut");
+    CHECK(!model_write(&c, dir, TYPE_F32, row_of, &t.model, &err));
+    for (f = 0; f < 2; f++) {
+        struct file_map map;
+        unsigned char *copy;
+        size_t n, i, k, end;
+        FILE *file;
+        CHECK(!file_open(&map, in_dir(names[f]), &err));
+        n = map.size;
+        copy = malloc(n);
+        memcpy(copy, map.data, n);
+        file_close(&map);
+        end = n < 1500 ? n : 1500;      /* past the header there are only numbers */
+        for (i = 0; i < end; i += 3)
+            for (k = 0; k <= sizeof values; k++) {
+                struct model *m = NULL;
+                unsigned char was = copy[i];
+                size_t length = k == sizeof values ? i : n;
+                if (k < sizeof values) copy[i] = values[k];
+                unlink(in_dir(names[f]));       /* a new file: some file systems flush one that is cut */
+                file = fopen(in_dir(names[f]), "wb");
+                if (length) CHECK(fwrite(copy, 1, length, file) == length);
+                fclose(file);
+                copy[i] = was;
+                memset(&err, 0, sizeof err);
+                if (model_open(&m, dir, &err)) refused++, CHECK(err.what[0] != 0);
+                else opened++;
+                model_close(m);
+            }
+        put_file(names[f], (const char *)copy, n);
+        free(copy);
+    }
+    printf("  %zu refused, %zu opened\n", refused, opened);
+    CHECK(refused > 1000 && opened > 0);
+    tiny_close(&t);
+}
+
+/* facts.md C.11 by hand: the frequencies of Llama-3.1, and a plain one. */
+static void test_rope(void)
+{
+    struct config c = tiny_config();
+    double f[64], plain[64], factor;
+    int i;
+    test_begin("rope frequencies");
+    c.HS = 128;
+    c.rope.theta = 500000;
+    rope_frequencies(&c, plain, &factor);
+    CHECK(plain[0] == 1 && fabs(plain[32] - 1 / sqrt(500000.0)) < 1e-18 && factor == 1);
+    c.rope.type = ROPE_LLAMA3;
+    c.rope.factor = 8;
+    c.rope.original = 8192;
+    rope_frequencies(&c, f, &factor);
+    for (i = 0; i < 64; i++) {
+        double wave = 6.283185307179586 / plain[i];
+        CHECK(wave >= 2048 || f[i] == plain[i], "short wave %d", i);
+        CHECK(wave <= 8192 || f[i] == plain[i] / 8, "long wave %d", i);
+        CHECK(f[i] <= plain[i] && f[i] >= plain[i] / 8 && (!i || f[i] < f[i - 1]));
+    }
+    c.rope.type = ROPE_YARN;
+    c.rope.factor = 4;
+    rope_frequencies(&c, f, &factor);
+    CHECK(f[0] == plain[0] && fabs(f[63] * 4 / plain[63] - 1) < 1e-12 && fabs(factor - (0.1 * log(4.0) + 1)) < 1e-15);
+}
+
+int main(void)
+{
+    snprintf(dir, sizeof dir, "/tmp/lora-test-model-%ld", (long)getpid());
+    if (make_directory(dir, NULL)) {
+        printf("0 passed, 1 failed, 0 skipped\n");
+        return 1;
+    }
+    test_round_trip();
+    test_config();
+    test_directories();
+    test_tied();
+    test_damage();
+    test_rope();
+    remove_tree(dir, NULL);
+    return test_end();
+}
