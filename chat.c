@@ -16,7 +16,7 @@ struct chat_template {
     int bos;                        /* the text starts with BOS */
     const char *default_system;     /* the system turn put first where there is none, or NULL */
     struct turn system, user, assistant;
-    const char *end_of_turn;        /* between the assistant's content and what follows: trained */
+    const char *end_of_turn;        /* after the assistant's content, and trained; "": EOS */
     const char *generation;         /* what asks for an answer */
 };
 
@@ -292,7 +292,7 @@ static int put_turn(const struct chat_template *t, const struct message *m, size
     span.start = out->text.n;
     text_puts(&out->text, m->content);
     if (turn == &t->assistant) {
-        text_puts(&out->text, t->end_of_turn ? t->end_of_turn : eos);
+        text_puts(&out->text, t->end_of_turn[0] ? t->end_of_turn : eos);
         span.end = out->text.n;
         if (grow_array((void **)&out->targets, &out->capacity, out->n_targets + 1, sizeof span, err)) return -1;
         out->targets[out->n_targets++] = span;

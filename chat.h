@@ -24,7 +24,7 @@ struct chat_template;
 const struct chat_template *chat_find(const char *name, struct lora_error *err);
 const struct chat_template *chat_recognise(const char *template_text, struct lora_error *err);
 const char *chat_name(const struct chat_template *t);
-/* The text that ends an assistant's turn ("<|im_end|>"); NULL: the tokenizer's EOS. */
+/* The text that ends an assistant's turn ("<|im_end|>"); "": the tokenizer's EOS. */
 const char *chat_end_of_turn(const struct chat_template *t);
 
 /* bos and eos: the tokenizer's, as text; "" without a model. A role that the template does not know

@@ -52,8 +52,8 @@ static int id_of(const struct json *v)
 static int read_vocabulary(struct reader *r, const struct json *vocab)
 {
     const struct json *v;
-    if (!vocab || vocab->type != JSON_OBJECT)
-        return refuse(r, vocab, "model.vocab", "an object of tokens and their ids", "something else");
+    if (!vocab || vocab->type != JSON_OBJECT || !vocab->n)
+        return refuse(r, vocab, "model.vocab", "a vocabulary: tokens and their ids", vocab ? "something else" : "none");
     for (v = vocab->child; v; v = v->next) {
         int id = id_of(v);
         if (id < 0) return refuse(r, v, "model.vocab", "an id from 0 to 4194303", v->key);
@@ -391,7 +391,7 @@ int tokenizer_read_directory(struct tokenizer *t, const char *directory, struct 
     if (read_file(&r, directory, "tokenizer.json", read_tokenizer_json)) return -1;
     if (!t->n) {
         fail(err, "tokenizer", "%s", directory);
-        expected(err, "a tokenizer.json in the directory");
+        expected(err, "a directory with a tokenizer.json");
         return found(err, is_directory(directory) ? "none" : "no such directory");
     }
     return read_file(&r, directory, "tokenizer_config.json", read_config)
