@@ -19,6 +19,9 @@ endif
 
 comma := ,
 
+# test_faults puts its own functions before these, where the linker can.
+WRAP := -Wl,$(subst $() ,$(comma),$(addprefix --wrap=,malloc calloc realloc posix_memalign free mmap munmap write fsync rename))
+
 # Probes compile a one-line program each: yes or nothing.
 probe = $(shell mkdir -p $(BUILD); printf '%b' '$(1)' > $(BUILD)/probe.c; \
           $(CC) $(CFLAGS) $(2) -o $(BUILD)/probe.out $(BUILD)/probe.c $(LDFLAGS) $(3) 2>/dev/null && echo yes)
@@ -29,7 +32,8 @@ ifeq ($(filter clean,$(MAKECMDGOALS)),)
 ifeq ($(wildcard $(PROBES)),)
 OPENMP  ?= $(if $(call probe,\043include <omp.h>\nint main(void){return omp_get_max_threads()<1;}\n,-fopenmp),1,0)
 HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a$(comma)a$(comma)a);return (int)_mm256_cvtss_f32(a);}\n,-mavx2 -mfma -mf16c),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' > $(PROBES))
+HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_WRAP)' > $(PROBES))
 $(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)))
 endif
 include $(PROBES)
@@ -72,7 +76,11 @@ $(BUILD)/%_avx2.o: %_avx2.c $(PROBES)
 
 $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
+	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS) $(TEST_FLAGS)
+
+ifeq ($(HAVE_WRAP),1)
+$(BUILD)/test/test_faults: TEST_FLAGS := -DHAVE_WRAP $(WRAP)
+endif
 
 # What made the things in data/: a text generator and a tokenizer trainer.
 $(BUILD)/data/make_text: $(BUILD)/data/make_text.o $(BUILD)/liblora.a

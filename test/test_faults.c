@@ -1,0 +1,482 @@
+/* test_faults.c - the n-th allocation or write fails, for every n; files end early or are damaged. What
+ * must come back is an error, with nothing leaked and nothing half-written under a final name.
+ *
+ * Where the linker has --wrap (GNU's and LLVM's, not Apple's) calls to malloc, write and their kin in the
+ * library come here first; elsewhere those tests are skipped by name. */
+#include "test.h"
+#include "../formats/safetensors.h"
+#include "../lora.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define GOLDENS "test/goldens/data/"
+
+static char scratch[512];       /* a directory of this run's own */
+
+static const char *in_scratch(const char *name)
+{
+    static char paths[4][1024];
+    static int next;
+    char *p = paths[next++ % 4];
+    snprintf(p, sizeof paths[0], "%s/%s", scratch, name);
+    return p;
+}
+
+/* ---- what fails ---- */
+
+/* Calls of one kind are counted while `on`; the n-th fails, and with `after` all that follow too. */
+struct fault { int on, after; long count, nth; };
+static struct fault memory, writing;
+static long live;               /* allocations less frees: what a scenario has leaked */
+
+static void fault_set(struct fault *f, long nth, int after)
+{
+    f->on = 1;
+    f->count = 0;
+    f->nth = nth;
+    f->after = after;
+}
+
+#ifdef HAVE_WRAP
+static int fails(struct fault *f)
+{
+    if (!f->on) return 0;
+    f->count++;
+    if (!f->nth || (f->after ? f->count < f->nth : f->count != f->nth)) return 0;
+    errno = f == &memory ? ENOMEM : ENOSPC;
+    return 1;
+}
+
+/* The linker's names: __wrap_X stands for X in the library, __real_X is the true one. */
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+int __real_posix_memalign(void **p, size_t alignment, size_t n);
+void __real_free(void *p);
+void *__real_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset);
+int __real_munmap(void *p, size_t n);
+ssize_t __real_write(int fd, const void *data, size_t n);
+int __real_fsync(int fd);
+int __real_rename(const char *from, const char *to);
+
+void *__wrap_malloc(size_t n)
+{
+    void *p = fails(&memory) ? NULL : __real_malloc(n);
+    live += p != NULL;
+    return p;
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    void *p = fails(&memory) ? NULL : __real_calloc(n, size);
+    live += p != NULL;
+    return p;
+}
+
+void *__wrap_realloc(void *old, size_t n)
+{
+    void *p = fails(&memory) ? NULL : __real_realloc(old, n);
+    live += p && !old;
+    return p;
+}
+
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n)
+{
+    int bad = fails(&memory) ? ENOMEM : __real_posix_memalign(p, alignment, n);
+    live += !bad;
+    return bad;
+}
+
+void __wrap_free(void *p)
+{
+    live -= p != NULL;
+    __real_free(p);
+}
+
+void *__wrap_mmap(void *at, size_t n, int protection, int flags, int fd, off_t offset)
+{
+    void *p = fails(&memory) ? MAP_FAILED : __real_mmap(at, n, protection, flags, fd, offset);
+    live += p != MAP_FAILED;
+    return p;
+}
+
+int __wrap_munmap(void *p, size_t n)
+{
+    live--;
+    return __real_munmap(p, n);
+}
+
+/* A write that fails has first put down half: a full disk does that. */
+ssize_t __wrap_write(int fd, const void *data, size_t n)
+{
+    if (!fails(&writing)) return __real_write(fd, data, n);
+    if (n > 1 && __real_write(fd, data, n / 2) > 0) errno = ENOSPC;
+    return -1;
+}
+
+int __wrap_fsync(int fd)
+{
+    return fails(&writing) ? -1 : __real_fsync(fd);
+}
+
+int __wrap_rename(const char *from, const char *to)
+{
+    return fails(&writing) ? -1 : __real_rename(from, to);
+}
+#endif
+
+/* ---- scenarios: 0, or -1 with an error; everything released either way ---- */
+
+typedef int scenario(const char *out, struct lora_error *err);
+
+static int fill_pack(struct pack *p, int adapter, struct lora_error *err)
+{
+    static const int ids[] = {1, 26, 50, 58, 60, 9, 26, 50, 58, 3};
+    static const unsigned char mask[] = {0, 0, 0, 1, 1, 0, 0, 1, 1, 1};
+    pack_clear(p);
+    return pack_row(p, ids, mask, 10, adapter, 0, NULL, err)
+        || pack_row(p, ids + 2, mask + 2, 7, adapter, 1, NULL, err) || pack_finish(p, err) ? -1 : 0;
+}
+
+static void setup_for(struct lora_setup *s, const char *backend, const struct model *m, struct adapter *const *a)
+{
+    memset(s, 0, sizeof *s);
+    s->kernels = kernels_find(backend, NULL);
+    s->threads = 1;
+    s->model = m;
+    s->adapters = a;
+    s->n_adapters = a ? 1 : 0;
+    s->full = a == NULL;
+    s->sizes.N = s->sizes.T = s->sizes.U = s->sizes.positions = 32;
+    s->sizes.S = 4;
+    s->sizes.backward = 1;
+    s->sizes.keep = 1;
+}
+
+static int train_over(const char *backend, const char *out, struct lora_error *err)
+{
+    static const struct adapter_settings settings = {
+        2, 4, 0.1, 0, "all-linear", "{\"q_proj\": 1}", "o_proj=3", "0,1"};
+    static const struct lora_hyper hyper = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1};
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    struct lora *l = NULL;
+    struct lora_setup setup;
+    struct pack p = {0};
+    double losses[32], norm;
+    float *values = NULL;
+    int bad = model_open(&m, GOLDENS "train/model", err) || adapter_new(&a, &m->config, &settings, err)
+           || adapter_init(a, 0, err);
+    if (!bad) {
+        setup_for(&setup, backend, m, &a);
+        bad = lora_open(&l, &setup, err) || fill_pack(&p, 0, err)
+           || lora_train(l, &p, 0.125, losses, NULL, err) || lora_step(l, &hyper, &norm, err)
+           || lora_train(l, &p, 0.125, losses, NULL, err) || lora_step(l, &hyper, &norm, err)
+           || !(values = new_array(a->size, sizeof *values, err));
+    }
+    if (!bad) {
+        lora_get(l, LORA_PARAMETERS, values);
+        bad = make_directory(out, err) || adapter_write(a, values, out, "base", err);
+    }
+    free(values);
+    pack_free(&p);
+    lora_close(l);
+    adapter_free(a);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
+static int train_ref(const char *out, struct lora_error *err) { return train_over("ref", out, err); }
+static int train_auto(const char *out, struct lora_error *err) { return train_over("auto", out, err); }
+
+/* An adapter that PEFT wrote, with patterns, joined with itself, and the base with that. */
+static int read_adapter(const char *out, struct lora_error *err)
+{
+    static const double factors[] = {1, -0.5};
+    const struct adapter *twice[2];
+    struct model *m = NULL;
+    struct adapter *a = NULL, *joined = NULL;
+    struct lora *l = NULL;
+    struct lora_setup setup;
+    struct pack p = {0};
+    double losses[32];
+    int best[32];
+    int bad = model_open(&m, GOLDENS "lora-grad/llama/model", err)
+           || adapter_read(&a, GOLDENS "lora-grad/llama/patterns/adapter", &m->config, err);
+    (void)out;
+    twice[0] = twice[1] = a;
+    if (!bad) bad = adapter_join(&joined, twice, factors, 2, err);
+    if (!bad) {
+        setup_for(&setup, "auto", m, &joined);
+        setup.sizes.backward = 0;
+        bad = lora_open(&l, &setup, err) || fill_pack(&p, 0, err) || lora_eval(l, &p, losses, best, err);
+    }
+    pack_free(&p);
+    lora_close(l);
+    adapter_free(joined);
+    adapter_free(a);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
+static int source_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    const struct weight *w = model_weight(ctx, id, layer);
+    (void)err;
+    weight_decode(w, row, 0, w->cols, out);
+    return 0;
+}
+
+/* Every weight trained for a step, and a model directory written. */
+static int train_full(const char *out, struct lora_error *err)
+{
+    static const struct lora_hyper hyper = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1};
+    struct model *m = NULL;
+    struct lora *l = NULL;
+    struct lora_setup setup;
+    struct pack p = {0};
+    double losses[32], norm;
+    int bad = model_open(&m, GOLDENS "forward/bf16-oldconfig/model", err);
+    if (!bad) {
+        setup_for(&setup, "auto", m, NULL);
+        bad = lora_open(&l, &setup, err) || fill_pack(&p, -1, err)
+           || lora_train(l, &p, 0.125, losses, NULL, err) || lora_step(l, &hyper, &norm, err)
+           || make_directory(out, err) || model_write(&m->config, out, TYPE_BF16, source_row, m, err);
+    }
+    pack_free(&p);
+    lora_close(l);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
+/* ---- what must hold after a fault ---- */
+
+#ifdef HAVE_WRAP
+/* A whole file's bytes, to be freed; NULL when it cannot be read. */
+static unsigned char *bytes_of(const char *path, size_t *n)
+{
+    struct file_map f;
+    unsigned char *copy;
+    if (file_open(&f, path, NULL)) return NULL;
+    copy = malloc(f.size + 1);
+    if (copy) memcpy(copy, f.data, f.size);
+    *n = f.size;
+    file_close(&f);
+    return copy;
+}
+
+/* Every file in `out` is the one that the undisturbed run wrote, and none is temporary. How many. */
+static int whole_files(const char *out, const char *clean, long nth)
+{
+    DIR *d = opendir(out);
+    struct dirent *e;
+    int files = 0;
+    while (d && (e = readdir(d))) {
+        char a[1024], b[1024];
+        unsigned char *x, *y;
+        size_t nx = 0, ny = 0;
+        if (e->d_name[0] == '.') continue;
+        files++;
+        CHECK(!strstr(e->d_name, ".tmp"), "fault %ld left %s", nth, e->d_name);
+        if (snprintf(a, sizeof a, "%s/%s", out, e->d_name) >= (int)sizeof a
+            || snprintf(b, sizeof b, "%s/%s", clean, e->d_name) >= (int)sizeof b) continue;
+        x = bytes_of(a, &nx);
+        y = bytes_of(b, &ny);
+        CHECK(x && y && nx == ny && !memcmp(x, y, nx), "fault %ld: %s is not whole", nth, e->d_name);
+        free(x);
+        free(y);
+    }
+    if (d) closedir(d);
+    return files;
+}
+
+static int lowest_descriptor(void)
+{
+    int fd = open("/dev/null", O_RDONLY);
+    if (fd >= 0) close(fd);
+    return fd;
+}
+
+/* One run with the n-th call failing; 1 when it succeeded all the same. */
+static int run_with(struct fault *f, scenario *run, const char *out, const char *clean, long nth, int after)
+{
+    struct lora_error err;
+    long before = live;
+    int descriptor = lowest_descriptor(), bad, files;
+    memset(&err, 0, sizeof err);
+    fault_set(f, nth, after);
+    bad = run(out, &err);
+    f->on = 0;
+    CHECK(live == before, "fault %ld leaks %ld allocations", nth, live - before);
+    CHECK(lowest_descriptor() == descriptor, "fault %ld leaks a file descriptor", nth);
+    CHECK(f->count >= nth, "call %ld was not reached", nth);
+    CHECK(bad == 0 || (bad == -1 && err.what[0]), "fault %ld gives %d without an error", nth, bad);
+    files = whole_files(out, clean, nth);
+    if (!bad) CHECK(files == whole_files(clean, clean, nth), "fault %ld: success, and a file is missing", nth);
+    remove_tree(out, NULL);
+    return !bad;
+}
+
+/* Each call alone, then each with all that follow it. files: how many the scenario reads, since one
+ * that cannot be mapped is read into memory; no other fault may be survived. */
+static void every_call(const char *name, const char *kind, struct fault *f, scenario *run, int files)
+{
+    char test[128], out[600], clean[600];
+    struct lora_error err;
+    long total, n;
+    int after, survived = 0;
+    snprintf(test, sizeof test, "%s: every %s fails", name, kind);
+    snprintf(out, sizeof out, "%s/out", scratch);
+    snprintf(clean, sizeof clean, "%s/clean", scratch);
+    test_begin(test);
+    memset(&err, 0, sizeof err);
+    fault_set(f, 0, 0);
+    CHECK(run(clean, &err) == 0, "undisturbed: %s: %s", err.what, err.where);
+    f->on = 0;
+    total = f->count;
+    CHECK(total > 0, "nothing can fail");
+    for (after = 0; after < 2; after++)
+        for (n = 1; n <= total; n++) survived += run_with(f, run, out, clean, n, after);
+    CHECK(survived <= files, "%d of %ld faults went unnoticed", survived, 2 * total);
+    printf("  %ld calls; of %ld faults %d were survived\n", total, 2 * total, survived);
+    remove_tree(clean, NULL);
+}
+
+static void faults(void)
+{
+    every_call("LoRA over the reference", "allocation", &memory, train_ref, 2);
+    every_call("LoRA over the best table", "allocation", &memory, train_auto, 2);
+    every_call("an adapter read and evaluated", "allocation", &memory, read_adapter, 4);
+    every_call("every weight trained, a model written", "allocation", &memory, train_full, 2);
+    every_call("an adapter written", "write", &writing, train_auto, 0);
+    every_call("a model written", "write", &writing, train_full, 0);
+}
+#else
+static void faults(void)
+{
+    static scenario *const built[] = {train_ref, train_auto, read_adapter, train_full};
+    (void)built;
+    (void)fault_set;
+    (void)live;
+    test_skip("failing allocations and writes", "this linker has no --wrap");
+}
+#endif
+
+/* ---- files that end early, and damaged ones ---- */
+
+struct damaged {
+    const char *name, *from, *file;         /* the file of directory `from` that is damaged */
+    int is_adapter;
+    int header;                             /* safetensors: bytes change in the header alone, the rest is data */
+};
+
+static int opens(const struct damaged *d, const struct config *config, struct lora_error *err)
+{
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    int bad;
+    memset(err, 0, sizeof *err);
+    if (d->is_adapter) bad = adapter_read(&a, in_scratch("damaged"), config, err);
+    else bad = model_open(&m, in_scratch("damaged"), err);
+    adapter_free(a);
+    model_close(m);
+    return bad;
+}
+
+static void put_file(const char *name, const unsigned char *data, size_t n)
+{
+    char path[1024];
+    FILE *f;
+    snprintf(path, sizeof path, "%s/damaged/%s", scratch, name);
+    remove(path);           /* some file systems flush a file that is cut to nothing and written anew */
+    f = fopen(path, "wb");
+    CHECK(f && fwrite(data, 1, n, f) == n, "cannot write %s", path);
+    if (f) fclose(f);
+}
+
+static void copy_file(const char *from, const char *name)
+{
+    char path[1024];
+    struct file_map f;
+    snprintf(path, sizeof path, "%s%s/%s", GOLDENS, from, name);
+    if (file_open(&f, path, NULL)) return;          /* a directory of another kind has no such file */
+    put_file(name, f.data, f.size);
+    file_close(&f);
+}
+
+static void damage(const struct damaged *d)
+{
+    static const unsigned char changes[] = {'"', '9', 0xff};
+    char path[1024], test[128];
+    unsigned char *data;
+    struct model *base = NULL;
+    struct lora_error err;
+    struct file_map f;
+    size_t i, limit;
+    int c, refused = 0, tried = 0;
+    snprintf(test, sizeof test, "%s: cut anywhere, any byte changed", d->name);
+    test_begin(test);
+    CHECK(model_open(&base, GOLDENS "lora-grad/llama/model", &err) == 0, "%s", err.what);
+    make_directory(in_scratch("damaged"), NULL);
+    copy_file(d->from, "config.json");
+    copy_file(d->from, "model.safetensors");
+    copy_file(d->from, "adapter_config.json");
+    copy_file(d->from, "adapter_model.safetensors");
+    CHECK(opens(d, &base->config, &err) == 0, "undamaged: %s: %s", err.what, err.where);
+    snprintf(path, sizeof path, "%s%s/%s", GOLDENS, d->from, d->file);
+    CHECK(file_open(&f, path, &err) == 0, "%s", err.what);
+    data = malloc(f.size);
+    memcpy(data, f.data, f.size);
+    /* JSON may end in a line feed that nothing needs */
+    limit = d->header ? f.size : f.size - 2;
+    for (i = 0; i < limit; i += i < 200 ? 1 : i < 4000 ? 13 : 1009) {
+        put_file(d->file, data, i);
+        CHECK(opens(d, &base->config, &err) == -1 && err.what[0], "%s cut to %d bytes was read", d->file, (int)i);
+    }
+    limit = d->header ? 8 + (size_t)data[0] + ((size_t)data[1] << 8) : f.size;
+    for (i = 0; i < limit; i++)
+        for (c = 0; c < (int)sizeof changes; c++) {
+            unsigned char kept = data[i];
+            int bad;
+            data[i] = changes[c];
+            put_file(d->file, data, f.size);
+            data[i] = kept;
+            bad = opens(d, &base->config, &err);
+            CHECK(bad == 0 || (bad == -1 && err.what[0]), "byte %d: no error text", (int)i);
+            refused += bad != 0;
+            tried++;
+        }
+    CHECK(refused > tried / 4, "only %d of %d changes were refused", refused, tried);
+    printf("  %d of %d changed bytes were refused\n", refused, tried);
+    free(data);
+    file_close(&f);
+    remove_tree(in_scratch("damaged"), NULL);
+    model_close(base);
+}
+
+int main(void)
+{
+    static const struct damaged files[] = {
+        {"config.json", "forward/bf16-oldconfig/model", "config.json", 0, 0},
+        {"model.safetensors", "forward/bf16-oldconfig/model", "model.safetensors", 0, 1},
+        {"adapter_config.json", "lora-grad/llama/patterns/adapter", "adapter_config.json", 1, 0},
+        {"adapter_model.safetensors", "lora-grad/llama/qv-rslora/adapter", "adapter_model.safetensors", 1, 1},
+    };
+    const char *base = getenv("TMPDIR");
+    size_t i;
+    snprintf(scratch, sizeof scratch, "%s/lora-faults-XXXXXX", base && base[0] ? base : "/tmp");
+    if (!mkdtemp(scratch)) {
+        test_begin("a scratch directory");
+        CHECK(0, "%s cannot be made", scratch);
+        return test_end();
+    }
+    faults();
+    for (i = 0; i < sizeof files / sizeof *files; i++) damage(&files[i]);
+    remove_tree(scratch, NULL);
+    return test_end();
+}
