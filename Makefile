@@ -88,7 +88,10 @@ $(BUILD)/data/make_tokenizer: $(BUILD)/data/make_tokenizer.o $(BUILD)/data/bpe.o
 $(BUILD)/data/make_text $(BUILD)/data/make_tokenizer:
 	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
 
-test: $(BUILD)/lora $(TESTS)
+$(BUILD)/example: docs/example.c $(BUILD)/liblora.a
+	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
+
+test: $(BUILD)/lora $(BUILD)/example $(TESTS)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 model:
