@@ -9,6 +9,7 @@
 static const struct job *const jobs[] = {
     &job_tokenize,
     &job_render,
+    &job_inspect,
     &job_backends,
     NULL
 };

@@ -1,0 +1,213 @@
+/* inspect.c - lora inspect: the tensors of a model or of an adapter. */
+#include "job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../formats/json.h"
+#include "../formats/safetensors.h"
+#include "../model.h"
+
+struct settings {
+    struct common common;
+    const char *adapter, *json;
+};
+
+static const struct option options[] = {
+    { "adapter", NULL, OPTION_TEXT, offsetof(struct settings, adapter), NULL, "DIR",
+      "a PEFT directory, in place of a model", 0, 0 },
+    { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE",
+      "the same as one JSON object (-: on stdout, alone)", 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+struct sum { long long tensors, parameters, bytes; };
+
+/* The two forms of the result, made side by side. `json` holds the members of one object; the
+ * tensors' own are kept apart until all are known. */
+struct listing {
+    struct text lines, json, tensors;
+    struct sum all, types[TYPE_COUNT];
+};
+
+static void add_tensor(struct listing *l, const char *name, int type, const size_t *dims, int n_dims)
+{
+    struct sum *sums[2];
+    size_t count = 1, bytes = 0;
+    int i;
+    sums[0] = &l->all;
+    sums[1] = &l->types[type];
+    text_printf(&l->lines, "%-5s [", weight_types[type].name);
+    text_puts(&l->tensors, l->all.tensors ? ",\n {\"name\": " : "\n {\"name\": ");
+    json_put_string(&l->tensors, name, strlen(name));
+    text_printf(&l->tensors, ", \"type\": \"%s\", \"shape\": [", weight_types[type].name);
+    for (i = 0; i < n_dims; i++) {
+        text_printf(&l->lines, "%s%zu", i ? ", " : "", dims[i]);
+        text_printf(&l->tensors, "%s%zu", i ? ", " : "", dims[i]);
+        count *= dims[i];           /* checked when the file was opened */
+    }
+    type_bytes(&bytes, type, count);
+    text_printf(&l->lines, "]  %zu bytes  %s\n", bytes, name);
+    text_printf(&l->tensors, "], \"parameters\": %zu, \"bytes\": %zu}", count, bytes);
+    for (i = 0; i < 2; i++) {
+        sums[i]->tensors++;
+        sums[i]->parameters += (long long)count;
+        sums[i]->bytes += (long long)bytes;
+    }
+}
+
+static void put_sum(struct text *json, const struct sum *s)
+{
+    text_printf(json, "{\"tensors\": %lld, \"parameters\": %lld, \"bytes\": %lld}", s->tensors, s->parameters, s->bytes);
+}
+
+/* Totals, in both forms. */
+static void finish(struct listing *l)
+{
+    int type, n = 0;
+    text_printf(&l->json, ",\n \"parameters\": %lld,\n \"bytes\": %lld,\n \"types\": {", l->all.parameters, l->all.bytes);
+    for (type = 0; type < TYPE_COUNT; type++) {
+        const struct sum *s = &l->types[type];
+        if (!s->tensors) continue;
+        text_printf(&l->lines, "%-5s %lld tensors, %lld parameters, %lld bytes\n", weight_types[type].name,
+                    s->tensors, s->parameters, s->bytes);
+        text_printf(&l->json, "%s\"%s\": ", n++ ? ", " : "", weight_types[type].name);
+        put_sum(&l->json, s);
+    }
+    text_printf(&l->lines, "all   %lld tensors, %lld parameters, %lld bytes\n", l->all.tensors, l->all.parameters,
+                l->all.bytes);
+    text_puts(&l->json, "},\n \"tensors\": [");
+    text_puts(&l->json, l->tensors.s ? l->tensors.s : "");
+    text_puts(&l->json, "]}\n");
+    l->lines.failed |= l->tensors.failed;
+}
+
+/* ---- a model ---- */
+
+static void list_weights(struct listing *l, const struct model *m)
+{
+    const struct config *c = &m->config;
+    int step, id, layer;
+    char name[128];
+    /* -1: what comes before the layers; L: what comes after */
+    for (step = -1; step <= c->L; step++)
+        for (id = 0; id < T_COUNT; id++) {
+            int here = tensor_layered(id) ? step >= 0 && step < c->L : step == (id == T_EMBED ? -1 : c->L);
+            const struct weight *w;
+            size_t dims[2];
+            if (!here || !tensor_present(c, id) || (id == T_HEAD && c->tied)) continue;
+            layer = tensor_layered(id) ? step : 0;
+            w = model_weight(m, id, layer);
+            dims[0] = (size_t)tensor_rows(c, id);
+            dims[1] = (size_t)tensor_cols(c, id);
+            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, dims, tensor_specs[id].cols == '1' ? 1 : 2);
+        }
+}
+
+static int list_model(struct listing *l, const char *path, struct lora_error *err)
+{
+    struct model *m;
+    const struct config *c;
+    if (model_open(&m, path, err)) return -1;
+    c = &m->config;
+    text_printf(&l->lines, "%s: %s, %d layers, hidden %d, feed-forward %d, heads %d of %d, key/value heads %d,\n"
+                "vocabulary %d, positions %d, head %s\n", path, c->model_type, c->L, c->C, c->F, c->NH, c->HS, c->NKV,
+                c->V, c->max_positions, c->tied ? "tied to the embedding" : "of its own");
+    text_puts(&l->json, "{\"model\": ");
+    json_put_string(&l->json, path, strlen(path));
+    text_puts(&l->json, ",\n \"model_type\": ");
+    json_put_string(&l->json, c->model_type, strlen(c->model_type));
+    text_printf(&l->json, ",\n \"num_hidden_layers\": %d, \"hidden_size\": %d, \"intermediate_size\": %d, "
+                "\"num_attention_heads\": %d,\n \"num_key_value_heads\": %d, \"head_dim\": %d, \"vocab_size\": %d, "
+                "\"max_position_embeddings\": %d, \"tie_word_embeddings\": %s",
+                c->L, c->C, c->F, c->NH, c->NKV, c->HS, c->V, c->max_positions, c->tied ? "true" : "false");
+    if (m->ignored.s) {
+        text_printf(&l->lines, "passed over: %s\n", m->ignored.s);
+        text_puts(&l->json, ",\n \"passed_over\": ");
+        json_put_string(&l->json, m->ignored.s, m->ignored.n);
+    }
+    list_weights(l, m);
+    model_close(m);
+    return 0;
+}
+
+/* ---- an adapter: without its model, so only as files ---- */
+
+static int list_adapter_tensors(struct listing *l, const char *path, struct lora_error *err)
+{
+    struct safetensors s;
+    int i;
+    if (safetensors_open(&s, path, err)) return -1;
+    for (i = 0; i < s.n; i++)
+        add_tensor(l, s.tensors[i].name, s.tensors[i].type, s.tensors[i].dims, s.tensors[i].n_dims);
+    safetensors_close(&s);
+    return 0;
+}
+
+static int list_adapter_config(struct listing *l, const char *dir, const char *path, struct lora_error *err)
+{
+    static const char *const shown[] = { "peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout",
+                                         "use_rslora", "target_modules", "rank_pattern", "alpha_pattern" };
+    struct json_document d;
+    size_t i;
+    if (json_read(&d, path, err)) return -1;
+    text_printf(&l->lines, "%s\n", dir);
+    for (i = 0; i < sizeof shown / sizeof *shown; i++) {
+        const struct json *v = json_get(d.root, shown[i]);
+        if (!v || v->type == JSON_NULL || (v->type == JSON_OBJECT && !v->n)) continue;
+        text_printf(&l->lines, "%s: ", shown[i]);
+        json_put(&l->lines, v);
+        text_puts(&l->lines, "\n");
+    }
+    text_puts(&l->json, "{\"adapter\": ");
+    json_put_string(&l->json, dir, strlen(dir));
+    text_puts(&l->json, ",\n \"adapter_config\": ");
+    json_put(&l->json, d.root);
+    json_free(&d);
+    return 0;
+}
+
+static int list_adapter(struct listing *l, const char *dir, struct lora_error *err)
+{
+    char *config = path_join(dir, "adapter_config.json", err);
+    char *tensors = config ? path_join(dir, "adapter_model.safetensors", err) : NULL;
+    int bad = !tensors || list_adapter_config(l, dir, config, err) || list_adapter_tensors(l, tensors, err);
+    free(config);
+    free(tensors);
+    return bad ? -1 : 0;
+}
+
+static int inspect(const struct settings *s, struct lora_error *err)
+{
+    struct listing l;
+    int bad;
+    memset(&l, 0, sizeof l);
+    bad = s->adapter ? list_adapter(&l, s->adapter, err) : list_model(&l, s->common.model, err);
+    if (!bad) finish(&l);
+    bad = bad || text_check(&l.lines, err) || text_check(&l.json, err);
+    if (!bad && s->json) bad = job_write_json(s->json, &l.json, err);
+    if (!bad && !(s->json && !strcmp(s->json, "-"))) fwrite(l.lines.s, 1, l.lines.n, stdout);
+    text_free(&l.lines);
+    text_free(&l.json);
+    text_free(&l.tensors);
+    return bad ? -1 : 0;
+}
+
+static int run(int argc, char **argv)
+{
+    struct settings s = { COMMON_DEFAULTS, NULL, NULL };
+    struct lora_error err = { "", "", "", "", "" };
+    char *given;
+    int code = job_options(&job_inspect, &s, argc, argv, &given);
+    if (code < 0 && !s.common.model == !s.adapter)
+        code = job_usage_error(&job_inspect, "--model PATH or --adapter DIR, one of them, is needed");
+    if (code < 0) code = inspect(&s, &err) ? job_error(&err) : EXIT_DONE;
+    job_free_options(&job_inspect, &s, given);
+    return code;
+}
+
+const struct job job_inspect = {
+    "inspect", "the tensors of a model or an adapter: shapes, types, bytes, parameters",
+    "(--model PATH | --adapter DIR) [--json FILE]", options, common_options, run
+};
