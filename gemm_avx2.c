@@ -400,6 +400,7 @@ static void product_few(struct kernel_ctx *c, float *out, const float *x, const 
 int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
 {
     int n;
+    (void)c;            /* a build without OpenMP has no threads to ask for */
     if (!can_read(w)) return KERNEL_UNSUPPORTED;
 #pragma omp parallel for num_threads(c->threads) if((double)N * w->cols > PARALLEL_WORK)
     for (n = 0; n < N; n++)

@@ -11,6 +11,7 @@ static const struct job *const jobs[] = {
     &job_render,
     &job_inspect,
     &job_backends,
+    &job_bench,
     NULL
 };
 

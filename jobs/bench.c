@@ -1,0 +1,445 @@
+/* bench.c - lora bench: how fast the products of a training step are on this machine, beside what its
+ * multiply-adds could do, and how long a whole step takes, operation by operation.
+ *
+ * Everything is measured round by round, the peak too, and medians are shown: a machine whose clock
+ * or whose neighbours change changes all of them alike. */
+#include "bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const struct option options[] = {
+    { "tokens", NULL, OPTION_INT, offsetof(struct bench, tokens), NULL, "N", "tokens of the step (default 512)", 1, 1 << 20 },
+    { "targets", NULL, OPTION_INT, offsetof(struct bench, targets), NULL, "N",
+      "of them with a target, and so with logits (default: an eighth)", 1, 1 << 20 },
+    { "row-tokens", NULL, OPTION_INT, offsetof(struct bench, row_tokens), NULL, "N",
+      "tokens of a row, for the whole step (default 64)", 2, 1 << 20 },
+    { "lora-r", "r|rank", OPTION_INT, offsetof(struct bench, rank), NULL, "R",
+      "rank of the adapters on all linear layers (default 16)", 1, 4096 },
+    { "rounds", NULL, OPTION_INT, offsetof(struct bench, rounds), NULL, "N", "rounds that medians are of (default 7)", 1, MAX_ROUNDS },
+    { "dtype", NULL, OPTION_CHOICE, offsetof(struct bench, dtype), "bf16|f16|f32|q8_0|q4_0|q4_1", NULL,
+      "type of the weights of the products (default bf16)", 0, 0 },
+    { "step", NULL, OPTION_FLAG, offsetof(struct bench, step), NULL, NULL,
+      "measure a whole training step too (needs --model)", 0, 0 },
+    { "profile", NULL, OPTION_FLAG, offsetof(struct bench, profile), NULL, NULL,
+      "the same, with the time of each operation", 0, 0 },
+    { "json", NULL, OPTION_TEXT, offsetof(struct bench, json), NULL, "FILE", "the figures as JSON (- for stdout)", 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+static const int dtypes[] = { TYPE_BF16, TYPE_F16, TYPE_F32, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1 };
+
+/* ---- what the machine can do ---- */
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+/* Twelve chains of 256-bit fused multiply-adds: more than the unit has in flight. */
+__attribute__((target("avx2,fma")))
+static float fma_chains(long n)
+{
+    __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
+    __m256 a = x, b = y, c = a + b, d = c + a, e = d + a, f = e + a, g = f + a, h = g + a, i = h + a, j = i + a,
+           k = j + a, l = k + a;        /* all different, or a compiler makes one of them */
+    for (; n; n--) {
+        a = _mm256_fmadd_ps(a, x, y); b = _mm256_fmadd_ps(b, x, y); c = _mm256_fmadd_ps(c, x, y);
+        d = _mm256_fmadd_ps(d, x, y); e = _mm256_fmadd_ps(e, x, y); f = _mm256_fmadd_ps(f, x, y);
+        g = _mm256_fmadd_ps(g, x, y); h = _mm256_fmadd_ps(h, x, y); i = _mm256_fmadd_ps(i, x, y);
+        j = _mm256_fmadd_ps(j, x, y); k = _mm256_fmadd_ps(k, x, y); l = _mm256_fmadd_ps(l, x, y);
+    }
+    a = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)),
+                      _mm256_add_ps(_mm256_add_ps(e, f), _mm256_add_ps(g, h)));
+    a = _mm256_add_ps(a, _mm256_add_ps(_mm256_add_ps(i, j), _mm256_add_ps(k, l)));
+    return _mm256_cvtss_f32(a);
+}
+
+/* GFLOP/s of 256-bit multiply-adds on all threads; 0 where this table does not use them. */
+static double measure_peak(const struct kernels *k, int threads)
+{
+    const long n = 2000000;
+    float sum = 0;
+    double start;
+    if (strcmp(k->name, "avx2")) return 0;
+    start = seconds_now();
+#pragma omp parallel num_threads(threads) reduction(+:sum)
+    sum += fma_chains(n);
+    start = seconds_now() - start;
+    return sum >= 0 ? 1e-9 * 12 * 16 * (double)n * threads / start : 0;
+}
+#else
+static double measure_peak(const struct kernels *k, int threads)
+{
+    (void)k, (void)threads;
+    return 0;
+}
+#endif
+
+/* GB/s of reading memory that no cache holds, on all threads. */
+static double measure_bandwidth(const uint64_t *p, size_t n, int threads)
+{
+    uint64_t sum = 0;
+    double start = seconds_now();
+    long long i;
+    (void)threads;          /* a build without OpenMP has one */
+#pragma omp parallel for num_threads(threads) reduction(^:sum)
+    for (i = 0; i < (long long)n; i += 8)
+        sum ^= p[i] ^ p[i + 1] ^ p[i + 2] ^ p[i + 3] ^ p[i + 4] ^ p[i + 5] ^ p[i + 6] ^ p[i + 7];
+    start = seconds_now() - start;
+    return sum == 1 ? 0 : 8e-9 * (double)n / start;     /* the sum is used, so that it is made */
+}
+
+double median(double *x, int n)
+{
+    int i, j;
+    for (i = 1; i < n; i++) {
+        double v = x[i];
+        for (j = i; j > 0 && x[j - 1] > v; j--) x[j] = x[j - 1];
+        x[j] = v;
+    }
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* ---- the products of a step ---- */
+
+enum { FORWARD, BACKWARD_X, LORA_FORWARD, LORA_BACKWARD, KINDS };
+static const char *const kind_names[] = { "forward", "dx", "lora forward", "lora backward" };
+
+struct product {
+    char name[64];              /* "wq+wo" */
+    int O, I, N, kind;
+    double times;               /* a step has so many */
+    double flops;
+    double seconds[MAX_ROUNDS];
+};
+
+struct products { struct product list[4 * T_COUNT]; int n; };
+
+static double product_flops(const struct product *p, int r)
+{
+    double n = p->N;
+    return p->kind <= BACKWARD_X ? 2 * n * p->O * p->I : (p->kind == LORA_FORWARD ? 2 : 4) * n * r * ((double)p->O + p->I);
+}
+
+static void add_product(struct products *s, const char *name, int O, int I, int N, int kind, double times, int r)
+{
+    struct product *p;
+    int i;
+    for (i = 0; i < s->n; i++) {
+        p = &s->list[i];
+        if (p->O != O || p->I != I || p->N != N || p->kind != kind) continue;
+        p->times += times;
+        if (strlen(p->name) + strlen(name) + 2 < sizeof p->name) strcat(strcat(p->name, "+"), name);
+        return;
+    }
+    p = &s->list[s->n++];
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->O = O;
+    p->I = I;
+    p->N = N;
+    p->kind = kind;
+    p->times = times;
+    p->flops = product_flops(p, r);
+}
+
+/* Each linear forward once and back once, with its adapter; the head at the rows with a target. */
+static void list_products(struct products *s, const struct config *c, const struct bench *b)
+{
+    int kind, id, head = b->targets < 160 ? b->targets : 160;
+    s->n = 0;
+    for (kind = 0; kind < KINDS; kind++)
+        for (id = 0; id < T_COUNT; id++)
+            if (tensor_present(c, id) && tensor_specs[id].linear && tensor_layered(id))
+                add_product(s, tensor_specs[id].name, tensor_rows(c, id), tensor_cols(c, id), b->tokens, kind, c->L, b->rank);
+    for (kind = FORWARD; kind <= BACKWARD_X; kind++)
+        add_product(s, "head", c->V, c->C, head, kind, (double)b->targets / head, b->rank);
+}
+
+struct memory { struct kernel_ctx ctx; struct kernels k; buf *x, *y, *h, *a, *b, *da, *db; void *w; struct weight weight; };
+
+static size_t largest(const struct products *s, int what)
+{
+    size_t most = 0;
+    int i;
+    for (i = 0; i < s->n; i++) {
+        const struct product *p = &s->list[i];
+        size_t n = (size_t)(what == 'x' ? p->I : p->O) * (size_t)(what == 'w' ? p->I : p->N);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static void fill(float *x, size_t n, float size)
+{
+    size_t i;
+    for (i = 0; i < n; i++) x[i] = size * (float)((long long)(random_bits(1, i) % 2001) - 1000);
+}
+
+/* Values of no meaning but of ordinary size: scales of blocks are 2^-10. */
+static void fill_weight(unsigned char *w, int type, size_t n)
+{
+    const struct weight_type_info *t = &weight_types[type];
+    size_t i, blocks = n / (size_t)t->block;
+    uint16_t small = f32_to_f16(0.0009765625f);
+    if (type == TYPE_F32) fill((float *)(void *)w, n, 1e-4f);
+    for (i = 0; i < blocks && type != TYPE_F32; i++) {
+        float v = 1e-4f * (float)((long long)(random_bits(2, i) % 2001) - 1000);
+        uint16_t h = type == TYPE_BF16 ? f32_to_bf16(v) : type == TYPE_F16 ? f32_to_f16(v) : small;
+        memset(w + i * (size_t)t->bytes, (int)(i % 255), (size_t)t->bytes);
+        memcpy(w + i * (size_t)t->bytes, &h, 2);
+        if (type == TYPE_Q4_1) memcpy(w + i * (size_t)t->bytes + 2, &small, 2);
+    }
+}
+
+static void release(struct memory *m)
+{
+    void *all[9];
+    int i;
+    all[0] = m->x, all[1] = m->y, all[2] = m->h, all[3] = m->a, all[4] = m->b, all[5] = m->da, all[6] = m->db;
+    all[7] = m->w, all[8] = m->ctx.work;
+    for (i = 0; i < 9; i++) if (all[i]) m->k.release(&m->ctx, all[i]);
+}
+
+static int reserve(struct memory *m, const struct products *s, const struct bench *b, int threads, struct lora_error *err)
+{
+    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), nw = largest(s, 'w'), bytes = 0;
+    size_t nh = (size_t)b->tokens * (size_t)b->rank, na, e = (size_t)m->k.elem;
+    struct kernel_sizes sizes;
+    int i, type = dtypes[b->dtype], widest = 1, V = 1;
+    for (i = 0; i < s->n; i++) {
+        const struct product *p = &s->list[i];
+        int w = p->O > p->I ? p->O : p->I;
+        if (!strcmp(p->name, "head")) V = p->O;
+        else if (w > widest) widest = w;
+    }
+    na = (size_t)widest * (size_t)b->rank;
+    memset(&sizes, 0, sizeof sizes);
+    sizes.threads = m->ctx.threads = threads;
+    sizes.N = b->tokens;
+    sizes.width = widest > b->rank ? widest : b->rank;
+    sizes.V = V;
+    m->ctx.work_bytes = m->k.work_bytes(&sizes);
+    if (type_bytes(&bytes, type, nw)) {
+        fail(err, "bench", "--dtype %s", weight_types[type].name);
+        return expected(err, "matrices of whole blocks of %d", weight_types[type].block);
+    }
+    m->x = m->k.alloc(&m->ctx, nx * e);
+    m->y = m->k.alloc(&m->ctx, ny * e);
+    m->h = m->k.alloc(&m->ctx, nh * e);
+    m->a = m->k.alloc(&m->ctx, na * e);
+    m->b = m->k.alloc(&m->ctx, na * e);
+    m->da = m->k.alloc(&m->ctx, na * e);
+    m->db = m->k.alloc(&m->ctx, na * e);
+    m->w = m->k.alloc(&m->ctx, bytes);
+    m->ctx.work = m->ctx.work_bytes ? m->k.alloc(&m->ctx, m->ctx.work_bytes) : NULL;
+    if (!m->x || !m->y || !m->h || !m->a || !m->b || !m->da || !m->db || !m->w || (m->ctx.work_bytes && !m->ctx.work))
+        return fail_memory(err, "bench", (nx + ny + nh + 4 * na) * e + bytes + m->ctx.work_bytes);
+    fill_weight(m->w, type, nw);
+    m->weight.type = type;
+    m->weight.data = m->w;
+    return 0;
+}
+
+/* Ordinary numbers into what products read: they grow when results are added to them. */
+static int refill(struct memory *m, const struct products *s, const struct bench *b, struct lora_error *err)
+{
+    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), n = nx > ny ? nx : ny;
+    float *values = new_array(n, sizeof *values, err);
+    if (!values) return -1;
+    fill(values, n, 1e-4f);
+    m->k.up(&m->ctx, m->x, values, nx);
+    m->k.up(&m->ctx, m->y, values, ny);
+    n = (size_t)b->rank;
+    m->k.up(&m->ctx, m->h, values, (size_t)b->tokens * n < nx ? (size_t)b->tokens * n : nx);
+    free(values);
+    return 0;
+}
+
+static struct weight real_weight(const buf *data, int rows, int cols)
+{
+    struct weight w;
+    memset(&w, 0, sizeof w);
+    w.type = TYPE_REAL;
+    w.rows = rows;
+    w.cols = cols;
+    w.data = data;
+    return w;
+}
+
+static int run_product(struct memory *m, const struct product *p, int r)
+{
+    struct kernel_ctx *c = &m->ctx;
+    struct weight w = m->weight, a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
+    w.rows = p->O;
+    w.cols = p->I;
+    switch (p->kind) {
+    case FORWARD: return m->k.matmul(c, m->y, m->x, &w, NULL, 1, 0, p->N);
+    case BACKWARD_X: return m->k.matmul_dx(c, m->x, m->y, &w, 1, 0, p->N);
+    case LORA_FORWARD: return m->k.matmul(c, m->h, m->x, &a, NULL, 1, 0, p->N)
+        || m->k.matmul(c, m->y, m->h, &b, NULL, 2, 1, p->N);
+    default:
+        m->k.matmul_dw(c, m->db, m->y, m->h, 2, p->N, p->O, r);
+        if (m->k.matmul_dx(c, m->h, m->y, &b, 2, 0, p->N)) return -1;
+        m->k.matmul_dw(c, m->da, m->h, m->x, 1, p->N, r, p->I);
+        return m->k.matmul_dx(c, m->x, m->h, &a, 1, 1, p->N);
+    }
+}
+
+/* Seconds of one run; short ones are repeated so that the clock can tell. */
+static int time_product(struct memory *m, const struct product *p, int r, double *seconds)
+{
+    double start = seconds_now(), took;
+    int n = 0;
+    do {
+        if (run_product(m, p, r)) return -1;
+        n++;
+        took = seconds_now() - start;
+    } while (took < 0.005);
+    *seconds = took / n;
+    return 0;
+}
+
+static int measure(struct products *s, struct memory *m, const struct bench *b, struct figures *f, struct lora_error *err)
+{
+    enum { READ = 1 << 24 };        /* 128 MiB */
+    uint64_t *memory = new_array(READ, sizeof *memory, err);
+    int round, i, bad = !memory;
+    double start = seconds_now();
+    clock_t cpu = clock();
+    if (memory) memset(memory, 1, READ * sizeof *memory);   /* pages of its own */
+    for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
+        int to = round < 0 ? 0 : round;
+        bad = refill(m, s, b, err);
+        f->peaks[to] = measure_peak(&m->k, m->ctx.threads);
+        f->bandwidths[to] = measure_bandwidth(memory, READ, m->ctx.threads);
+        progress("round %d of %d", to + 1, b->rounds);
+        for (i = 0; i < s->n && !bad; i++)
+            if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
+                fail(err, "bench", "%s", m->k.name);
+                bad = found(err, "a table that does not read %s", weight_types[m->weight.type].name);
+            }
+    }
+    progress_done();
+    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / m->ctx.threads;
+    free(memory);
+    return bad ? -1 : 0;
+}
+
+/* ---- what is shown ---- */
+
+static void share(char *text, size_t n, double flops, double peak)
+{
+    if (peak > 0) snprintf(text, n, "%5.1f %%", 100 * flops / peak);
+    else snprintf(text, n, "-");
+}
+
+static void show(struct products *s, const struct bench *b, struct figures *f, struct text *json)
+{
+    double flops = 0, seconds = 0, peak = median(f->peaks, b->rounds), bandwidth = median(f->bandwidths, b->rounds);
+    char part[32];
+    int i;
+    if (f->share < 0.8)
+        status("this machine is busy with other work: bench got %.0f %% of the time of %d threads, so times are too long",
+               100 * f->share, f->threads);
+    if (peak > 0) printf("peak of 256-bit multiply-adds  %.1f GFLOP/s\n", peak);
+    printf("reading memory                 %.1f GB/s\n\n", bandwidth);
+    printf("%-14s %-14s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "N", "I", "O", "ms", "GFLOP/s", "of peak");
+    text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"dtype\":\"%s\",\"rounds\":%d,"
+                      "\"peak_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
+                f->backend, f->threads, b->tokens, b->targets, b->rank, weight_types[dtypes[b->dtype]].name, b->rounds, peak, bandwidth);
+    for (i = 0; i < s->n; i++) {
+        const struct product *p = &s->list[i];
+        double t = median(s->list[i].seconds, b->rounds), rate = 1e-9 * p->flops / t;
+        share(part, sizeof part, rate, peak);
+        printf("%-14s %-14s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, p->N, p->I, p->O, 1e3 * t, rate, part);
+        text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g}",
+                    i ? "," : "", kind_names[p->kind], p->name, p->N, p->I, p->O, p->times, t, rate);
+        flops += p->times * p->flops;
+        seconds += p->times * t;
+    }
+    share(part, sizeof part, 1e-9 * flops / seconds, peak);
+    printf("\nall products of a step: %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak\n",
+           1e-9 * flops, seconds, 1e-9 * flops / seconds, part);
+    text_printf(json, "],\"step_products\":{\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g}", 1e-9 * flops, seconds, 1e-9 * flops / seconds);
+}
+
+/* ---- the job ---- */
+
+static struct config smollm2_135m(void)
+{
+    struct config c;
+    memset(&c, 0, sizeof c);
+    c.C = 576;
+    c.V = 49152;
+    c.L = 30;
+    c.NH = 9;
+    c.NKV = 3;
+    c.HS = 64;
+    c.F = 1536;
+    c.tied = 1;
+    return c;
+}
+
+static int bench_products(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
+                          struct text *json, struct lora_error *err)
+{
+    struct products *s = new_array(1, sizeof *s, err);
+    struct figures *f = new_array(1, sizeof *f, err);
+    struct memory m;
+    int bad = !s || !f;
+    memset(&m, 0, sizeof m);
+    kernels_complete(&m.k, k);
+    if (!bad) {
+        f->backend = k->name;
+        f->threads = threads;
+        list_products(s, c, b);
+        bad = reserve(&m, s, b, threads, err) || measure(s, &m, b, f, err);
+        if (!bad) show(s, b, f, json);
+        release(&m);
+    }
+    free(s);
+    free(f);
+    return bad ? -1 : 0;
+}
+
+static int bench(struct bench *b, struct lora_error *err)
+{
+    const struct kernels *k = kernels_find(b->common.backend, err);
+    struct config c = smollm2_135m();
+    struct model *m = NULL;
+    struct text json = { NULL, 0, 0, 0 };
+    int threads = usable_threads(b->common.threads), bad;
+    if (!k || (b->common.model && model_open(&m, b->common.model, err))) return -1;
+    if (m) c = m->config;
+    if (!b->targets) b->targets = (b->tokens + 7) / 8;
+    if (b->targets > b->tokens) b->targets = b->tokens;
+    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers, %s\n",
+           m ? b->common.model : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank,
+           weight_types[dtypes[b->dtype]].name);
+    bad = bench_products(b, k, &c, threads, &json, err);
+    if (!bad && (b->step || b->profile)) bad = bench_step(b, k, m, threads, &json, err);
+    text_puts(&json, "}\n");
+    if (!bad && b->json) bad = text_check(&json, err) || job_write_json(b->json, &json, err);
+    text_free(&json);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
+static int run(int argc, char **argv)
+{
+    struct bench b = { COMMON_DEFAULTS, 512, 0, 64, 16, 7, 0, 0, 0, NULL };
+    struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
+    char *given;
+    int code = job_options(&job_bench, &b, argc, argv, &given);
+    if (code < 0 && (b.step || b.profile) && !b.common.model)
+        code = job_usage_error(&job_bench, "a whole step needs --model");
+    if (code < 0) code = bench(&b, &err) ? job_error(&err) : EXIT_DONE;
+    job_free_options(&job_bench, &b, given);
+    return code;
+}
+
+const struct job job_bench = {
+    "bench", "how fast this machine is at the products of a training step, and at a step",
+    "[--model PATH [--step | --profile]] [options]", options, common_options, run
+};
