@@ -436,12 +436,13 @@ static void expand(struct generator *g, struct text *out, const char *s, size_t 
 
 /* ---- rows ---- */
 
-/* 1 when a row with these letters was written before. */
+/* 1 when a row with these letters was written before, whatever its label. */
 static int seen_before(struct generator *g, const struct text *t, struct lora_error *err)
 {
     uint64_t h = HASH_START;
-    size_t i, at;
-    for (i = 0; i < t->n; i++) {
+    const char *arrow = strstr(t->s, " => ");
+    size_t i = arrow && !strncmp(t->s, "label:", 6) ? (size_t)(arrow - t->s) : 0, at;
+    for (; i < t->n; i++) {
         char c = (char)tolower((unsigned char)t->s[i]);
         if (isalpha((unsigned char)c)) h = hash_bytes(h, &c, 1);
     }

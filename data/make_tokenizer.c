@@ -2,7 +2,7 @@
  *
  *     make_tokenizer SIZE OUT-DIRECTORY FILE...
  *
- * Reads {"text"} and {"messages"} rows (.jsonl) or plain text, and writes tokenizer.json and
+ * Reads {"text"}, {"text","label"} and {"messages"} rows (.jsonl) or plain text, and writes tokenizer.json and
  * tokenizer_config.json with the ChatML template. SIZE counts three special tokens and 256 bytes.
  * Ties between pairs of equal count go to the greater pair of byte strings, so the result depends
  * on the text alone. */
@@ -27,11 +27,12 @@ static void check(int status, const struct lora_error *err)
     exit(1);
 }
 
-/* Every string of a row that is text: the value of "text" or of a turn's "content". */
+/* Every string of a row that is text: the value of "text" or "label" or of a turn's "content". */
 static int add_row(struct bpe *b, const struct json *v, struct lora_error *err)
 {
     const struct json *child;
-    if (v->type == JSON_STRING && v->key && (!strcmp(v->key, "text") || !strcmp(v->key, "content")))
+    if (v->type == JSON_STRING && v->key &&
+        (!strcmp(v->key, "text") || !strcmp(v->key, "label") || !strcmp(v->key, "content")))
         return bpe_add(b, v->string, v->n, err);
     for (child = v->child; child; child = child->next)
         if (add_row(b, child, err)) return -1;
