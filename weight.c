@@ -1,8 +1,10 @@
-/* weight.c - the table of storage types and their decoders.
+/* weight.c - the table of storage types, and the decoders of plain ones.
  *
  * Files are little endian, and so are the machines this runs on. Data in a file lies at any
  * address: every load goes through memcpy, which compiles to a plain one. */
 #include "weight.h"
+
+#include "blocks.h"
 
 #include <string.h>
 
@@ -96,62 +98,22 @@ static void decode_bf16(const struct weight *w, int row, int col, int n, float *
     }
 }
 
-/* ---- GGUF's blocks of 32 ----
- * In ggml's order of operations, in float: a product, then a sum. */
-
-#define BLOCK 32
-
-static float scale_at(const unsigned char *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return f16_to_f32(h);
-}
-
-/* f16 d, int8 q[32]: d q */
-static void block_q8_0(const unsigned char *p, float *out)
-{
-    float d = scale_at(p);
-    const signed char *q = (const signed char *)p + 2;
-    int j;
-    for (j = 0; j < BLOCK; j++) out[j] = d * (float)q[j];
-}
-
-/* f16 d, 16 bytes: d (q - 8), the low halves first, then the high ones */
-static void block_q4_0(const unsigned char *p, float *out)
-{
-    float d = scale_at(p);
-    int j;
-    for (j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)((p[2 + j] & 15) - 8);
-        out[j + BLOCK / 2] = d * (float)((p[2 + j] >> 4) - 8);
-    }
-}
-
-/* f16 d, f16 m, 16 bytes: d q + m */
-static void block_q4_1(const unsigned char *p, float *out)
-{
-    float d = scale_at(p), m = scale_at(p + 2);
-    int j;
-    for (j = 0; j < BLOCK / 2; j++) {
-        out[j] = d * (float)(p[4 + j] & 15) + m;
-        out[j + BLOCK / 2] = d * (float)(p[4 + j] >> 4) + m;
-    }
-}
+/* ---- GGUF's blocks: blocks.c unpacks them ---- */
 
 /* A strip: what falls on part of a block goes through a block of its own. */
-static inline void decode_blocks(const struct weight *w, int row, int col, int n, float *out,
-                                 size_t bytes, void (*block)(const unsigned char *p, float *out))
+static void decode_blocks(const struct weight *w, int row, int col, int n, float *out)
 {
+    const struct weight_type_info *t = &weight_types[w->type];
     size_t e = element(w, row, col);
-    const unsigned char *p = (const unsigned char *)w->data + e / BLOCK * bytes;
-    int skip = (int)(e % BLOCK);
-    float whole[BLOCK];
-    for (; n > 0; p += bytes, skip = 0) {
-        int m = BLOCK - skip < n ? BLOCK - skip : n;
-        if (m == BLOCK) block(p, out);
-        else {
-            block(p, whole);
+    const unsigned char *p = (const unsigned char *)w->data + e / (size_t)t->block * (size_t)t->bytes;
+    int skip = (int)(e % (size_t)t->block);
+    float whole[LARGEST_BLOCK];
+    for (; n > 0; p += t->bytes, skip = 0) {
+        int m = t->block - skip < n ? t->block - skip : n;
+        if (m == t->block) {
+            t->unpack(p, out);
+        } else {
+            t->unpack(p, whole);
             memcpy(out, whole + skip, (size_t)m * sizeof *out);
         }
         out += m;
@@ -159,38 +121,31 @@ static inline void decode_blocks(const struct weight *w, int row, int col, int n
     }
 }
 
-static void decode_q8_0(const struct weight *w, int row, int col, int n, float *out)
-{
-    decode_blocks(w, row, col, n, out, 34, block_q8_0);
-}
-
-static void decode_q4_0(const struct weight *w, int row, int col, int n, float *out)
-{
-    decode_blocks(w, row, col, n, out, 18, block_q4_0);
-}
-
-static void decode_q4_1(const struct weight *w, int row, int col, int n, float *out)
-{
-    decode_blocks(w, row, col, n, out, 20, block_q4_1);
-}
-
 /* ---- the table ---- */
 
 const struct weight_type_info weight_types[TYPE_COUNT] = {
-    [TYPE_F32]  = { "F32",  "F32",  0,  1,     4,  decode_f32 },
-    [TYPE_F16]  = { "F16",  "F16",  1,  1,     2,  decode_f16 },
-    [TYPE_BF16] = { "BF16", "BF16", 30, 1,     2,  decode_bf16 },
-    [TYPE_Q8_0] = { "Q8_0", NULL,   8,  BLOCK, 34, decode_q8_0 },
-    [TYPE_Q4_0] = { "Q4_0", NULL,   2,  BLOCK, 18, decode_q4_0 },
-    [TYPE_Q4_1] = { "Q4_1", NULL,   3,  BLOCK, 20, decode_q4_1 },
-    [TYPE_F64]  = { "F64",  "F64",  28, 1,     8,  NULL },
-    [TYPE_I64]  = { "I64",  "I64",  27, 1,     8,  NULL },
-    [TYPE_I32]  = { "I32",  "I32",  26, 1,     4,  NULL },
-    [TYPE_I16]  = { "I16",  "I16",  25, 1,     2,  NULL },
-    [TYPE_I8]   = { "I8",   "I8",   24, 1,     1,  NULL },
-    [TYPE_U8]   = { "U8",   "U8",   -1, 1,     1,  NULL },
-    [TYPE_BOOL] = { "BOOL", "BOOL", -1, 1,     1,  NULL },
-    [TYPE_REAL] = { "REAL", NULL,   -1, 1,     0,  NULL },      /* its bytes are the backend's */
+    [TYPE_F32]    = { "F32",    "F32",  0,  1,   4,   decode_f32,    NULL },
+    [TYPE_F16]    = { "F16",    "F16",  1,  1,   2,   decode_f16,    NULL },
+    [TYPE_BF16]   = { "BF16",   "BF16", 30, 1,   2,   decode_bf16,   NULL },
+    [TYPE_Q8_0]   = { "Q8_0",   NULL,   8,  32,  34,  decode_blocks, unpack_q8_0 },
+    [TYPE_Q4_0]   = { "Q4_0",   NULL,   2,  32,  18,  decode_blocks, unpack_q4_0 },
+    [TYPE_Q4_1]   = { "Q4_1",   NULL,   3,  32,  20,  decode_blocks, unpack_q4_1 },
+    [TYPE_Q5_0]   = { "Q5_0",   NULL,   6,  32,  22,  decode_blocks, unpack_q5_0 },
+    [TYPE_Q5_1]   = { "Q5_1",   NULL,   7,  32,  24,  decode_blocks, unpack_q5_1 },
+    [TYPE_Q2_K]   = { "Q2_K",   NULL,   10, 256, 84,  decode_blocks, unpack_q2_k },
+    [TYPE_Q3_K]   = { "Q3_K",   NULL,   11, 256, 110, decode_blocks, unpack_q3_k },
+    [TYPE_Q4_K]   = { "Q4_K",   NULL,   12, 256, 144, decode_blocks, unpack_q4_k },
+    [TYPE_Q5_K]   = { "Q5_K",   NULL,   13, 256, 176, decode_blocks, unpack_q5_k },
+    [TYPE_Q6_K]   = { "Q6_K",   NULL,   14, 256, 210, decode_blocks, unpack_q6_k },
+    [TYPE_IQ4_NL] = { "IQ4_NL", NULL,   20, 32,  18,  decode_blocks, unpack_iq4_nl },
+    [TYPE_F64]    = { "F64",    "F64",  28, 1,   8,   NULL,          NULL },
+    [TYPE_I64]    = { "I64",    "I64",  27, 1,   8,   NULL,          NULL },
+    [TYPE_I32]    = { "I32",    "I32",  26, 1,   4,   NULL,          NULL },
+    [TYPE_I16]    = { "I16",    "I16",  25, 1,   2,   NULL,          NULL },
+    [TYPE_I8]     = { "I8",     "I8",   24, 1,   1,   NULL,          NULL },
+    [TYPE_U8]     = { "U8",     "U8",   -1, 1,   1,   NULL,          NULL },
+    [TYPE_BOOL]   = { "BOOL",   "BOOL", -1, 1,   1,   NULL,          NULL },
+    [TYPE_REAL]   = { "REAL",   NULL,   -1, 1,   0,   NULL,          NULL },    /* its bytes are the backend's */
 };
 
 int type_bytes(size_t *out, int type, size_t count)

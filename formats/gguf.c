@@ -167,10 +167,9 @@ static int take_value(struct cursor *c, struct gguf_value *v)
 static const char *other_type(uint32_t type)
 {
     static const char *const names[] = {
-        [6] = "Q5_0", [7] = "Q5_1", [9] = "Q8_1", [10] = "Q2_K", [11] = "Q3_K", [12] = "Q4_K", [13] = "Q5_K",
-        [14] = "Q6_K", [15] = "Q8_K", [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S",
-        [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S", [23] = "IQ4_XS", [29] = "IQ1_M", [34] = "TQ1_0",
-        [35] = "TQ2_0", [39] = "MXFP4", [40] = "NVFP4", [41] = "Q1_0",
+        [9] = "Q8_1", [15] = "Q8_K", [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S",
+        [21] = "IQ3_S", [22] = "IQ2_S", [23] = "IQ4_XS", [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0",
+        [39] = "MXFP4", [40] = "NVFP4", [41] = "Q1_0",
     };
     return type < sizeof names / sizeof *names ? names[type] : NULL;
 }
@@ -182,7 +181,7 @@ static int find_type(const struct gguf *g, const char *tensor, uint32_t number, 
     for (type = 0; type < TYPE_COUNT; type++)
         if (weight_types[type].gguf >= 0 && (uint32_t)weight_types[type].gguf == number) return type;
     bad(g, "tensor", tensor, err);
-    expected(err, "F32, F16, BF16, Q8_0, Q4_0 or Q4_1");
+    expected(err, "F32, F16, BF16, Q8_0, Q4_0 to Q5_1, Q2_K to Q6_K or IQ4_NL");
     return found(err, "type %lu%s%s%s", (unsigned long)number, name ? " (" : "", name ? name : "", name ? ")" : "");
 }
 

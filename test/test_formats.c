@@ -101,10 +101,11 @@ static unsigned char pseudo(unsigned *state)
     return (unsigned char)(*state >> 24);
 }
 
-/* Element i of a stream of elements, by the definition of its type. */
+/* Element i of a stream of elements, by the definition of its type; of the types that have only goldens,
+ * by their whole block. */
 static float one_element(int type, const unsigned char *data, size_t i)
 {
-    int bytes = weight_types[type].bytes, j = (int)(i % 32), q;
+    int block = weight_types[type].block, bytes = weight_types[type].bytes, j = (int)(i % 32), q;
     const unsigned char *p = data + i / 32 * (size_t)bytes;
     float d, m, f;
     switch (type) {
@@ -112,6 +113,11 @@ static float one_element(int type, const unsigned char *data, size_t i)
     case TYPE_F16: return (float)half_value(data[2 * i] | (unsigned)data[2 * i + 1] << 8);
     case TYPE_BF16: return float_bits((uint32_t)data[2 * i] << 16 | (uint32_t)data[2 * i + 1] << 24);
     case TYPE_Q8_0: return (float)half_value(p[0] | (unsigned)p[1] << 8) * (float)(p[2 + j] < 128 ? p[2 + j] : p[2 + j] - 256);
+    }
+    if (type > TYPE_Q4_1) {
+        float all[256];
+        weight_types[type].unpack(data + i / (size_t)block * (size_t)bytes, all);
+        return all[i % (size_t)block];
     }
     d = (float)half_value(p[0] | (unsigned)p[1] << 8);
     q = p[bytes - 16 + j % 16];
@@ -124,7 +130,7 @@ static float one_element(int type, const unsigned char *data, size_t i)
 
 static void test_decoders(void)
 {
-    enum { ROWS = 8, COLS = 96, SKIP = 64, TOTAL = SKIP + ROWS * COLS };
+    enum { ROWS = 8, COLS = 96, SKIP = 256, TOTAL = SKIP + ROWS * COLS };
     static unsigned char store[TOTAL * 4 + 16];
     unsigned state = 1;
     int type, shift, row, col, n, i;
@@ -578,7 +584,7 @@ static void check_refused(const struct text *entry, int tensors, const char *say
 static void test_gguf_refused(void)
 {
     static const struct { int n_dims, d0, d1, type, offset; const char *says; } tensors[] = {
-        { 2, 32, 1, 12, 0, "type 12 (Q4_K)" }, { 2, 32, 1, 4, 0, "type 4" }, { 2, 32, 1, 999, 0, "type 999" }, { 1, 33, 0, 2, 0, "33 columns" },
+        { 2, 32, 1, 23, 0, "type 23 (IQ4_XS)" }, { 2, 32, 1, 12, 0, "32 columns of Q4_K" }, { 2, 32, 1, 4, 0, "type 4" }, { 2, 32, 1, 999, 0, "type 999" }, { 1, 33, 0, 2, 0, "33 columns" },
         { 2, 16, 2, 2, 0, "16 columns" },
         { 0, 0, 0, 8, 0, "1 columns" }, { 5, 1, 1, 0, 0, "at most 4" }, { 1, 4, 0, 0, 8, "multiple of 32" }, { 1, 4, 0, 0, 320, "16 bytes from" },
         { 2, 16, 32, 0, 0, "bytes from" }, { 2, -1, -1, 0, 0, "product" }, { 1, -1, 0, 24, 0, "bytes from byte 0" },
@@ -695,38 +701,60 @@ static void test_gguf_damage(void)
 
 /* ---- others' files ---- */
 
+/* raw [rows, bytes] decodes to want [rows, numbers]. */
+static void check_blocks(int type, const struct st_tensor *raw, const struct st_tensor *want)
+{
+    struct weight w = { 0, 0, 0, 0, 0, NULL };
+    const char *name = weight_types[type].name;
+    float out[256];
+    size_t bytes;
+    int row, bad = 0;
+    CHECK(raw && want && (want->dims[1] == 32 || want->dims[1] == 256) && want->dims[0] >= 3, "%s", name);
+    if (!raw || !want) return;
+    bytes = 4 * want->dims[1];
+    w.type = type;
+    w.rows = (int)want->dims[0];
+    w.cols = (int)want->dims[1];
+    w.data = raw->data;
+    for (row = 0; row < w.rows; row++) {
+        weight_decode(&w, row, 0, w.cols, out);
+        bad += memcmp(out, want->data + (size_t)row * bytes, bytes) != 0;
+    }
+    CHECK(!bad, "%s: %d rows of %d differ", name, bad, w.rows);
+}
+
+static void test_own_blocks(void)
+{
+    struct safetensors s;
+    struct lora_error err;
+    int type;
+    test_begin("blocks decoded as gguf-py decodes them, bit for bit");
+    CHECK(!safetensors_open(&s, "test/goldens/data/blocks.safetensors", &err), "%s: %s", err.what, err.where);
+    for (type = 0; type < TYPE_COUNT; type++) {
+        char raw[32], want[32];
+        if (!weight_types[type].unpack) continue;
+        snprintf(raw, sizeof raw, "%s.raw", weight_types[type].name);
+        snprintf(want, sizeof want, "%s.dequant", weight_types[type].name);
+        check_blocks(type, safetensors_find(&s, raw), safetensors_find(&s, want));
+    }
+    safetensors_close(&s);
+}
+
 static void test_block_goldens(const char *dir)
 {
-    static const char *const names[] = { "F16", "BF16", "Q8_0", "Q4_0", "Q4_1" };
-    static const int types[] = { TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1 };
-    size_t i;
-    test_begin("blocks decoded as gguf-py decodes them, bit for bit");
-    for (i = 0; i < sizeof types / sizeof *types; i++) {
+    int type;
+    test_begin("blocks decoded as in the shared goldens, bit for bit");
+    for (type = TYPE_F16; type < TYPE_COUNT; type++) {
         char path[1024];
         struct safetensors s;
         struct lora_error err;
-        const struct st_tensor *raw, *want;
-        struct weight w = { 0, 0, 32, 0, 0, NULL };
-        float out[32];
-        int row, bad = 0;
-        snprintf(path, sizeof path, "%s/goldens/gguf/blocks/%s.safetensors", dir, names[i]);
+        if (!weight_types[type].unpack && type != TYPE_F16 && type != TYPE_BF16) continue;
+        snprintf(path, sizeof path, "%s/goldens/gguf/blocks/%s.safetensors", dir, weight_types[type].name);
         if (safetensors_open(&s, path, &err)) {
             CHECK(0, "%s: %s", err.what, err.where);
             continue;
         }
-        raw = safetensors_find(&s, "raw");
-        want = safetensors_find(&s, "dequant");
-        CHECK(raw && want && want->dims[1] == 32 && want->dims[0] >= 4, "%s", path);
-        if (raw && want) {
-            w.type = types[i];
-            w.rows = (int)want->dims[0];
-            w.data = raw->data;
-            for (row = 0; row < w.rows; row++) {
-                weight_decode(&w, row, 0, 32, out);
-                bad += memcmp(out, want->data + row * 128, 128) != 0;
-            }
-            CHECK(!bad, "%s: %d rows of %d differ", names[i], bad, w.rows);
-        }
+        check_blocks(type, safetensors_find(&s, "raw"), safetensors_find(&s, "dequant"));
         safetensors_close(&s);
     }
 }
@@ -804,6 +832,7 @@ int main(void)
     sprintf(temporary, "/tmp/lora-test-formats-%ld", (long)getpid());
     test_halves();
     test_decoders();
+    test_own_blocks();
     test_safetensors_read();
     test_safetensors_refused();
     test_safetensors_damage();
