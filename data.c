@@ -27,7 +27,6 @@ struct reader {
     struct lora_error *err;
     const char *text_key, *label_key;   /* names of the columns, or NULL: not renamed */
     enum form form;
-    char *prompt;               /* the prompt template, NULL: the form's default */
     struct text labels;         /* what {labels} stands for */
     /* the row being made */
     struct ids ids;
@@ -301,7 +300,7 @@ static int put_instruction(struct reader *r, const struct json *v)
 }
 
 /* The template with its places filled, in one pass: what is put in is not looked at again. */
-static char *fill_prompt(struct reader *r, const char *template, const char *text)
+static char *fill_prompt(const char *template, const char *text, const struct text *labels, struct lora_error *err)
 {
     struct text out = { NULL, 0, 0, 0 };
     const char *p = template;
@@ -309,12 +308,31 @@ static char *fill_prompt(struct reader *r, const char *template, const char *tex
     while (*p) {
         if (!strncmp(p, "{text}", 6)) text_puts(&out, text), p += 6;
         else if (!strncmp(p, "{document}", 10)) text_puts(&out, text), p += 10;
-        else if (!strncmp(p, "{labels}", 8)) text_add(&out, r->labels.s, r->labels.n), p += 8;
+        else if (!strncmp(p, "{labels}", 8)) text_add(&out, labels->s, labels->n), p += 8;
+        else if (!strncmp(p, "\\n", 2)) text_puts(&out, "\n"), p += 2;
         else text_add(&out, p++, 1);
     }
-    if (!text_check(&out, r->err)) return out.s;
+    if (!text_check(&out, err)) return out.s;
     text_free(&out);
     return NULL;
+}
+
+static void join_labels(struct text *out, const char *const *labels, int n)
+{
+    int i;
+    text_puts(out, "");
+    for (i = 0; i < n; i++) text_printf(out, "%s%s", i ? ", " : "", labels[i]);
+}
+
+char *data_prompt(const struct data_options *o, const char *prompt_template, const char *text,
+                  struct lora_error *err)
+{
+    struct text labels = { NULL, 0, 0, 0 };
+    char *prompt = NULL;
+    join_labels(&labels, o->labels, o->n_labels);
+    if (!text_check(&labels, err)) prompt = fill_prompt(prompt_template, text, &labels, err);
+    text_free(&labels);
+    return prompt;
 }
 
 /* A label's text: a string, or a number as written. */
@@ -336,14 +354,15 @@ static int put_answer(struct reader *r, const struct json *v)
     int is_label = r->form == FORM_LABEL, bad;
     const char *text_name = r->text_key ? r->text_key : is_label ? "text" : "document";
     const char *text = text_of(r, field(v, text_name), text_name), *answer;
-    const char *template = r->prompt ? r->prompt : is_label
+    const char *template = r->o->prompt_template ? r->o->prompt_template : is_label
         ? "Classify the following text. Answer with the label alone.\n\nText: {text}"
         : "Summarize the following text.\n\n{document}";
     char *prompt;
     if (!text) return -1;
+    r->d->prompt_template = template;
     answer = is_label ? label_of(r, v) : text_of(r, field(v, r->label_key ? r->label_key : "summary"), "the summary");
     if (!answer || (is_label && !(r->label = new_string(answer, r->err)))) return -1;
-    prompt = fill_prompt(r, template, text);
+    prompt = fill_prompt(template, text, &r->labels, r->err);
     bad = !prompt || put_turn(r, prompt, "", answer);
     free(prompt);
     return bad ? -1 : 0;
@@ -568,34 +587,20 @@ static int read_files(struct reader *r, const char *paths, int labels_only)
     return 0;
 }
 
-/* The prompt template, its \n made line breaks, and what {labels} stands for: the data's own labels
- * take a pass of their own. */
+/* Checks the prompt template and makes what {labels} stands for: the data's own labels take a pass
+ * of their own. */
 static int prepare_prompt(struct reader *r, const char *paths)
 {
     const char *given = r->o->prompt_template;
-    const char *const *labels = r->o->labels;
-    int i, n = r->o->n_labels;
-    char *out;
-    text_puts(&r->labels, "");
-    if (!given) return text_check(&r->labels, r->err);
+    if (!given) return 0;
     if (!strstr(given, "{text}") && !strstr(given, "{document}")) {
         fail(r->err, "the prompt template", "--prompt-template");
         return expected(r->err, "{text} or {document} in it");
     }
-    r->prompt = out = new_string(given, r->err);
-    if (!out) return -1;
-    for (; *given; given++) {
-        if (given[0] == '\\' && given[1] == 'n') *out++ = '\n', given++;
-        else *out++ = *given;
-    }
-    *out = 0;
-    if (!strstr(r->prompt, "{labels}")) return text_check(&r->labels, r->err);
-    if (!labels) {
-        if (read_files(r, paths, 1)) return -1;
-        labels = (const char *const *)r->d->labels;
-        n = r->d->n_labels;
-    }
-    for (i = 0; i < n; i++) text_printf(&r->labels, "%s%s", i ? ", " : "", labels[i]);
+    if (!strstr(given, "{labels}")) return 0;
+    if (!r->o->labels && read_files(r, paths, 1)) return -1;
+    if (r->o->labels) join_labels(&r->labels, r->o->labels, r->o->n_labels);
+    else join_labels(&r->labels, (const char *const *)r->d->labels, r->d->n_labels);
     return text_check(&r->labels, r->err);
 }
 
@@ -608,7 +613,6 @@ static void reader_free(struct reader *r)
     text_free(&r->labels);
     chat_text_free(&r->chat);
     free(r->messages);
-    free(r->prompt);
 }
 
 static void reader_start(struct reader *r, struct dataset *d, const struct data_options *o, struct lora_error *err)

@@ -58,6 +58,8 @@ struct dataset {
     int n;
     char **labels;              /* the labels that occur, sorted by bytes */
     int n_labels;
+    const char *prompt_template;    /* what label and summary rows were put in: the options' or the
+                                     * default; NULL: there were none. What run.json keeps */
     struct data_report report;
     uint64_t hash;              /* of all rows' ids and masks, in order */
 };
@@ -67,6 +69,10 @@ int data_read(struct dataset *d, const char *paths, const struct data_options *o
 void data_free(struct dataset *d);
 /* Moves a share of the rows (0 < f < 1), chosen by their hash, from d to out. */
 int data_split(struct dataset *d, double f, struct dataset *out, struct lora_error *err);
+
+/* The prompt template with text, and the options' labels, in its places; to be freed, or NULL. */
+char *data_prompt(const struct data_options *o, const char *prompt_template, const char *text,
+                  struct lora_error *err);
 
 /* The ids of "prompt + answer" for classification: the prompt's ids are row->ids[0 .. prompt_n); a
  * label's ids with its end of turn, as the same rendering gives them. */

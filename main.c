@@ -10,6 +10,7 @@ static const struct job *const jobs[] = {
     &job_tokenize,
     &job_render,
     &job_inspect,
+    &job_eval,
     &job_backends,
     &job_bench,
     NULL

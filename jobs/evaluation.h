@@ -1,0 +1,57 @@
+/* evaluation.h - a model's figures over rows: loss of the targets, likeliest label. */
+#ifndef EVALUATION_H
+#define EVALUATION_H
+
+#include "session.h"
+
+/* A set of labels as a tree of tokens behind the prompt: labels that begin alike share what is
+ * alike, so each row computes every different token once. Node 0 is the prompt's last token. */
+struct label_node { int token, parent, children; };
+struct label_set {
+    const char **names;         /* [n] in order of bytes; owned by others */
+    int n;
+    struct label_node *nodes;   /* every node but 0 is a target, predicted where its parent stands */
+    int n_nodes;
+    int *leaf;                  /* [n] each label's last node */
+    int tokens;                 /* nodes that are inputs: tokens that a row adds to its prompt */
+    size_t capacity;
+};
+
+/* The label of a row: its label, else its answer. NULL: it has none. */
+const char *row_label(const struct row *row);
+/* names: NULL takes those that occur in the rows. A row whose label is none of the set is an error.
+ * A label's tokens are those of a row that has it, else of data_label_ids. */
+int label_set_make(struct label_set *set, const struct dataset *d, const struct data_options *o,
+                   const char *const *names, int n, struct lora_error *err);
+void label_set_free(struct label_set *set);
+int label_set_find(const struct label_set *set, const char *name);      /* index, or -1 */
+
+/* How rows are laid into packs: at most `rows` of them and, beyond one row, EVALUATION_TOKENS tokens.
+ * labels NULL: each row's own targets. */
+#define EVALUATION_TOKENS 2048
+struct evaluation {
+    const struct dataset *d;
+    const struct label_set *labels;
+    int rows, adapter;
+    /* called after each pack; when it returns non-zero, evaluation ends with 1. May be NULL. */
+    int (*each)(void *ctx, int rows_done);
+    void *ctx;
+};
+
+/* What lora_open must allow for; only raises what is there. */
+int evaluation_sizes(const struct evaluation *e, struct lora_sizes *sizes, struct lora_error *err);
+
+struct lm_figures {
+    double loss, token_accuracy;        /* means over the targets */
+    long long targets;
+};
+/* losses: NULL, or [sum of n_targets] in the order of rows and targets. A loss that is not finite is
+ * an error that names layer and tensor. */
+int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, double *losses,
+                struct lora_error *err);
+/* predicted[d->n]: the label whose tokens and end of turn have the largest sum of log-probabilities,
+ * the first of equals; log_probability[d->n] (may be NULL): that sum. */
+int evaluate_labels(const struct evaluation *e, struct lora *l, int *predicted, double *log_probability,
+                    struct lora_error *err);
+
+#endif

@@ -1,0 +1,228 @@
+/* session.c - see session.h. */
+#include "session.h"
+
+#include "../formats/gguf.h"
+#include "../formats/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the adapter's run.json ---- */
+
+static int take_prompt(struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const char *text = NULL;
+    if (json_get_string(root, "prompt_template", &text, path, err)) return -1;
+    if (!text || s->prompt_template) return 0;
+    s->prompt_template = s->from_run = new_string(text, err);
+    if (!s->from_run) return -1;
+    status("prompt template of the adapter: %s", text);
+    return 0;
+}
+
+static int take_chat(struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const char *name = NULL;
+    if (json_get_string(root, "chat_template", &name, path, err)) return -1;
+    if (!name || s->chat) return 0;
+    s->chat = chat_find(name, err);
+    if (s->chat) status("chat template of the adapter: %s", name);
+    return s->chat ? 0 : -1;
+}
+
+static int take_labels(struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const struct json *list = json_get(root, "labels"), *v;
+    if (!list || list->type == JSON_NULL) return 0;
+    if (list->type != JSON_ARRAY) {
+        fail(err, "cannot use a setting", "%s, \"labels\"", path);
+        return expected(err, "an array of texts");
+    }
+    s->labels = new_array(list->n, sizeof *s->labels, err);
+    if (!s->labels) return -1;
+    for (v = list->child; v; v = v->next) {
+        if (v->type != JSON_STRING) {
+            fail(err, "cannot use a setting", "%s, \"labels\"", path);
+            return expected(err, "an array of texts");
+        }
+        if (!(s->labels[s->n_labels] = new_string(v->string, err))) return -1;
+        s->n_labels++;
+    }
+    if (s->n_labels) status("labels of the adapter: %d", s->n_labels);
+    return 0;
+}
+
+static int take_run(struct session *s, const char *dir, struct lora_error *err)
+{
+    char *path = path_join(dir, "run.json", err);
+    struct json_document d = { NULL, NULL };
+    int bad = !path;
+    if (path && file_exists(path))
+        bad = json_read(&d, path, err) || take_prompt(s, d.root, path, err) || take_chat(s, d.root, path, err)
+           || take_labels(s, d.root, path, err);
+    json_free(&d);
+    free(path);
+    return bad ? -1 : 0;
+}
+
+/* ---- adapters ---- */
+
+/* DIR or DIR=SCALE into the directory (allocated) and the factor. */
+static char *split_word(const char *word, double *factor, struct lora_error *err)
+{
+    const char *equals = strrchr(word, '=');
+    *factor = 1;
+    if (equals && !parse_number(equals + 1, factor)) return new_string_n(word, (size_t)(equals - word), err);
+    return new_string(word, err);
+}
+
+static int open_adapter(struct session *s, const char *word, struct adapter **a, double *factor,
+                        struct lora_error *err)
+{
+    char *dir = split_word(word, factor, err);
+    int bad = !dir || adapter_read(a, dir, &s->model->config, err);
+    if (!bad && adapter_is_zero(*a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
+    if (!bad && !*factor) status("warning: the adapter %s changes nothing: its scale is 0", dir);
+    free(dir);
+    return bad ? -1 : 0;
+}
+
+/* One with factor 1 is used as it is; else all are joined. */
+static int open_adapters(struct session *s, const struct option_list *words, struct lora_error *err)
+{
+    struct adapter **list = new_array((size_t)words->n, sizeof *list, err);
+    double *factor = new_array((size_t)words->n, sizeof *factor, err);
+    int i, bad = !list || !factor;
+    for (i = 0; !bad && i < words->n; i++) bad = open_adapter(s, words->v[i], &list[i], &factor[i], err);
+    if (!bad && words->n == 1 && factor[0] == 1) {
+        s->adapter = list[0];
+        list[0] = NULL;
+    } else if (!bad) {
+        bad = adapter_join(&s->adapter, (const struct adapter *const *)list, factor, words->n, err);
+    }
+    for (i = 0; list && i < words->n; i++) adapter_free(list[i]);
+    free(list);
+    free(factor);
+    return bad ? -1 : 0;
+}
+
+/* ---- opening ---- */
+
+static int has_tokenizer(const struct session *s, const char *path, struct lora_error *err)
+{
+    char *file;
+    int is_there;
+    if (s->model->is_gguf) return gguf_get(s->model->gguf, "tokenizer.ggml.model") != NULL;
+    if (!(file = path_join(path, "tokenizer.json", err))) return -1;
+    is_there = file_exists(file);
+    free(file);
+    return is_there;
+}
+
+static int open_tokenizer(struct session *s, const char *path, int raw, struct lora_error *err)
+{
+    int is_there = has_tokenizer(s, path, err);
+    const char *template;
+    if (is_there <= 0) return is_there;
+    if (tokenizer_open(&s->tokenizer, path, err)) return -1;
+    template = tokenizer_chat_template(s->tokenizer);
+    if (s->chat || raw || !template) return 0;
+    s->chat = chat_recognise(template, err);
+    return s->chat ? 0 : -1;
+}
+
+int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
+                 int raw, struct lora_error *err)
+{
+    double factor;
+    char *dir;
+    int bad;
+    memset(s, 0, sizeof *s);
+    s->threads = usable_threads(c->threads);
+    s->seed = (uint64_t)c->seed;
+    s->max_memory = memory_limit(c);
+    s->prompt_template = c->prompt_template;
+    if (!c->model) {
+        fail(err, "no model", "--model");
+        return expected(err, "a Hugging Face directory or a .gguf file");
+    }
+    if (!(s->kernels = kernels_find(c->backend, err))) return -1;
+    if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
+    if (adapters && adapters->n) {
+        if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
+        bad = take_run(s, dir, err);
+        free(dir);
+        if (bad) return -1;
+    }
+    if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, raw, err)) return -1;
+    return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
+}
+
+void session_close(struct session *s)
+{
+    int i;
+    adapter_free(s->adapter);
+    tokenizer_close(s->tokenizer);
+    model_close(s->model);
+    for (i = 0; i < s->n_labels; i++) free(s->labels[i]);
+    free(s->labels);
+    free(s->from_run);
+    memset(s, 0, sizeof *s);
+}
+
+int session_adapter(const struct session *s) { return s->adapter ? 0 : -1; }
+
+int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err)
+{
+    struct lora_setup setup;
+    memset(&setup, 0, sizeof setup);
+    setup.kernels = s->kernels;
+    setup.threads = s->threads;
+    setup.model = s->model;
+    setup.adapters = (struct adapter *const *)&s->adapter;
+    setup.n_adapters = s->adapter != NULL;
+    setup.seed = s->seed;
+    setup.sizes = *sizes;
+    setup.max_memory = s->max_memory;
+    return lora_open(l, &setup, err);
+}
+
+/* ---- rows ---- */
+
+int session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o,
+                         struct lora_error *err)
+{
+    memset(o, 0, sizeof *o);
+    o->tokenizer = s->tokenizer;
+    o->chat = s->chat;
+    o->prompt_template = s->prompt_template;
+    o->text_column = d->text_column;
+    o->label_column = d->label_column;
+    o->max_length = s->model->config.max_positions;
+    if (d->max_length > o->max_length)
+        status("warning: --max-length %d is beyond the model's %d positions", d->max_length, o->max_length);
+    if (d->max_length) o->max_length = d->max_length;
+    o->on_overlong = d->on_overlong;
+    o->vocab = s->model->config.V;
+    o->labels = (const char *const *)s->labels;
+    o->n_labels = s->n_labels;
+    if (d->csv_delimiter) {
+        int is_tab = !strcmp(d->csv_delimiter, "tab") || !strcmp(d->csv_delimiter, "\\t");
+        o->csv_delimiter = is_tab ? '\t' : d->csv_delimiter[0];
+        if (!is_tab && (strlen(d->csv_delimiter) != 1 || strchr("\"\r\n", o->csv_delimiter))) {
+            fail(err, "wrong value", "--csv-delimiter");
+            expected(err, "one character, or tab");
+            return found(err, "\"%s\"", d->csv_delimiter);
+        }
+    }
+    return 0;
+}
+
+void report_rows(const char *name, const struct data_report *r)
+{
+    status("%s: %lld rows, %lld tokens, %lld of them targets (%.1f %%), the longest row %d", name, r->used,
+           r->tokens, r->targets, r->tokens ? 100.0 * (double)r->targets / (double)r->tokens : 0.0, r->longest);
+    if (r->dropped_overlong || r->truncated || r->without_targets || r->duplicates)
+        status("%s: left out %lld too long and %lld without targets; %lld cut to length; %lld duplicates kept",
+               name, r->dropped_overlong, r->without_targets, r->truncated, r->duplicates);
+}
