@@ -609,10 +609,10 @@ static void forward_cases(const char *set, const char *root, const char *const *
     }
 }
 
-static void gradient_cases(const char *set, const char *root, const char *const *names)
+static void gradient_cases(const char *set, const char *root, const char *family, const char *const *names)
 {
     char dir[1024];
-    join(dir, root, "lora-grad", "llama");
+    join(dir, root, "lora-grad", family);
     for (; *names; names++) {
         const struct kernels *const *k;
         for (k = kernels_all; *k; k++) {
@@ -646,7 +646,7 @@ static void own_goldens(void)
     static const char *const train[] = {"adapter", "full", NULL};
     const char *root = "test/goldens/data";
     forward_cases("own: forward", root, forward);
-    gradient_cases("own: gradients", root, gradients);
+    gradient_cases("own: gradients", root, "llama", gradients);
     train_cases("own: training", root, train);
 }
 
@@ -654,7 +654,8 @@ static void shared_goldens(void)
 {
     static const char *const forward[] = {
         "llama-gqa-untied", "llama-tied-oldconfig", "llama-bf16-oldconfig", "llama-biases",
-        "llama-sharded", "llama-rope-linear", "llama-rope-llama3", "llama-rope-yarn", NULL};
+        "llama-sharded", "llama-rope-linear", "llama-rope-llama3", "llama-rope-yarn", "mistral-sliding", "qwen2",
+        "qwen2-f16", "qwen3", NULL};
     static const char *const gradients[] = {"all-linear-r4", "qv-rslora-r8", "patterns", NULL};
     static const char *const train[] = {"plain", "decay-clip", "full", "full-tied", NULL};
     static const char *const gguf[] = {"tiny-f32", "tiny-mix", NULL};
@@ -666,7 +667,9 @@ static void shared_goldens(void)
     }
     snprintf(root, sizeof root, "%s/goldens", shared_dir());
     forward_cases("shared: forward", root, forward);
-    gradient_cases("shared: gradients", root, gradients);
+    gradient_cases("shared: gradients", root, "llama", gradients);
+    gradient_cases("shared: gradients, Qwen2", root, "qwen2", gradients);
+    gradient_cases("shared: gradients, Qwen3", root, "qwen3", gradients);
     train_cases("shared: training", root, train);
     for (i = 0; gguf[i]; i++) {
         const struct kernels *const *k;
