@@ -239,6 +239,12 @@ int is_directory(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+int same_file(const char *a, const char *b)
+{
+    struct stat s, t;
+    return stat(a, &s) == 0 && stat(b, &t) == 0 && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
 char *path_join(const char *directory, const char *name, struct lora_error *err)
 {
     size_t n = strlen(directory), m = strlen(name);

@@ -90,6 +90,7 @@ void file_close(struct file_map *f);
 
 int file_exists(const char *path);          /* 1: is there, whatever it is */
 int is_directory(const char *path);
+int same_file(const char *a, const char *b);        /* 1: both are there, and are one file or directory */
 int make_directory(const char *path, struct lora_error *err);    /* its parents too; there already: 0 */
 /* "a/b" into a growing string owned by the caller; NULL without memory. */
 char *path_join(const char *directory, const char *name, struct lora_error *err);
