@@ -1,0 +1,525 @@
+/* checkpoint.c - what a run leaves on disk to go on from, whole or not at all.
+ *
+ *     checkpoint-STEP/adapter_*       the weights, in PEFT's form (under `full`: a model directory, F32)
+ *     checkpoint-STEP/optimizer.safetensors   both moments; on a table of doubles the parameters too
+ *     checkpoint-STEP/trainer_state.json      step, best, the options that decide the numbers, and a
+ *                                             hash of each file; its last bytes are a hash of itself
+ *
+ * The directory is written under another name, made durable, and renamed. */
+#include "train.h"
+#include "../formats/json.h"
+#include "../formats/safetensors.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define STATE "trainer_state.json"
+#define MOMENTS "optimizer.safetensors"
+
+/* ---- weights ---- */
+
+/* Where each trained tensor of a full run lies, by id and layer. */
+struct full_source {
+    const struct config *c;
+    const struct trained *list;
+    int n;
+    const float *values;
+};
+
+static int full_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    const struct full_source *s = ctx;
+    int i;
+    for (i = 0; i < s->n; i++) {
+        const struct trained *t = &s->list[i];
+        if (t->id != id || (tensor_layered(id) && t->layer != layer)) continue;
+        memcpy(out, s->values + t->offset + (size_t)row * (size_t)t->cols, (size_t)t->cols * sizeof *out);
+        return 0;
+    }
+    return fail(err, "a tensor is not trained", "%s", tensor_specs[id].name);
+}
+
+int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err)
+{
+    const struct config *c = &r->session.model->config;
+    float *values = new_array(lora_trained_size(r->lora), sizeof *values, err);
+    struct full_source s;
+    int bad;
+    if (!values) return -1;
+    lora_get(r->lora, LORA_PARAMETERS, values);
+    if (r->adapter) {
+        bad = adapter_write(r->adapter, values, dir, r->session.model->path, err);
+    } else {
+        s.c = c;
+        s.n = lora_trained(r->lora, &s.list);
+        s.values = values;
+        bad = model_write(c, dir, dtype, full_row, &s, err)
+              || (r->session.tokenizer && tokenizer_save(r->session.tokenizer, dir, err));
+    }
+    free(values);
+    return bad ? -1 : 0;
+}
+
+static const char *weights_file(const struct run *r)
+{
+    return r->adapter ? "adapter_model.safetensors" : "model.safetensors";
+}
+
+/* ---- moments ---- */
+
+static int put_flat(struct run *r, struct st_writer *w, int buffer, struct lora_error *err)
+{
+    size_t n = lora_trained_size(r->lora), elem = (size_t)r->setup.kernels->elem;
+    void *values = new_array(n, elem, err);
+    int bad;
+    if (!values) return -1;
+    if (elem == sizeof(double)) lora_get64(r->lora, buffer, values);
+    else lora_get(r->lora, buffer, values);
+    bad = st_writer_put(w, values, n * elem, err);
+    free(values);
+    return bad;
+}
+
+/* On doubles the parameters too: the adapter's file rounds them. */
+static const struct { const char *name; int buffer; } flats[3] = {
+    { "moment1", LORA_MOMENT1 }, { "moment2", LORA_MOMENT2 }, { "parameters", LORA_PARAMETERS } };
+
+static int moments_write(struct run *r, const char *path, struct lora_error *err)
+{
+    int i, doubles = r->setup.kernels->elem == sizeof(double), n = doubles ? 3 : 2;
+    size_t size = lora_trained_size(r->lora);
+    struct st_writer w;
+    memset(&w, 0, sizeof w);
+    for (i = 0; i < n; i++)
+        if (st_writer_add(&w, flats[i].name, doubles ? TYPE_F64 : TYPE_F32, &size, 1, err)) goto bad;
+    if (st_writer_begin(&w, path, err)) goto bad;
+    for (i = 0; i < n; i++) if (put_flat(r, &w, flats[i].buffer, err)) goto bad;
+    return st_writer_commit(&w, err);
+bad:
+    st_writer_abandon(&w);
+    return -1;
+}
+
+/* One flat tensor of the file into its buffer. absent_ok: parameters are there only from doubles. */
+static int take_flat(struct run *r, const struct safetensors *s, int i, struct lora_error *err)
+{
+    const struct st_tensor *t = safetensors_find(s, flats[i].name);
+    size_t n = lora_trained_size(r->lora);
+    void *values;
+    if (!t && i == 2) return 0;
+    if (!t || t->count != n || (t->type != TYPE_F32 && t->type != TYPE_F64)) {
+        fail(err, "cannot resume", "%s: %s", s->path, flats[i].name);
+        return expected(err, "%zu numbers", n);
+    }
+    if (!(values = new_array(t->bytes, 1, err))) return -1;
+    memcpy(values, t->data, t->bytes);      /* the file's bytes are not aligned */
+    if (t->type == TYPE_F64) lora_set64(r->lora, flats[i].buffer, values);
+    else lora_set(r->lora, flats[i].buffer, values);
+    free(values);
+    return 0;
+}
+
+/* The trained tensors by name, from the adapter's or the model's file. */
+static int take_weights(struct run *r, const char *dir, struct lora_error *err)
+{
+    const struct trained *list;
+    int i, n = lora_trained(r->lora, &list), bad = -1;
+    char *path = path_join(dir, weights_file(r), err);
+    float *values = new_array(lora_trained_size(r->lora), sizeof *values, err);
+    struct safetensors s;
+    if (path && values && !safetensors_open(&s, path, err)) {
+        for (i = 0; i < n; i++) {
+            const struct st_tensor *t = safetensors_find(&s, list[i].name);
+            size_t count = (size_t)list[i].rows * (size_t)list[i].cols;
+            if (!t || t->count != count || t->type != TYPE_F32) {
+                fail(err, "cannot resume", "%s: %s", path, list[i].name);
+                expected(err, "%zu numbers in F32", count);
+                break;
+            }
+            memcpy(values + list[i].offset, t->data, t->bytes);
+        }
+        bad = i < n ? -1 : 0;
+        safetensors_close(&s);
+    }
+    if (!bad) lora_set(r->lora, LORA_PARAMETERS, values);
+    free(path);
+    free(values);
+    return bad;
+}
+
+static int take_moments(struct run *r, const char *dir, int parameters_only, struct lora_error *err)
+{
+    char *path = path_join(dir, MOMENTS, err);
+    struct safetensors s;
+    int i, bad;
+    if (!path) return -1;
+    bad = safetensors_open(&s, path, err);
+    if (!bad) {
+        for (i = parameters_only ? 2 : 0; i < 3 && !bad; i++) bad = take_flat(r, &s, i, err);
+        safetensors_close(&s);
+    }
+    free(path);
+    return bad;
+}
+
+/* ---- trainer_state.json ---- */
+
+static int hash_file(uint64_t *hash, const char *dir, const char *name, struct lora_error *err)
+{
+    char *path = path_join(dir, name, err);
+    struct file_map f;
+    int bad = !path || file_open(&f, path, err);
+    if (!bad) {
+        *hash = hash_bytes(HASH_START, f.data, f.size);
+        file_close(&f);
+    }
+    free(path);
+    return bad ? -1 : 0;
+}
+
+#define SELF_HASH ",\"hash\":\"%016llx\"}\n"
+#define SELF_HASH_BYTES 28
+
+static int state_write(struct run *r, const char *dir, struct lora_error *err)
+{
+    const struct train_state *s = &r->state;
+    const char *files[3];
+    char *path = path_join(dir, STATE, err);
+    struct text t = { 0 };
+    int i, bad = !path;
+    files[0] = r->adapter ? "adapter_config.json" : "config.json";
+    files[1] = weights_file(r);
+    files[2] = MOMENTS;
+    text_printf(&t, "{\"step\":%lld,\"epoch\":", s->step);
+    json_put_number(&t, (double)s->step / (double)r->steps.per_epoch, 9);
+    text_printf(&t, ",\"eval_step\":%lld,\"best_step\":%lld,\"best\":", s->eval_step, s->best_step);
+    json_put_number(&t, s->best, 17);
+    text_printf(&t, ",\"without_better\":%d,\"options\":", s->without_better);
+    put_fingerprint(&t, r);
+    text_puts(&t, ",\"files\":{");
+    for (i = 0; i < 3 && !bad; i++) {
+        uint64_t hash = 0;
+        bad = hash_file(&hash, dir, files[i], err);
+        text_printf(&t, "%s\"%s\":\"%016llx\"", i ? "," : "", files[i], (unsigned long long)hash);
+    }
+    text_puts(&t, "}");
+    if (!bad) bad = text_check(&t, err);
+    if (!bad) {
+        text_printf(&t, SELF_HASH, (unsigned long long)hash_bytes(HASH_START, t.s, t.n));
+        bad = text_check(&t, err) || file_write(path, t.s, t.n, err);
+    }
+    text_free(&t);
+    free(path);
+    return bad ? -1 : 0;
+}
+
+/* Is this the text that state_write ended with its hash? */
+static int state_is_whole(const struct file_map *f)
+{
+    char end[SELF_HASH_BYTES + 1];
+    size_t n = f->size < SELF_HASH_BYTES ? 0 : f->size - SELF_HASH_BYTES;
+    if (!n) return 0;
+    snprintf(end, sizeof end, SELF_HASH, (unsigned long long)hash_bytes(HASH_START, f->data, n));
+    return !memcmp(end, f->data + n, SELF_HASH_BYTES);
+}
+
+/* The parsed state, when it and the files it names are as they were written. */
+static int state_read(struct json_document *d, const char *dir, struct lora_error *err)
+{
+    char *path = path_join(dir, STATE, err), hex[24];
+    const struct json *v, *files;
+    struct file_map f;
+    int bad = !path || file_open(&f, path, err);
+    if (!bad) {
+        bad = json_parse(d, (const char *)f.data, f.size, path, err);
+        if (!bad && !state_is_whole(&f)) {
+            fail(err, "cannot resume", "%s", path);
+            bad = found(err, "a file that was changed or cut");
+        }
+        file_close(&f);
+    }
+    files = bad ? NULL : json_get(d->root, "files");
+    for (v = files ? files->child : NULL; v && !bad; v = v->next) {
+        uint64_t hash = 0;
+        bad = hash_file(&hash, dir, v->key, err);
+        snprintf(hex, sizeof hex, "%016llx", (unsigned long long)hash);
+        if (!bad && (v->type != JSON_STRING || strcmp(hex, v->string))) {
+            fail(err, "cannot resume", "%s/%s", dir, v->key);
+            bad = found(err, "a file that was changed or cut");
+        }
+    }
+    free(path);
+    return bad ? -1 : 0;
+}
+
+/* Every option that decides the numbers is as it was; the first that is not is named. */
+static int same_options(const struct run *r, const struct json *then, const char *dir, struct lora_error *err)
+{
+    struct json_document now = { 0 };
+    const struct json *v, *old;
+    struct text t = { 0 }, a = { 0 }, b = { 0 };
+    int bad;
+    put_fingerprint(&t, r);
+    bad = text_check(&t, err) || json_parse(&now, t.s, t.n, "options", err);
+    for (v = bad ? NULL : now.root->child; v && !bad; v = v->next) {
+        text_free(&a);
+        text_free(&b);
+        old = json_get(then, v->key);
+        json_put(&a, v);
+        if (old) json_put(&b, old);
+        else text_puts(&b, "nothing");
+        if (text_check(&a, err) || text_check(&b, err)) bad = -1;
+        else if (strcmp(a.s, b.s)) {
+            fail(err, "cannot resume", "%s: %s has changed", dir, v->key);
+            expected(err, "%s", b.s);
+            found(err, "%s", a.s);
+            bad = hint(err, "a resumed run goes on with the data and options it began with; --overwrite begins anew");
+        }
+    }
+    text_free(&t);
+    text_free(&a);
+    text_free(&b);
+    json_free(&now);
+    return bad ? -1 : 0;
+}
+
+static int take_number(const struct json *root, const char *key, long long *out, struct lora_error *err)
+{
+    double x = 0;
+    if (json_get_number(root, key, &x, STATE, err)) return -1;
+    *out = (long long)x;
+    return 0;
+}
+
+static int take_state(struct run *r, const struct json *root, struct lora_error *err)
+{
+    struct train_state s = { 0 };
+    if (take_number(root, "step", &s.step, err) || take_number(root, "eval_step", &s.eval_step, err)
+        || take_number(root, "best_step", &s.best_step, err) || json_get_number(root, "best", &s.best, STATE, err)
+        || json_get_int(root, "without_better", &s.without_better, STATE, err)) return -1;
+    r->state = s;
+    return 0;
+}
+
+/* ---- directories ---- */
+
+static char *checkpoint_path(const char *dir, long long step, const char *end, struct lora_error *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "checkpoint-%lld%s", step, end);
+    return path_join(dir, name, err);
+}
+
+/* "checkpoint-12" -> 12; "checkpoint-12.tmp" -> 12 with *temporary; else -1. */
+static long long checkpoint_step(const char *name, int *temporary)
+{
+    char number[24];
+    long long step;
+    size_t n;
+    if (strncmp(name, "checkpoint-", 11)) return -1;
+    n = strspn(name + 11, "0123456789");
+    if (!n || n >= sizeof number) return -1;
+    *temporary = !strcmp(name + 11 + n, ".tmp");
+    if (name[11 + n] && !*temporary) return -1;
+    memcpy(number, name + 11, n);
+    number[n] = 0;
+    return parse_integer(number, &step) ? -1 : step;
+}
+
+struct found_list {
+    long long *v;       /* newest first */
+    size_t n, capacity;
+};
+
+static int newest_first(const void *a, const void *b)
+{
+    long long x = *(const long long *)a, y = *(const long long *)b;
+    return (x < y) - (x > y);
+}
+
+/* Checkpoints of DIR; what was left half written is removed. An absent DIR has none. */
+static int checkpoint_list(struct found_list *list, const char *dir, struct lora_error *err)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    int bad = 0;
+    memset(list, 0, sizeof *list);
+    while (d && !bad && (e = readdir(d))) {
+        int temporary = 0;
+        long long step = checkpoint_step(e->d_name, &temporary);
+        if (step < 0) continue;
+        if (temporary) {
+            char *path = path_join(dir, e->d_name, err);
+            bad = !path || remove_tree(path, err);
+            free(path);
+        } else {
+            bad = grow_array((void **)&list->v, &list->capacity, list->n + 1, sizeof *list->v, err);
+            if (!bad) list->v[list->n++] = step;
+        }
+    }
+    if (d) closedir(d);
+    if (list->n) qsort(list->v, list->n, sizeof *list->v, newest_first);
+    return bad ? -1 : 0;
+}
+
+/* Renamed first, so that nobody takes what is half removed for a checkpoint. */
+static int checkpoint_remove(const char *dir, long long step, struct lora_error *err)
+{
+    char *path = checkpoint_path(dir, step, "", err), *temporary = checkpoint_path(dir, step, ".tmp", err);
+    int bad = !path || !temporary || remove_tree(temporary, err);
+    if (!bad && !rename(path, temporary)) bad = remove_tree(temporary, err);
+    free(path);
+    free(temporary);
+    return bad ? -1 : 0;
+}
+
+/* The newest save_total_limit stay, and the best when it will be wanted. */
+static int remove_old(const struct run *r, struct lora_error *err)
+{
+    struct found_list list;
+    size_t i, kept = 0;
+    int bad = checkpoint_list(&list, r->set->out, err);
+    for (i = 0; i < list.n && !bad && r->set->save_total_limit; i++) {
+        int is_best = r->state.best_step && list.v[i] == r->state.best_step;
+        if (kept < (size_t)r->set->save_total_limit || (is_best && r->set->load_best)) kept++;
+        else bad = checkpoint_remove(r->set->out, list.v[i], err);
+    }
+    free(list.v);
+    return bad;
+}
+
+int checkpoint_save(struct run *r, struct lora_error *err)
+{
+    const char *out = r->set->out;
+    char *path = checkpoint_path(out, r->state.step, "", err);
+    char *temporary = checkpoint_path(out, r->state.step, ".tmp", err);
+    char *moments = temporary ? path_join(temporary, MOMENTS, err) : NULL;
+    int bad = !path || !moments || checkpoint_remove(out, r->state.step, err) || make_directory(temporary, err)
+              || weights_write(r, temporary, TYPE_F32, err) || moments_write(r, moments, err)
+              || state_write(r, temporary, err) || directory_sync(temporary, err);
+    if (!bad && r->metrics && (fflush(r->metrics) || fsync(fileno(r->metrics))))
+        bad = fail(err, "cannot write", "%s/metrics.jsonl", out);
+    if (!bad && rename(temporary, path)) bad = fail(err, "cannot name", "%s", path);
+    if (!bad) bad = directory_sync(out, err) || remove_old(r, err);
+    free(path);
+    free(temporary);
+    free(moments);
+    return bad ? -1 : 0;
+}
+
+int checkpoint_weights(struct run *r, long long step, struct lora_error *err)
+{
+    struct json_document d = { 0 };
+    char *path = checkpoint_path(r->set->out, step, "", err);
+    int bad = !path || state_read(&d, path, err) || take_weights(r, path, err) || take_moments(r, path, 1, err);
+    json_free(&d);
+    free(path);
+    return bad ? -1 : 0;
+}
+
+/* 1: not whole, so an older one may do; -1: whole, but not of this run, or no memory. */
+static int checkpoint_read(struct run *r, long long step, struct lora_error *err)
+{
+    struct json_document d = { 0 };
+    char *path = checkpoint_path(r->set->out, step, "", err);
+    int result = path ? 1 : -1;
+    if (path && !state_read(&d, path, err)) {
+        result = same_options(r, json_get(d.root, "options"), path, err) || take_state(r, d.root, err)
+                 || take_weights(r, path, err) || take_moments(r, path, 0, err) ? -1 : 0;
+        if (!result) lora_set_steps(r->lora, r->state.step);
+    }
+    json_free(&d);
+    free(path);
+    return result;
+}
+
+int checkpoint_resume(struct run *r, struct lora_error *err)
+{
+    struct found_list list;
+    size_t i;
+    int result = checkpoint_list(&list, r->set->out, err) ? -1 : 0;
+    for (i = 0; i < list.n && !result; i++) {
+        result = checkpoint_read(r, list.v[i], err);
+        if (result <= 0) break;
+        status("checkpoint-%lld is not whole (%s %s); looking for an older one", list.v[i], err->where, err->found);
+        result = i + 1 < list.n ? 0 : -1;
+    }
+    free(list.v);
+    return result;
+}
+
+/* ---- the rest of DIR ---- */
+
+static const char *const run_files[] = {
+    "run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json"
+};
+
+int checkpoint_any(const char *dir)
+{
+    struct found_list list;
+    size_t i;
+    int any = checkpoint_list(&list, dir, NULL) || list.n;
+    free(list.v);
+    for (i = 0; i < sizeof run_files / sizeof *run_files && !any; i++) {
+        char *path = path_join(dir, run_files[i], NULL);
+        any = !path || file_exists(path);
+        free(path);
+    }
+    return any;
+}
+
+int checkpoint_clear(const char *dir, struct lora_error *err)
+{
+    struct found_list list;
+    size_t i;
+    int bad = checkpoint_list(&list, dir, err);
+    for (i = 0; i < list.n && !bad; i++) bad = checkpoint_remove(dir, list.v[i], err);
+    free(list.v);
+    for (i = 0; i < sizeof run_files / sizeof *run_files && !bad; i++) {
+        char *path = path_join(dir, run_files[i], err);
+        bad = !path || remove_tree(path, err);
+        free(path);
+    }
+    return bad;
+}
+
+/* ---- metrics.jsonl ---- */
+
+/* Lines of steps after `step`, and a last one that was cut, are left out. */
+static int keep_lines(struct text *kept, const struct file_map *f, long long step)
+{
+    size_t i = 0;
+    while (i < f->size) {
+        const char *line = (const char *)f->data + i, *end = memchr(line, '\n', f->size - i);
+        struct json_document d = { 0 };
+        double at = -1;
+        if (!end) break;
+        if (!json_parse(&d, line, (size_t)(end - line), "", NULL) && !json_get_number(d.root, "step", &at, "", NULL)
+            && at >= 0 && at <= (double)step) text_add(kept, line, (size_t)(end - line) + 1);
+        json_free(&d);
+        i += (size_t)(end - line) + 1;
+    }
+    return kept->failed;
+}
+
+int metrics_open(struct run *r, struct lora_error *err)
+{
+    char *path = path_join(r->set->out, "metrics.jsonl", err);
+    struct text kept = { 0 };
+    struct file_map f;
+    int bad = !path;
+    if (path && file_exists(path)) {
+        if (!(bad = file_open(&f, path, err))) {
+            keep_lines(&kept, &f, r->state.step);
+            file_close(&f);
+        }
+    }
+    if (!bad) bad = text_check(&kept, err) || file_write(path, kept.s ? kept.s : "", kept.n, err);
+    if (!bad && !(r->metrics = fopen(path, "a"))) bad = fail(err, "cannot write", "%s", path);
+    text_free(&kept);
+    free(path);
+    return bad ? -1 : 0;
+}

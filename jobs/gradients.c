@@ -1,0 +1,145 @@
+/* gradients.c - `lora gradients`: the gradient of the loss over a whole file, tensor by tensor. */
+#include "train.h"
+#include "../formats/safetensors.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct settings {
+    struct common common;
+    struct data_settings data;
+    struct option_list adapters;
+    const char *out;
+    int tokens_per_pack;
+};
+
+static const struct option options[] = {
+    DATA_OPTIONS(struct settings, data),
+    { "adapter", NULL, OPTION_LIST, offsetof(struct settings, adapters), NULL, "DIR", "the adapter to train", 0, 0 },
+    { "out", NULL, OPTION_TEXT, offsetof(struct settings, out), NULL, "FILE.safetensors", "where the gradients go", 0, 0 },
+    { "tokens-per-pack", NULL, OPTION_INT, offsetof(struct settings, tokens_per_pack), NULL, "N",
+      "cuts the rows into packs", 1, 1 << 28 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+struct work {
+    const struct settings *set;
+    struct session session;
+    struct dataset data;
+    struct steps steps;
+    struct lora *lora;
+    struct pack pack;
+    double *losses, loss, norm;
+};
+
+static int open_work(struct work *w, struct lora_error *err)
+{
+    struct data_options o;
+    struct lora_setup u;
+    memset(&u, 0, sizeof u);
+    if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)
+        || session_data_options(&w->session, &w->set->data, &o, err) || data_read(&w->data, w->set->data.data, &o, err))
+        return -1;
+    if (!w->data.n) {
+        fail(err, "nothing to differentiate", "%s", w->set->data.data);
+        return expected(err, "rows with targets");
+    }
+    if (w->session.adapter->dropout > 0) {
+        status("dropout %g of the adapter is left out", w->session.adapter->dropout);
+        w->session.adapter->dropout = 0;
+    }
+    u.kernels = w->session.kernels;
+    u.threads = w->session.threads;
+    u.model = w->session.model;
+    u.adapters = (struct adapter *const *)&w->session.adapter;
+    u.n_adapters = 1;
+    u.max_memory = w->session.max_memory;
+    u.sizes.backward = 1;
+    u.sizes.keep = -1;
+    return steps_open(&w->steps, &w->data, w->data.n, 0, 0, err)
+           || step_sizes(&u.sizes, &w->steps, w->set->tokens_per_pack, err)
+           || !(w->losses = new_array((size_t)u.sizes.T, sizeof *w->losses, err))
+           || lora_open(&w->lora, &u, err) ? -1 : 0;
+}
+
+static int run_packs(struct work *w, struct lora_error *err)
+{
+    double targets = (double)w->data.report.targets;
+    int next = 0, i;
+    steps_seek(&w->steps, 0);
+    while (next < w->steps.n) {
+        if (step_pack(&w->pack, w->steps.rows, w->steps.n, &next, 0, 1, w->set->tokens_per_pack, err)
+            || lora_train(w->lora, &w->pack, 1 / targets, w->losses, NULL, err)) return -1;
+        for (i = 0; i < w->pack.T; i++) w->loss += w->pack.target_weight[i] * w->losses[i];
+    }
+    w->loss /= targets;
+    return w->loss - w->loss == 0 ? 0 : lora_find_not_finite(w->lora, &w->pack, err);
+}
+
+/* F32, or F64 from a table of doubles. */
+static int write_gradients(struct work *w, struct lora_error *err)
+{
+    const struct trained *list;
+    int i, n = lora_trained(w->lora, &list), doubles = w->session.kernels->elem == sizeof(double);
+    size_t elem = doubles ? sizeof(double) : sizeof(float), size = lora_trained_size(w->lora), j;
+    char *g = new_array(size, elem, err);
+    struct st_writer out;
+    memset(&out, 0, sizeof out);
+    if (!g) return -1;
+    if (doubles) lora_get64(w->lora, LORA_GRADIENTS, (double *)g);
+    else lora_get(w->lora, LORA_GRADIENTS, (float *)g);
+    for (j = 0; j < size; j++) {
+        double x = doubles ? ((double *)g)[j] : ((float *)g)[j];
+        w->norm += x * x;
+    }
+    for (i = 0; i < n; i++) {
+        size_t dims[2];
+        dims[0] = (size_t)list[i].rows;
+        dims[1] = (size_t)list[i].cols;
+        if (st_writer_add(&out, list[i].name, doubles ? TYPE_F64 : TYPE_F32, dims, 2, err)) goto bad;
+    }
+    if (st_writer_begin(&out, w->set->out, err)) goto bad;
+    for (i = 0; i < n; i++)
+        if (st_writer_put(&out, g + list[i].offset * elem, (size_t)list[i].rows * (size_t)list[i].cols * elem, err))
+            goto bad;
+    free(g);
+    return st_writer_commit(&out, err);
+bad:
+    free(g);
+    st_writer_abandon(&out);
+    return -1;
+}
+
+static int run(int argc, char **argv)
+{
+    struct settings set = { COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, NULL, 2048 };
+    struct lora_error err = { 0 };
+    struct work w;
+    char *given;
+    int code = job_options(&job_gradients, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    memset(&w, 0, sizeof w);
+    w.set = &set;
+    if (!set.common.model || !set.data.data || set.adapters.n != 1 || !set.out)
+        code = job_usage_error(&job_gradients, "--model, one --adapter, --data and --out are needed");
+    else if (open_work(&w, &err) || run_packs(&w, &err) || write_gradients(&w, &err)) code = job_error(&err);
+    else {
+        int digits = w.session.kernels->elem == sizeof(double) ? 17 : 9;
+        printf("loss %.*g\ngrad_norm %.*g\n", digits, w.loss, digits, sqrt(w.norm));
+        code = EXIT_DONE;
+    }
+    lora_close(w.lora);
+    pack_free(&w.pack);
+    free(w.losses);
+    steps_close(&w.steps);
+    data_free(&w.data);
+    session_close(&w.session);
+    job_free_options(&job_gradients, &set, given);
+    return code;
+}
+
+const struct job job_gradients = {
+    "gradients", "the gradient of the loss over a file, for every trained tensor",
+    "--model M --adapter DIR --data FILE --out FILE.safetensors", options, common_options, run
+};

@@ -1,0 +1,103 @@
+/* init.c - `lora init`: a model with random weights, written in a stream. */
+#include "job.h"
+#include "../formats/json.h"
+#include "../model.h"
+#include "../tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct settings {
+    const char *config, *out;
+    int dtype;
+    long long seed;
+};
+
+static const struct option options[] = {
+    { "config", NULL, OPTION_TEXT, offsetof(struct settings, config), NULL, "FILE",
+      "config.json of the model's shape; a tokenizer beside it is copied", 0, 0 },
+    { "out", "output-dir", OPTION_TEXT, offsetof(struct settings, out), NULL, "DIR", "where the model goes", 0, 0 },
+    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), "f32|bf16|f16", NULL, "type of the weights", 0, 0 },
+    { "seed", NULL, OPTION_LONG, offsetof(struct settings, seed), NULL, "N", "seed of the weights", 0, 9e18 },
+    { "quant-type", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+struct source {
+    const struct config *c;
+    uint64_t seed;
+    double std;
+};
+
+/* Matrices normal with the configuration's initializer_range, norms 1, biases 0: a stream a tensor. */
+static int random_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    const struct source *s = ctx;
+    int i, cols = tensor_cols(s->c, id);
+    char name[128];
+    uint64_t key = random_key(s->seed, tensor_name(name, sizeof name, id, layer));
+    (void)err;
+    for (i = 0; i < cols; i++) {
+        uint64_t index = (uint64_t)row * (uint64_t)cols + (uint64_t)i;
+        if (tensor_specs[id].linear || id == T_EMBED || id == T_HEAD) out[i] = (float)(s->std * random_normal(key, index));
+        else out[i] = id == T_ATTN_NORM || id == T_MLP_NORM || id == T_FINAL_NORM || id == T_Q_NORM || id == T_K_NORM;
+    }
+    return 0;
+}
+
+static int initializer_range(double *std, const char *path, struct lora_error *err)
+{
+    struct json_document d = { 0 };
+    int bad = json_read(&d, path, err);
+    *std = 0.02;
+    if (!bad) bad = json_get_number(d.root, "initializer_range", std, path, err);
+    json_free(&d);
+    return bad;
+}
+
+/* The tokenizer of the directory that the configuration lies in, if it has one. */
+static int copy_tokenizer(const char *config, const char *out, struct lora_error *err)
+{
+    const char *slash = strrchr(config, '/');
+    char *from = slash ? new_string_n(config, (size_t)(slash - config) + 1, err) : new_string("./", err);
+    char *file = from ? path_join(from, "tokenizer.json", err) : NULL;
+    struct tokenizer *t = NULL;
+    int bad = !file;
+    if (file && file_exists(file)) bad = tokenizer_open(&t, from, err) || tokenizer_save(t, out, err);
+    tokenizer_close(t);
+    free(file);
+    free(from);
+    return bad ? -1 : 0;
+}
+
+static int make(const struct settings *set, struct lora_error *err)
+{
+    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
+    struct config c;
+    struct source s;
+    s.c = &c;
+    s.seed = (uint64_t)set->seed;
+    if (config_read(&c, set->config, err) || initializer_range(&s.std, set->config, err)
+        || make_directory(set->out, err) || model_write(&c, set->out, types[set->dtype], random_row, &s, err)
+        || copy_tokenizer(set->config, set->out, err)) return -1;
+    status("%s: %lld parameters, normal with deviation %g", set->out, config_parameters(&c), s.std);
+    return 0;
+}
+
+static int run(int argc, char **argv)
+{
+    struct settings set = { 0 };
+    struct lora_error err = { 0 };
+    char *given;
+    int code = job_options(&job_init, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    if (!set.config || !set.out) code = job_usage_error(&job_init, "--config and --out are needed");
+    else code = make(&set, &err) ? job_error(&err) : EXIT_DONE;
+    job_free_options(&job_init, &set, given);
+    return code;
+}
+
+const struct job job_init = {
+    "init", "a model with random weights", "--config FILE --out DIR [options]", options, NULL, run
+};

@@ -1,0 +1,174 @@
+/* plan.c - what a run will take: memory by purpose, steps, tokens, time; and `lora plan`. */
+#include "train.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- how many layers are kept ---- */
+
+static int plan_with(struct run *r, int keep, struct lora_error *err)
+{
+    r->setup.sizes.keep = keep;
+    return lora_plan(&r->plan, &r->setup, err);
+}
+
+/* Keeping more layers takes more memory and never changes a bit: auto keeps what fits. */
+int plan_choose(struct run *r, struct lora_error *err)
+{
+    int low = 0, high = r->setup.model->config.L;
+    size_t limit = r->setup.max_memory;
+    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return plan_with(r, 0, err);
+    if (plan_with(r, -1, err)) return -1;
+    if (r->set->gradient_checkpointing == CHECKPOINTING_OFF || !limit || r->plan.total <= limit) return 0;
+    while (low < high - 1) {    /* low fits or is 0, high does not */
+        int middle = low + (high - low) / 2;
+        if (plan_with(r, middle, err)) return -1;
+        if (r->plan.total <= limit) low = middle;
+        else high = middle;
+    }
+    return plan_with(r, low, err);
+}
+
+/* ---- time ---- */
+
+/* Elements of the adapted and the frozen linears of all layers. */
+static double linear_elements(const struct config *c)
+{
+    double n = 0;
+    int id;
+    for (id = 0; id < T_COUNT; id++)
+        if (tensor_layered(id) && tensor_present(c, id) && tensor_specs[id].linear)
+            n += (double)tensor_rows(c, id) * tensor_cols(c, id);
+    return n * c->L;
+}
+
+/* Floating point operations of the products of one step: forward, dX, dW where the weight is trained,
+ * and forward again where activations are not kept. A product of N rows takes 2 N rows cols. */
+static double step_operations(const struct run *r)
+{
+    const struct config *c = &r->setup.model->config;
+    const struct data_report *d = &r->data.report;
+    double rows = (double)r->steps.per_step / r->data.n;
+    double tokens = rows * (double)d->tokens, targets = rows * (double)d->targets;
+    double linears = linear_elements(c), head = (double)c->V * c->C;
+    int kept = r->setup.sizes.keep < 0 ? c->L : r->setup.sizes.keep;
+    double times = r->setup.full ? 3 : 2;
+    double n = tokens * 2 * linears * (times + 1.0 - (double)kept / c->L) + targets * 2 * head * times;
+    return n + (r->adapter ? tokens * 2 * 3 * (double)r->adapter->size : 0);
+}
+
+/* Operations a second of y = x W^T for a slice of one of the model's own weights. */
+static double product_rate(const struct run *r)
+{
+    struct kernels k;
+    struct kernel_ctx ctx = { 0 };
+    struct kernel_sizes sizes = { 0 };
+    struct weight w;
+    int N = r->setup.sizes.N < 256 ? r->setup.sizes.N : 256, n = 0, opened;
+    double start = 0, seconds = 0;
+    buf *x, *y;
+    kernels_complete(&k, r->setup.kernels);
+    w = *model_weight(r->setup.model, T_WGATE, 0);
+    if (w.rows > 512) w.rows = 512;
+    if (!w.data || k.own_memory) return -1;
+    sizes.threads = ctx.threads = r->setup.threads;
+    sizes.N = N;
+    sizes.width = w.cols > w.rows ? w.cols : w.rows;
+    sizes.V = sizes.HS = sizes.NH = sizes.NKV = sizes.keys = sizes.segments = 1;
+    ctx.work_bytes = k.work_bytes ? k.work_bytes(&sizes) : 0;
+    ctx.work = ctx.work_bytes ? k.alloc(&ctx, ctx.work_bytes) : NULL;
+    x = k.alloc(&ctx, (size_t)N * (size_t)w.cols * (size_t)k.elem);
+    y = k.alloc(&ctx, (size_t)N * (size_t)w.rows * (size_t)k.elem);
+    opened = x && y && (ctx.work || !ctx.work_bytes) && (!k.open || !k.open(&ctx));
+    while (opened && seconds < 0.05 && !k.matmul(&ctx, y, x, &w, NULL, 1, 0, N)) {
+        if (n++ == 0) start = seconds_now();    /* the first call warms up */
+        seconds = seconds_now() - start;
+    }
+    if (opened && k.close) k.close(&ctx);
+    if (x) k.release(&ctx, x);
+    if (y) k.release(&ctx, y);
+    if (ctx.work) k.release(&ctx, ctx.work);
+    return n > 1 && seconds > 0 ? 2.0 * N * w.rows * w.cols * (n - 1) / seconds : -1;
+}
+
+double plan_seconds(const struct run *r)
+{
+    double rate = product_rate(r);
+    return rate > 0 ? step_operations(r) * (double)(r->total - r->state.step) / rate : -1;
+}
+
+/* ---- printing ---- */
+
+static void put_bytes(FILE *f, const char *name, size_t bytes)
+{
+    if (bytes) fprintf(f, "  %-34s %15zu  %10.1f MB\n", name, bytes, (double)bytes / 1e6);
+}
+
+static size_t row_bytes(const struct dataset *d)
+{
+    return (size_t)d->n * sizeof *d->rows + (size_t)d->report.tokens * (sizeof(int) + 1);
+}
+
+static void put_time(FILE *f, double seconds)
+{
+    if (seconds < 120) fprintf(f, "%.0f s", seconds);
+    else if (seconds < 7200) fprintf(f, "%.0f min", seconds / 60);
+    else fprintf(f, "%.1f h", seconds / 3600);
+}
+
+void plan_print(FILE *f, const struct run *r, double seconds)
+{
+    const struct lora_plan *p = &r->plan;
+    const struct lora_sizes *z = &r->setup.sizes;
+    int L = r->setup.model->config.L, kept = z->keep < 0 || z->keep > L ? L : z->keep;
+    char activations[64];
+    snprintf(activations, sizeof activations, "activations, %d of %d layers kept", kept, L);
+    fprintf(f, "plan, in bytes:\n");
+    put_bytes(f, "copies of base weights", p->weights);
+    put_bytes(f, "trained weights", p->trainable);
+    put_bytes(f, "gradients", p->gradients);
+    put_bytes(f, "moments of the optimizer", p->moments);
+    put_bytes(f, activations, p->activations);
+    put_bytes(f, "workspace", p->workspace);
+    put_bytes(f, "arena: all of these", p->total);
+    put_bytes(f, "heap: the rows", row_bytes(&r->data) + row_bytes(&r->eval));
+    put_bytes(f, "base weights, mapped from the file", p->mapped);
+    if (r->setup.max_memory) {
+        put_bytes(f, "--max-memory", r->setup.max_memory);
+        if (p->total > r->setup.max_memory) fprintf(f, "  it does not fit\n");
+    }
+    fprintf(f, "steps: %lld (%lld an epoch), %lld of them warm-up; %d rows a step, packs of at most %d tokens\n",
+            r->total, r->steps.per_epoch, r->warmup, r->steps.per_step, z->N);
+    fprintf(f, "tokens: %lld an epoch, %lld of them targets\n", r->data.report.tokens, r->data.report.targets);
+    if (seconds >= 0) {
+        fprintf(f, "time: about ");
+        put_time(f, seconds);
+        fprintf(f, " for the products of all steps, by a short timing of one (%s, %d thread%s)\n",
+                r->setup.kernels->name, r->setup.threads, r->setup.threads > 1 ? "s" : "");
+    }
+    fflush(f);
+}
+
+/* ---- the job ---- */
+
+static int run(int argc, char **argv)
+{
+    struct train_settings set = train_defaults;
+    struct lora_error err = { 0 };
+    struct run r;
+    char *given;
+    int code = job_options(&job_plan, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    if (!(code = train_check(&job_plan, &set, 0))) {
+        if (run_open(&r, &set, &err)) code = job_error(&err);
+        else plan_print(stdout, &r, plan_seconds(&r));
+        run_close(&r);
+    }
+    job_free_options(&job_plan, &set, given);
+    return code;
+}
+
+const struct job job_plan = {
+    "plan", "what a training run would take: memory by purpose, steps, time",
+    "--model M [--data D] [options of train]; a config.json is model enough", train_options, common_options, run
+};

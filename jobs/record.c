@@ -1,0 +1,268 @@
+/* record.c - what is said before the first step, and run.json. */
+#include "train.h"
+#include "../formats/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ROW_SHOWN 4000      /* bytes of the row that is shown */
+
+/* ---- JSON pieces ---- */
+
+static void put_text(struct text *t, const char *s)
+{
+    if (s) json_put_string(t, s, strlen(s));
+    else text_puts(t, "null");
+}
+
+static void put_hash(struct text *t, uint64_t hash) { text_printf(t, "\"%016llx\"", (unsigned long long)hash); }
+
+static void put_named(struct text *t, const char *name, double x)
+{
+    text_printf(t, ",\n  \"%s\": ", name);
+    json_put_number(t, x, 0);
+}
+
+static void put_choice(struct text *t, const char *choices, int i)
+{
+    while (i-- > 0 && choices) {
+        choices = strchr(choices, '|');
+        if (choices) choices++;
+    }
+    if (choices && i == -1) json_put_string(t, choices, strcspn(choices, "|"));
+    else text_puts(t, "null");
+}
+
+static void put_value(struct text *t, const struct option *o, const char *settings)
+{
+    const void *field = settings + o->offset;
+    switch (o->type) {
+    case OPTION_FLAG: text_puts(t, *(const int *)field > 0 ? "true" : "false"); break;
+    case OPTION_INT: text_printf(t, "%d", *(const int *)field); break;
+    case OPTION_LONG: text_printf(t, "%lld", *(const long long *)field); break;
+    case OPTION_NUMBER: json_put_number(t, *(const double *)field, 0); break;
+    case OPTION_SIZE: text_printf(t, "%zu", *(const size_t *)field); break;
+    case OPTION_CHOICE: put_choice(t, o->choices, *(const int *)field); break;
+    default: put_text(t, *(const char *const *)field);
+    }
+}
+
+/* Every row of the table with the value it has. */
+static void put_options(struct text *t, const struct option *o, const void *settings, int *n)
+{
+    for (; o->name; o++) {
+        if (o->type == OPTION_LATER || o->type == OPTION_LIST) continue;
+        text_printf(t, "%s\n    \"%s\": ", (*n)++ ? "," : "", o->name);
+        put_value(t, o, settings);
+    }
+}
+
+/* ---- what decides the numbers ---- */
+
+static void put_key(struct text *t, const char *name) { text_printf(t, ",\"%s\":", name); }
+
+static void put_key_number(struct text *t, const char *name, double x)
+{
+    put_key(t, name);
+    json_put_number(t, x, 0);
+}
+
+static uint64_t adapter_hash(const struct adapter *a)
+{
+    uint64_t h = HASH_START;
+    int i;
+    for (i = 0; i < a->n; i++) {
+        int v[4];
+        v[0] = a->modules[i].id; v[1] = a->modules[i].layer; v[2] = a->modules[i].r; v[3] = 0;
+        h = hash_bytes(h, v, sizeof v);
+        h = hash_bytes(h, &a->modules[i].scale, sizeof(double));
+    }
+    return h;
+}
+
+/* Names are the options'. Values that options are turned into stand for them: 8 rows x 4 are 32. */
+void put_fingerprint(struct text *t, const struct run *r)
+{
+    const struct train_settings *s = r->set;
+    text_printf(t, "{\"method\":\"%s\",\"model\":", s->method == METHOD_FULL ? "full" : "lora");
+    put_hash(t, r->session.model->hash);
+    put_key(t, "data");
+    put_hash(t, r->data.hash);
+    put_key(t, "eval-data");
+    put_hash(t, r->eval.n ? r->eval.hash : 0);
+    if (r->adapter) {
+        put_key(t, "the adapter's modules, ranks and scales");
+        put_hash(t, adapter_hash(r->adapter));
+        put_key_number(t, "lora-dropout", r->adapter->dropout);
+        put_key(t, "init-adapter");
+        put_hash(t, r->init_hash);
+    }
+    put_key_number(t, "batch-size x gradient-accumulation-steps", r->steps.per_step);
+    put_key_number(t, "learning-rate", s->learning_rate);
+    put_key(t, "lr-scheduler");
+    put_choice(t, "constant|linear|cosine", s->lr_scheduler);
+    put_key_number(t, "warmup-steps", (double)r->warmup);
+    if (s->lr_scheduler != SCHEDULE_CONSTANT) put_key_number(t, "steps of the schedule (epochs or max-steps)", (double)r->total);
+    put_key_number(t, "weight-decay", s->weight_decay);
+    put_key_number(t, "adam-beta1", s->beta1);
+    put_key_number(t, "adam-beta2", s->beta2);
+    put_key_number(t, "adam-epsilon", s->epsilon);
+    put_key_number(t, "max-grad-norm", s->max_grad_norm);
+    put_key_number(t, "tokens-per-pack", s->tokens_per_pack);
+    put_key(t, "no-shuffle");
+    text_puts(t, s->no_shuffle ? "true" : "false");
+    put_key(t, "seed");
+    text_printf(t, "%lld", s->common.seed);
+    put_key(t, "compute");
+    put_choice(t, "f32|bf16", s->compute);
+    if (s->patience || s->load_best) {
+        put_key_number(t, "eval-steps", (double)r->eval_every);
+        put_key_number(t, "early-stopping-patience", s->patience);
+        put_key_number(t, "metric-for-best", s->metric);
+    }
+    text_puts(t, "}");
+}
+
+/* ---- run.json ---- */
+
+static void put_report(struct text *t, const char *name, const struct dataset *d)
+{
+    const struct data_report *r = &d->report;
+    text_printf(t, ",\n  \"%s\": {\"rows\": %lld, \"used\": %lld, \"dropped_overlong\": %lld, \"truncated\": %lld,"
+                   " \"without_targets\": %lld, \"duplicates\": %lld, \"tokens\": %lld, \"target_tokens\": %lld,"
+                   " \"longest\": %d, \"hash\": ", name, r->rows, r->used, r->dropped_overlong, r->truncated,
+                r->without_targets, r->duplicates, r->tokens, r->targets, r->longest);
+    put_hash(t, d->hash);
+    text_puts(t, "}");
+}
+
+static void put_labels(struct text *t, const struct dataset *d)
+{
+    int i;
+    text_puts(t, ",\n  \"labels\": ");
+    if (!d->n_labels) {
+        text_puts(t, "null");
+        return;
+    }
+    for (i = 0; i < d->n_labels; i++) {
+        text_puts(t, i ? ", " : "[");
+        put_text(t, d->labels[i]);
+    }
+    text_puts(t, "]");
+}
+
+static void put_run(struct text *t, const struct run *r)
+{
+    const struct session *s = &r->session;
+    const char *template = s->tokenizer ? tokenizer_chat_template(s->tokenizer) : NULL;
+    int n = 0;
+    text_puts(t, "{\n  \"version\": \"" LORA_VERSION "\",\n  \"options\": {");
+    put_options(t, train_options, r->set, &n);
+    put_options(t, common_options, &r->set->common, &n);
+    text_puts(t, "\n  },\n  \"model_path\": ");
+    put_text(t, s->model->path);
+    text_puts(t, ",\n  \"model_hash\": ");
+    put_hash(t, s->model->hash);
+    text_puts(t, ",\n  \"tokenizer_hash\": ");
+    if (s->tokenizer) put_hash(t, tokenizer_hash(s->tokenizer));
+    else text_puts(t, "null");
+    text_puts(t, ",\n  \"chat_template\": ");
+    put_text(t, s->chat ? chat_name(s->chat) : NULL);
+    text_puts(t, ",\n  \"chat_template_hash\": ");
+    if (template) put_hash(t, hash_string(HASH_START, template));
+    else text_puts(t, "null");
+    text_puts(t, ",\n  \"prompt_template\": ");
+    put_text(t, s->prompt_template);
+    put_labels(t, &r->data);
+    put_report(t, "data", &r->data);
+    if (r->eval.n) put_report(t, "eval_data", &r->eval);
+    text_puts(t, ",\n  \"backend\": ");
+    put_text(t, r->setup.kernels->name);
+    put_named(t, "threads", r->setup.threads);
+    put_named(t, "steps", (double)r->total);
+    put_named(t, "steps_per_epoch", (double)r->steps.per_epoch);
+    put_named(t, "warmup_steps", (double)r->warmup);
+    put_named(t, "parameters", (double)config_parameters(&s->model->config));
+    put_named(t, "trained_parameters", (double)lora_trained_size(r->lora));
+    put_named(t, "arena_bytes", (double)r->plan.total);
+    text_puts(t, "\n}\n");
+}
+
+int record_run(const struct run *r, struct lora_error *err)
+{
+    char *path = path_join(r->set->out, "run.json", err);
+    struct text t = { 0 };
+    int bad;
+    put_run(&t, r);
+    bad = !path || text_check(&t, err) || file_write(path, t.s, t.n, err);
+    text_free(&t);
+    free(path);
+    return bad ? -1 : 0;
+}
+
+/* ---- before the first step ---- */
+
+static void announce_kind(const struct adapter *a, int id)
+{
+    const struct adapted *one = NULL;
+    int i, layers = 0, same = 1;
+    char name[128];
+    for (i = 0; i < a->n; i++) {
+        const struct adapted *m = &a->modules[i];
+        if (m->id != id) continue;
+        if (one && (m->r != one->r || m->alpha != one->alpha)) same = 0;
+        one = m;
+        layers++;
+    }
+    if (!one) return;
+    tensor_name(name, sizeof name, id, one->layer);
+    if (layers == 1) status("  %s [%d,%d]: r %d, alpha %g", name, one->rows, one->cols, one->r, one->alpha);
+    else if (same) status("  %s [%d,%d] in %d layers: r %d, alpha %g", tensor_specs[id].hf, one->rows, one->cols,
+                          layers, one->r, one->alpha);
+    else status("  %s [%d,%d] in %d layers: r and alpha by pattern", tensor_specs[id].hf, one->rows, one->cols, layers);
+}
+
+static void announce_trained(const struct run *r)
+{
+    double all = (double)config_parameters(&r->session.model->config);
+    int id;
+    if (!r->adapter) {
+        status("training every weight: %.0f parameters", all);
+        return;
+    }
+    status("adapting %d linears, %zu parameters to train (%.2f %% of %.0f)%s:", r->adapter->n, r->adapter->size,
+           100 * (double)r->adapter->size / all, all, r->adapter->use_rslora ? ", rank-stabilised" : "");
+    for (id = 0; id < T_COUNT; id++) announce_kind(r->adapter, id);
+    if (r->adapter->dropout > 0) status("  dropout %g: rows that begin alike are not shared", r->adapter->dropout);
+}
+
+/* The first row of the first step, its targets between the marks of quotation. */
+static void announce_row(const struct run *r, const struct row *row)
+{
+    struct text t = { 0 };
+    int i, j;
+    for (i = 0; i < row->n; i = j) {
+        int target = i > 0 && row->mask[i];
+        for (j = i + 1; j < row->n && (row->mask[j] != 0) == target; j++) ;
+        if (target) text_puts(&t, "\xc2\xab");
+        if (r->session.tokenizer) tokenizer_decode(r->session.tokenizer, row->ids + i, (size_t)(j - i), 0, &t, NULL);
+        else for (; i < j; i++) text_printf(&t, i + 1 < j ? "%d " : "%d", row->ids[i]);
+        if (target) text_puts(&t, "\xc2\xbb");
+        else if (!r->session.tokenizer) text_puts(&t, " ");
+    }
+    if (t.s && !t.failed) {
+        int shown = (int)(t.n < ROW_SHOWN ? t.n : ROW_SHOWN);
+        status("a row, its targets between \xc2\xab and \xc2\xbb:\n%.*s%s", shown, t.s, shown < (int)t.n ? "..." : "");
+    }
+    text_free(&t);
+}
+
+void announce(const struct run *r)
+{
+    if (r->session.model->ignored.s) status("passed over in the model: %s", r->session.model->ignored.s);
+    announce_trained(r);
+    announce_row(r, &r->data.rows[0]);
+    report_rows("data", &r->data.report);
+    if (r->eval.n) report_rows("eval data", &r->eval.report);
+    plan_print(stderr, r, -1);
+}

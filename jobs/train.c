@@ -1,0 +1,392 @@
+/* train.c - `lora train`: the loop over steps, evaluation, and how a run ends. */
+#include "train.h"
+#include "../formats/json.h"
+#include "../metrics.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What one step or one evaluation saw. */
+struct tally {
+    double loss;                /* sum over targets */
+    long long targets, tokens, computed;
+    double norm, rate, start;
+};
+
+/* ---- metrics.jsonl ---- */
+
+static void put_pair(struct text *t, const char *name, double x)
+{
+    text_printf(t, "%s\"%s\":", t->n ? "," : "{", name);
+    json_put_number(t, x, 9);
+}
+
+static int put_line(struct run *r, struct text *t, struct lora_error *err)
+{
+    int bad;
+    text_puts(t, "}\n");
+    bad = text_check(t, err);
+    if (!bad && (fwrite(t->s, 1, t->n, r->metrics) != t->n || fflush(r->metrics)))
+        bad = fail(err, "cannot write", "%s/metrics.jsonl", r->set->out);
+    text_free(t);
+    return bad;
+}
+
+static double epoch_of(const struct run *r, long long step) { return (double)step / (double)r->steps.per_epoch; }
+
+static int record_step(struct run *r, const struct tally *y, struct lora_error *err)
+{
+    double seconds = seconds_now() - y->start;
+    struct text t = { 0 };
+    put_pair(&t, "step", (double)r->state.step);
+    put_pair(&t, "epoch", epoch_of(r, r->state.step));
+    put_pair(&t, "loss", y->loss / (double)y->targets);
+    put_pair(&t, "grad_norm", y->norm);
+    put_pair(&t, "learning_rate", y->rate);
+    put_pair(&t, "tokens", (double)y->tokens);
+    put_pair(&t, "target_tokens", (double)y->targets);
+    put_pair(&t, "computed_tokens", (double)y->computed);
+    put_pair(&t, "tokens_per_second", seconds > 0 ? (double)y->tokens / seconds : 0);
+    put_pair(&t, "seconds", seconds);
+    return put_line(r, &t, err);
+}
+
+/* ---- what must not happen ---- */
+
+static int fail_loss(struct run *r, struct lora_error *err)
+{
+    struct lora_error e = { 0 };
+    lora_find_not_finite(r->lora, &r->pack, &e);
+    fail(err, "the loss is not finite", "step %lld, %s", r->state.step + 1, e.where);
+    found(err, "%s", e.found[0] ? e.found : "NaN or infinity");
+    return hint(err, "a lower --learning-rate or --max-grad-norm, or other data; the checkpoints before this step are good");
+}
+
+/* The gradients are gone after a step, but the first moment keeps what was not finite in them. */
+static int fail_norm(struct run *r, struct lora_error *err)
+{
+    const struct trained *list;
+    int i, n = lora_trained(r->lora, &list);
+    float *m = new_array(lora_trained_size(r->lora), sizeof *m, err);
+    const char *name = "";
+    if (!m) return -1;
+    lora_get(r->lora, LORA_MOMENT1, m);
+    for (i = 0; i < n && !name[0]; i++) {
+        size_t j, count = (size_t)list[i].rows * (size_t)list[i].cols;
+        for (j = 0; j < count && m[list[i].offset + j] - m[list[i].offset + j] == 0; j++) ;
+        if (j < count) name = list[i].name;
+    }
+    free(m);
+    fail(err, "the gradient is not finite", "step %lld, %s", r->state.step + 1, name);
+    return hint(err, "a lower --learning-rate, or other data; the checkpoints before this step are good");
+}
+
+static int is_zero(const float *x, const struct trained *t)
+{
+    size_t i, n = (size_t)t->rows * (size_t)t->cols;
+    for (i = 0; i < n; i++) if (x[t->offset + i] != 0) return 0;
+    return 1;
+}
+
+/* With one key to see, a query's weight on it is 1 whatever q and k are. */
+static int needs_two_keys(int id)
+{
+    return id == T_WQ || id == T_BQ || id == T_WK || id == T_BK || id == T_Q_NORM || id == T_K_NORM;
+}
+
+/* After the first step's backward pass: a trained tensor whose gradient is all zero would never
+ * train. A's gradient has B as a factor and B's has A: zero is right for one whose partner is zero,
+ * as B is at the start, but not for both. */
+static int check_gradients(struct run *r, int longest, struct lora_error *err)
+{
+    const struct trained *list;
+    int i, n = lora_trained(r->lora, &list), bad = 0;
+    size_t size = lora_trained_size(r->lora);
+    float *g = new_array(size, sizeof *g, err), *p = new_array(size, sizeof *p, err);
+    if (g && p) {
+        lora_get(r->lora, LORA_GRADIENTS, g);
+        lora_get(r->lora, LORA_PARAMETERS, p);
+    }
+    for (i = 0; i < n && g && p && !bad; i++) {
+        const struct trained *t = &list[i], *partner = t->is_b < 0 ? NULL : t->is_b ? t - 1 : t + 1;
+        if (!is_zero(g, t) || (longest < 2 && needs_two_keys(t->id))) continue;
+        if (partner && is_zero(p, partner) && !is_zero(p, t)) continue;
+        fail(err, "a trained tensor has no gradient", "step 1, %s", t->name);
+        expected(err, "one that is not zero everywhere");
+        bad = hint(err, "it would never change; this is a fault of the program or of the start it was given");
+    }
+    free(g);
+    free(p);
+    return g && p ? bad : -1;
+}
+
+/* ---- a step ---- */
+
+static struct lora_hyper hyper(const struct run *r, double rate)
+{
+    struct lora_hyper h;
+    h.learning_rate = rate;
+    h.beta1 = r->set->beta1;
+    h.beta2 = r->set->beta2;
+    h.eps = r->set->epsilon;
+    h.weight_decay = r->set->weight_decay;
+    h.max_grad_norm = r->set->max_grad_norm;
+    return h;
+}
+
+/* What the step will see; its longest row. */
+static int tally_rows(const struct steps *s, struct tally *y)
+{
+    int i, t, longest = 0;
+    for (i = 0; i < s->n; i++) {
+        const struct pack_input *row = &s->rows[i];
+        int inputs = pack_inputs(row);
+        for (t = 1; t <= inputs; t++) y->targets += row->mask[t] != 0;
+        y->tokens += row->n;
+        if (inputs > longest) longest = inputs;
+    }
+    return longest;
+}
+
+/* With dropout each row has its own masks, so nothing is shared. */
+static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
+{
+    const struct steps *s = &r->steps;
+    int next = 0, i, share = !r->adapter || r->adapter->dropout == 0;
+    while (next < s->n) {
+        if (step_pack(&r->pack, s->rows, s->n, &next, r->adapter ? 0 : -1, share, r->set->tokens_per_pack, err)
+            || lora_train(r->lora, &r->pack, 1.0 / (double)y->targets, r->losses, NULL, err)) return -1;
+        for (i = 0; i < r->pack.T; i++) y->loss += r->pack.target_weight[i] * r->losses[i];
+        y->computed += r->pack.N;
+        if (!(y->loss - y->loss == 0)) return fail_loss(r, err);
+    }
+    return 0;
+}
+
+static int train_step(struct run *r, struct tally *y, struct lora_error *err)
+{
+    struct lora_hyper h;
+    int longest;
+    memset(y, 0, sizeof *y);
+    y->start = seconds_now();
+    steps_seek(&r->steps, r->state.step);
+    longest = tally_rows(&r->steps, y);
+    if (train_packs(r, y, err)) return -1;
+    if (!r->state.step && y->loss > 0 && check_gradients(r, longest, err)) return -1;
+    y->rate = schedule_rate(r->set->lr_scheduler, r->set->learning_rate, r->state.step, r->warmup, r->total);
+    h = hyper(r, y->rate);
+    if (lora_step(r->lora, &h, &y->norm, err)) return -1;
+    if (!(y->norm - y->norm == 0)) return fail_norm(r, err);
+    r->state.step++;
+    return record_step(r, y, err);
+}
+
+/* On a terminal a line that replaces itself; in a log a line now and then. */
+static void show_step(const struct run *r, const struct tally *y, double begun, long long begun_at)
+{
+    double now = seconds_now(), seconds = now - y->start;
+    double left = (now - begun) / (double)(r->state.step - begun_at) * (double)(r->total - r->state.step);
+    long long every = r->total / 20 ? r->total / 20 : 1;
+    char line[200];
+    snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  rate %.3g  %.0f tokens/s  %.0f:%02.0f left", r->state.step,
+             r->total, y->loss / (double)y->targets, y->rate, seconds > 0 ? (double)y->tokens / seconds : 0,
+             floor(left / 60), floor(left - 60 * floor(left / 60)));
+    if (isatty(2)) progress("%s", line);
+    else if (r->state.step == 1 || r->state.step == r->total || r->state.step % every == 0) status("%s", line);
+}
+
+/* ---- evaluation ---- */
+
+static void note_best(struct run *r, double value)
+{
+    struct train_state *s = &r->state;
+    s->eval_step = s->step;
+    if (!s->best_step || value > s->best) {
+        s->best = value;
+        s->best_step = s->step;
+        s->without_better = 0;
+    } else {
+        s->without_better++;
+    }
+}
+
+static int each_pack(void *ctx, int rows_done)
+{
+    const struct run *r = ctx;
+    progress("evaluating: %d of %d rows", rows_done, r->eval.n);
+    return stop_signal();
+}
+
+void run_evaluation(struct run *r, struct evaluation *e, const struct label_set *labels)
+{
+    e->d = &r->eval;
+    e->labels = labels;
+    e->rows = r->set->batch_size;
+    e->adapter = r->adapter ? 0 : -1;
+    e->each = each_pack;
+    e->ctx = r;
+}
+
+/* The likeliest label of each row against its own. */
+static int classify(struct run *r, struct text *t, double value[4], struct lora_error *err)
+{
+    struct evaluation e;
+    struct classification c;
+    int code;
+    run_evaluation(r, &e, &r->labels);
+    if ((code = evaluate_labels(&e, r->lora, r->predicted, NULL, err))) return code;
+    if (classification_make(&c, r->truth, r->predicted, r->eval.n, r->labels.n, err)) return -1;
+    value[METRIC_ACCURACY] = c.accuracy;
+    value[METRIC_MACRO_F1] = c.macro_f1;
+    put_pair(t, "eval_accuracy", c.accuracy);
+    put_pair(t, "eval_macro_f1", c.macro_f1);
+    put_pair(t, "eval_weighted_f1", c.weighted_f1);
+    classification_free(&c);
+    return 0;
+}
+
+/* 1: a signal came; the evaluation is done again when the run goes on. */
+static int evaluate(struct run *r, struct lora_error *err)
+{
+    struct evaluation e;
+    struct lm_figures f;
+    struct text t = { 0 };
+    double value[4] = { 0 }, start = seconds_now();
+    int code;
+    run_evaluation(r, &e, NULL);
+    code = evaluate_lm(&e, r->lora, &f, NULL, err);
+    value[METRIC_LOSS] = -f.loss;
+    value[METRIC_TOKEN_ACCURACY] = f.token_accuracy;
+    put_pair(&t, "step", (double)r->state.step);
+    put_pair(&t, "epoch", epoch_of(r, r->state.step));
+    put_pair(&t, "eval_loss", f.loss);
+    put_pair(&t, "eval_token_accuracy", f.token_accuracy);
+    put_pair(&t, "eval_target_tokens", (double)f.targets);
+    if (!code && r->labels.n) code = classify(r, &t, value, err);
+    put_pair(&t, "eval_seconds", seconds_now() - start);
+    if (code || put_line(r, &t, err)) {
+        text_free(&t);
+        return code > 0 ? 1 : -1;
+    }
+    note_best(r, value[r->set->metric]);
+    status("step %lld: eval loss %.4f, token accuracy %.4f%s", r->state.step, f.loss, f.token_accuracy,
+           r->state.best_step == r->state.step ? " (best so far)" : "");
+    if (r->labels.n)
+        status("  labels: accuracy %.4f, macro F1 %.4f", value[METRIC_ACCURACY], value[METRIC_MACRO_F1]);
+    return 0;
+}
+
+/* ---- the loop ---- */
+
+static int is_due(const struct run *r, long long every)
+{
+    return every && (r->state.step % every == 0 || r->state.step == r->total);
+}
+
+static int is_over(const struct run *r)
+{
+    return r->state.step >= r->total || (r->set->patience && r->state.without_better >= r->set->patience);
+}
+
+/* 0: done; 1: stopped by a signal, state saved; -1. An evaluation that was cut short or never begun
+ * is due again when the run is resumed, which is why it stands first. */
+static int loop(struct run *r, struct lora_error *err)
+{
+    long long saved = r->state.step ? r->state.step : -1, begun_at = r->state.step;
+    double begun = seconds_now();
+    int result;
+    for (;;) {
+        struct tally y;
+        int better = 0;
+        if (r->state.step && r->state.eval_step != r->state.step && is_due(r, r->eval_every)) {
+            if ((result = evaluate(r, err)) < 0) return -1;
+            better = !result && r->state.best_step == r->state.step && r->set->load_best;
+        }
+        if (saved != r->state.step && (stop_signal() || better || (r->state.step && is_due(r, r->save_every)))) {
+            if (checkpoint_save(r, err)) return -1;
+            saved = r->state.step;
+        }
+        if (stop_signal()) return 1;
+        if (is_over(r)) return 0;
+        if (train_step(r, &y, err)) return -1;
+        show_step(r, &y, begun, begun_at);
+    }
+}
+
+/* The final weights go where PEFT looks for them. */
+static int finish(struct run *r, struct lora_error *err)
+{
+    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
+    if (r->set->load_best && r->state.best_step && r->state.best_step != r->state.step) {
+        if (checkpoint_weights(r, r->state.best_step, err)) return -1;
+        status("the best weights are those of step %lld", r->state.best_step);
+    }
+    if (weights_write(r, r->set->out, types[r->set->dtype < 0 ? 0 : r->set->dtype], err)
+        || directory_sync(r->set->out, err)) return -1;
+    if (r->state.step < r->total) status("stopped early: %d evaluations without a better one", r->state.without_better);
+    status("done: %lld steps; %s is in %s", r->state.step, r->adapter ? "the adapter" : "the model", r->set->out);
+    return 0;
+}
+
+/* DIR is new, or holds a run to go on with, or may be overwritten. */
+static int prepare_out(struct run *r, struct lora_error *err)
+{
+    const char *out = r->set->out;
+    if (same_file(r->set->common.model, out)) {
+        fail(err, "cannot write over the model", "%s", out);
+        return expected(err, "another directory for --out");
+    }
+    if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
+    if (!r->set->resume && checkpoint_any(out)) {
+        fail(err, "there is a run already", "%s", out);
+        return hint(err, "--resume goes on with it, --overwrite replaces it");
+    }
+    if (make_directory(out, err)) return -1;
+    if (!r->set->resume) return 0;
+    if (checkpoint_resume(r, err)) return -1;
+    if (r->state.step) status("going on after step %lld of %lld", r->state.step, r->total);
+    else status("no checkpoint in %s: beginning at the start", out);
+    return 0;
+}
+
+static int train(struct run *r, struct lora_error *err)
+{
+    int result;
+    if (lora_open(&r->lora, &r->setup, err) || prepare_out(r, err) || record_run(r, err) || metrics_open(r, err))
+        return job_error(err);
+    announce(r);
+    result = loop(r, err);
+    progress_done();
+    if (result < 0 || (!result && finish(r, err))) return job_error(err);
+    if (!result) return EXIT_DONE;
+    status("stopped by %s after step %lld of %lld; the same command with --resume goes on from there",
+           stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", r->state.step, r->total);
+    return 128 + stop_signal();
+}
+
+static int run(int argc, char **argv)
+{
+    struct train_settings set = train_defaults;
+    struct lora_error err = { 0 };
+    struct run r;
+    char *given;
+    int code = job_options(&job_train, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    if (!(code = train_check(&job_train, &set, 1))) {
+        stop_install();
+        if (run_open(&r, &set, &err)) code = job_error(&err);
+        else if (set.dry_run) plan_print(stdout, &r, plan_seconds(&r));
+        else code = train(&r, &err);
+        run_close(&r);
+    }
+    job_free_options(&job_train, &set, given);
+    return code;
+}
+
+const struct job job_train = {
+    "train", "fine-tunes a model on rows of text", "--model M --data D --out DIR [options]", train_options,
+    common_options, run
+};

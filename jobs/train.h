@@ -1,0 +1,136 @@
+/* train.h - a training run in its parts: options, rows to steps, the plan, the loop, what is kept. */
+#ifndef TRAIN_H
+#define TRAIN_H
+
+#include "evaluation.h"
+#include "../optim.h"
+
+#include <stdio.h>
+
+/* ---- options ---- */
+
+enum { METHOD_LORA, METHOD_FULL };
+enum { CHECKPOINTING_ON, CHECKPOINTING_OFF, CHECKPOINTING_AUTO };
+enum { METRIC_LOSS, METRIC_TOKEN_ACCURACY, METRIC_ACCURACY, METRIC_MACRO_F1 };
+enum { TASK_LM, TASK_CLASSIFY };
+
+struct train_settings {
+    struct common common;
+    struct data_settings data;
+    const char *out, *eval_data, *init_adapter, *eval_steps, *save_steps;
+    double eval_split;
+    int method, dtype;
+    int lora_r, use_rslora;
+    double lora_alpha, lora_dropout;
+    const char *target_modules, *rank_pattern, *alpha_pattern, *layers;
+    double learning_rate, warmup_ratio, weight_decay, beta1, beta2, epsilon, max_grad_norm;
+    int lr_scheduler, batch_size, accumulation, tokens_per_pack, no_shuffle, compute;
+    long long warmup_steps, max_steps;
+    double epochs;
+    int gradient_checkpointing, save_total_limit, patience, load_best, metric, eval_task;
+    int resume, overwrite, dry_run;
+};
+extern const struct option train_options[];
+extern const struct train_settings train_defaults;
+/* What options exclude or need; 0, or the exit status of the usage error that was printed. */
+int train_check(const struct job *job, const struct train_settings *set, int needs_data);
+
+/* ---- rows to steps to packs ---- */
+
+/* A step is the next per_step rows of the epoch's order; an epoch's last may have fewer. */
+struct steps {
+    const struct dataset *data;
+    int per_step, shuffle;
+    uint64_t seed;
+    long long per_epoch;
+    int *order;                 /* [data->n] of `epoch` */
+    long long epoch;
+    struct pack_input *rows;    /* [per_step] the rows of the step sought, n of them */
+    int n;
+};
+int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuffle, uint64_t seed,
+               struct lora_error *err);
+void steps_close(struct steps *s);
+void steps_seek(struct steps *s, long long step);       /* from 0 */
+
+/* Fills p with rows[*next ..] until the next would go over tokens_per_pack; a longer row is a pack
+ * alone. share: what rows begin with in common is computed once. */
+int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, int adapter, int share,
+              int tokens_per_pack, struct lora_error *err);
+/* What the packs of any step can need. */
+int step_sizes(struct lora_sizes *sizes, const struct steps *s, int tokens_per_pack, struct lora_error *err);
+
+/* ---- the run ---- */
+
+/* What resuming goes on from, beside weights and moments. */
+struct train_state {
+    long long step;             /* steps done */
+    long long eval_step;        /* of the last evaluation, 0: none */
+    long long best_step;        /* 0: none */
+    double best;                /* the metric there */
+    int without_better;         /* evaluations since */
+};
+
+struct run {
+    const struct train_settings *set;
+    struct session session;
+    struct data_options data_options;
+    struct dataset data, eval;
+    struct data_report report;      /* of the training rows */
+    struct adapter *adapter;        /* NULL: full */
+    uint64_t init_hash;             /* of --init-adapter's values */
+    struct steps steps;
+    long long total, warmup;        /* steps */
+    long long eval_every, save_every;   /* 0: never */
+    struct lora_setup setup;
+    struct lora_plan plan;
+    struct lora *lora;
+    struct train_state state;
+    FILE *metrics;
+    struct pack pack;
+    double *losses;                 /* of a pack's targets */
+    struct label_set labels;        /* of --eval-task classify */
+    const char **all_labels;        /* of all rows, to make it from */
+    int n_labels;
+    int *truth, *predicted;         /* [eval.n] */
+};
+
+/* Session, rows, adapter, steps, sizes and the plan; no memory of the arena yet. */
+int run_open(struct run *r, const struct train_settings *set, struct lora_error *err);
+void run_close(struct run *r);
+/* The evaluation rows, for their loss, or for the labels. */
+void run_evaluation(struct run *r, struct evaluation *e, const struct label_set *labels);
+
+/* ---- plan.c ---- */
+
+/* How many layers to keep, and the plan, into r->setup and r->plan. */
+int plan_choose(struct run *r, struct lora_error *err);
+void plan_print(FILE *f, const struct run *r, double seconds);     /* seconds < 0: not timed */
+/* The time of the whole run, from a short timing of a product. */
+double plan_seconds(const struct run *r);
+
+/* ---- checkpoint.c ---- */
+
+/* All of the state under DIR/checkpoint-STEP, whole or not at all; then older ones go. */
+int checkpoint_save(struct run *r, struct lora_error *err);
+/* The newest whole one under DIR, if there is any: r->state.step says so. Refuses by name what has
+ * changed. */
+int checkpoint_resume(struct run *r, struct lora_error *err);
+/* The weights alone of one step (the best). */
+int checkpoint_weights(struct run *r, long long step, struct lora_error *err);
+/* Does DIR hold a run? And away with it. */
+int checkpoint_any(const char *dir);
+int checkpoint_clear(const char *dir, struct lora_error *err);
+/* The adapter, or the model under `full`, into a directory. */
+int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err);
+/* Opens DIR/metrics.jsonl to go on after state.step. */
+int metrics_open(struct run *r, struct lora_error *err);
+/* The options that decide the numbers, as a JSON object. */
+void put_fingerprint(struct text *t, const struct run *r);
+
+/* ---- record.c ---- */
+
+int record_run(const struct run *r, struct lora_error *err);       /* run.json */
+void announce(const struct run *r);     /* what is adapted, a row with its targets, the data */
+
+#endif

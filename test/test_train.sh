@@ -1,0 +1,292 @@
+#!/bin/sh
+# Training through the program: the same bytes at any number of threads and through any interruption,
+# what a resumed run refuses, how a run ends, and what is left on disk. Tiny random models.
+LORA=${LORA:-build/lora}
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+passed=0 failed=0 skipped=0 name=
+
+begin() { end; name=$1; bad=0; }
+end() {
+    [ -n "$name" ] || return 0
+    if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
+    else failed=$((failed + 1)); echo "FAIL $name"; fi
+    name=
+}
+wrong() { bad=$((bad + 1)); echo "  $*"; }
+lora() { $EXE "$LORA" "$@"; }
+# expect CODE WORDS...: runs the program; its output is in $dir/log
+expect() {
+    want=$1; shift
+    lora "$@" >"$dir/log" 2>&1
+    code=$?
+    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/log"; }
+}
+says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/log"; }; }
+same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
+differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
+# The metrics without what a clock says, which is at the end of a line.
+untimed() { sed 's/,"tokens_per_second.*//; s/,"eval_seconds.*//' "$1/metrics.jsonl"; }
+same_run() {    # adapters, the last state, metrics
+    same "$1/adapter_model.safetensors" "$2/adapter_model.safetensors"
+    same "$1/checkpoint-$3/optimizer.safetensors" "$2/checkpoint-$3/optimizer.safetensors"
+    same "$1/checkpoint-$3/trainer_state.json" "$2/checkpoint-$3/trainer_state.json"
+    untimed "$1" >"$dir/m1"; untimed "$2" >"$dir/m2"
+    same "$dir/m1" "$dir/m2"
+}
+
+cat >"$dir/config.json" <<'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 97,
+ "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+ "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+ "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
+END
+# Rows of 3 to 20 tokens that begin alike by threes; targets in the last part. $1 rows, seed $2
+rows() {
+    awk -v n="$1" -v x="$2" 'function r(m) { x = (x * 16807) % 2147483647; return x % m }
+    BEGIN { for (i = 0; i < n; i++) {
+        len = 3 + r(18); from = 1 + r(len - 1); ids = ""; labels = ""
+        for (t = 0; t < len; t++) {
+            v = t < 2 ? 5 + int(i / 3) % 7 : 3 + r(94)
+            ids = ids (t ? "," : "") v; labels = labels (t ? "," : "") (t < from ? -100 : v)
+        }
+        print "{\"input_ids\":[" ids "],\"labels\":[" labels "]}" } }'
+}
+rows 40 7 >"$dir/rows.jsonl"
+rows 12 99 >"$dir/eval.jsonl"
+model=$dir/model
+
+begin "init: the same seed, the same bytes"
+expect 0 init --config "$dir/config.json" --out "$model" --seed 3
+expect 0 init --config "$dir/config.json" --out "$dir/model2" --seed 3
+same "$model/model.safetensors" "$dir/model2/model.safetensors"
+expect 0 init --config "$dir/config.json" --out "$dir/model2" --seed 4
+differ "$model/model.safetensors" "$dir/model2/model.safetensors"
+
+# 40 rows by 4: 10 steps an epoch.
+set -- --model "$model" --data "$dir/rows.jsonl" --eval-data "$dir/eval.jsonl" --lora-r 4 --lora-alpha 8 \
+    --lora-dropout 0.1 --learning-rate 0.01 --batch-size 2 --gradient-accumulation-steps 2 --epochs 1 \
+    --eval-steps 5 --save-steps 5 --seed 5 --tokens-per-pack 40
+
+begin "1, 2, 3 and 8 threads: the same bytes"
+expect 0 train "$@" --out "$dir/t1" --threads 1
+for n in 2 3 8; do
+    expect 0 train "$@" --out "$dir/t$n" --threads $n
+    same_run "$dir/t1" "$dir/t$n" 10
+done
+[ "$(grep -c '"loss"' "$dir/t1/metrics.jsonl")" = 10 ] || wrong "not a line a step"
+[ "$(grep -c '"eval_loss"' "$dir/t1/metrics.jsonl")" = 2 ] || wrong "not two evaluations"
+expect 0 train "$@" --out "$dir/seed" --threads 1 --seed 6
+differ "$dir/t1/adapter_model.safetensors" "$dir/seed/adapter_model.safetensors"
+
+begin "5 steps, resumed, 5 more = 10, at another number of threads, in another place"
+cp -R "$dir/t1" "$dir/moved"
+rm -r "$dir/moved/checkpoint-10" "$dir/moved/adapter_model.safetensors"
+expect 0 train "$@" --out "$dir/moved" --threads 2 --resume
+says "going on after step 5"
+same_run "$dir/t1" "$dir/moved" 10
+[ "$(grep -c '"loss"' "$dir/moved/metrics.jsonl")" = 10 ] || wrong "metrics were not cut back"
+expect 0 train "$@" --out "$dir/moved" --resume
+same_run "$dir/t1" "$dir/moved" 10
+
+begin "a resumed run refuses other data and options, by name"
+for option in "--learning-rate 0.02" "--seed 6" "--lora-dropout 0" "--lora-alpha 9" "--epochs 2" "--batch-size 4" \
+              "--weight-decay 0.1" "--tokens-per-pack 50" "--no-shuffle" "--lr-scheduler linear" "--method full"; do
+    word=${option%% *}; word=${word#--}
+    case $option in
+    "--method full") expect 1 train --model "$model" --data "$dir/rows.jsonl" --eval-data "$dir/eval.jsonl" --out "$dir/moved" --resume --method full ;;
+    *) expect 1 train "$@" --out "$dir/moved" --resume $option ;;
+    esac
+    case $word in lora-alpha) word=scales ;; esac
+    says "$word"
+    says "has changed"
+done
+expect 1 train "$@" --data "$dir/eval.jsonl" --out "$dir/moved" --resume
+says "data has changed"
+expect 1 train "$@" --model "$dir/model2" --out "$dir/moved" --resume
+says "model has changed"
+same_run "$dir/t1" "$dir/moved" 10
+
+begin "a damaged checkpoint gives way to the one before"
+cp -R "$dir/t1" "$dir/damaged"
+f=$dir/damaged/checkpoint-10/optimizer.safetensors
+{ head -c 500 "$f"; printf '\377'; tail -c +502 "$f"; } >"$dir/x" && mv "$dir/x" "$f"
+expect 0 train "$@" --out "$dir/damaged" --resume
+says "checkpoint-10 is not whole"
+says "going on after step 5"
+same_run "$dir/t1" "$dir/damaged" 10
+sed 's/"step":5/"step":4/' "$dir/t1/checkpoint-5/trainer_state.json" >"$dir/damaged/checkpoint-5/trainer_state.json"
+rm -r "$dir/damaged/checkpoint-10"
+expect 1 train "$@" --out "$dir/damaged" --resume
+says "cannot resume"
+
+begin "killed at random instants, always resumed"
+delay=1
+mkdir "$dir/kill"
+while :; do
+    delay=$(((delay * 37 + 11) % 97))
+    $EXE "$LORA" train "$@" --save-steps 1 --out "$dir/kill" --resume >"$dir/log" 2>&1 &
+    pid=$!
+    sleep "0.0$((delay + 20))" 2>/dev/null || sleep 1
+    kill -9 $pid 2>/dev/null
+    wait $pid 2>/dev/null
+    code=$?
+    kills=$((${kills:-0} + 1))
+    [ $code = 137 ] || break
+    [ $kills -lt 12 ] || { expect 0 train "$@" --save-steps 1 --out "$dir/kill" --resume; code=0; break; }
+done
+[ $code = 0 ] || { wrong "exit $code after $kills runs"; tail -3 "$dir/log"; }
+expect 0 train "$@" --save-steps 1 --out "$dir/kill" --resume
+same_run "$dir/t1" "$dir/kill" 10
+ls -d "$dir"/kill/*.tmp >/dev/null 2>&1 && wrong "a temporary directory is left"
+
+begin "SIGINT and SIGTERM: the step ends, its state is saved, the run can go on"
+for s in INT TERM; do
+    out=$dir/stop$s
+    (trap - INT; exec $EXE "$LORA" train "$@" --epochs 1000 --save-steps no --eval-steps no --out "$out" >"$dir/log" 2>&1) &
+    pid=$!
+    i=0
+    while [ "$(grep -c . "$out/metrics.jsonl" 2>/dev/null || :)" -lt 3 ] 2>/dev/null || [ ! -e "$out/metrics.jsonl" ]; do
+        i=$((i + 1)); [ $i -lt 200 ] || break
+        sleep 0.02 2>/dev/null || sleep 1
+    done
+    kill -$s $pid
+    wait $pid
+    code=$?
+    if [ $s = INT ]; then want=130; else want=143; fi
+    # a shell without job control starts what is in the background with SIGINT ignored
+    [ $code = $want ] || wrong "SIG$s: exit $code"
+    says "stopped by SIG$s"
+    says "\-\-resume"
+    step=$(ls "$out" | sed -n 's/^checkpoint-//p')
+    [ -n "$step" ] && [ "$(tail -n 1 "$out/metrics.jsonl" | sed 's/{"step":\([0-9]*\).*/\1/')" = "$step" ] \
+        || wrong "the checkpoint ($step) is not of the last step"
+done
+
+begin "a run in DIR is refused, resumed or overwritten"
+expect 1 train "$@" --out "$dir/t2"
+says "there is a run already"
+expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
+[ -e "$dir/t2/checkpoint-10" ] && wrong "the old checkpoints are still there"
+expect 2 train "$@" --out "$dir/t2" --overwrite --resume
+expect 1 train "$@" --model "$model" --out "$model" --overwrite
+[ -e "$model/model.safetensors" ] || wrong "the base was overwritten"
+
+begin "recomputing changes no bit; rows are the same in any batch"
+set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 4 --learning-rate 0.01 --max-steps 6 --seed 5 --threads 2
+expect 0 train "$@" --out "$dir/keep" --batch-size 8 --gradient-checkpointing off
+expect 0 train "$@" --out "$dir/again" --batch-size 8 --gradient-checkpointing on
+same "$dir/keep/adapter_model.safetensors" "$dir/again/adapter_model.safetensors"
+expect 0 train "$@" --out "$dir/4x2" --batch-size 4 --gradient-accumulation-steps 2
+same "$dir/keep/adapter_model.safetensors" "$dir/4x2/adapter_model.safetensors"
+expect 0 train "$@" --out "$dir/cut" --batch-size 8 --tokens-per-pack 16
+losses() { sed -n 's/.*"loss":\([^,]*\),"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
+losses "$dir/keep" >"$dir/l1"; losses "$dir/cut" >"$dir/l2"
+paste -d' ' "$dir/l1" "$dir/l2" | awk '{ a = $1 - $3; b = ($2 - $4) / $2; if (!(a * a <= 1e-10 && b * b <= 1e-8)) exit 1; n++ }
+    END { exit n != 6 }' || { wrong "packs change the numbers"; paste "$dir/l1" "$dir/l2"; }
+grep -q '"computed_tokens"' "$dir/keep/metrics.jsonl" || wrong "no computed_tokens"
+
+begin "best checkpoint, early stopping, limit"
+set -- --model "$model" --data "$dir/rows.jsonl" --eval-data "$dir/eval.jsonl" --lora-r 4 --learning-rate 0.05 --batch-size 4 \
+    --lr-scheduler constant --eval-steps 2 --save-steps 2 --save-total-limit 2 --early-stopping-patience 2 --load-best --threads 1
+expect 0 train "$@" --max-steps 400 --out "$dir/best"
+says "stopped early"
+best=$(sed -n 's/.*"step":\([0-9]*\),.*"eval_loss":\([^,]*\),.*/\2 \1/p' "$dir/best/metrics.jsonl" | sort -g | head -n 1 | sed 's/.* //')
+says "the best weights are those of step $best"
+[ "$(ls -d "$dir"/best/checkpoint-* | wc -l)" -le 3 ] || wrong "too many checkpoints stay"
+same "$dir/best/adapter_model.safetensors" "$dir/best/checkpoint-$best/adapter_model.safetensors"
+expect 0 train "$@" --max-steps 400 --out "$dir/best" --resume
+same "$dir/best/adapter_model.safetensors" "$dir/best/checkpoint-$best/adapter_model.safetensors"
+
+begin "full fine-tuning: a model directory, resumed to the same bytes"
+set -- --method full --model "$model" --data "$dir/rows.jsonl" --learning-rate 0.002 --batch-size 8 --epochs 1 --save-steps 2
+expect 0 train "$@" --out "$dir/full" --threads 2
+cp -R "$dir/full" "$dir/full2"
+rm -r "$dir/full2/checkpoint-4" "$dir/full2/checkpoint-5" "$dir/full2/model.safetensors"
+expect 0 train "$@" --out "$dir/full2" --threads 1 --resume
+same "$dir/full/model.safetensors" "$dir/full2/model.safetensors"
+same "$dir/full/checkpoint-5/optimizer.safetensors" "$dir/full2/checkpoint-5/optimizer.safetensors"
+differ "$dir/full/model.safetensors" "$model/model.safetensors"
+expect 0 train "$@" --model "$dir/full" --out "$dir/full3" --dtype bf16
+expect 0 plan --model "$dir/full3" --max-length 16
+
+begin "a table of doubles resumes to the same bytes"
+set -- --backend ref64 --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --learning-rate 0.01 --batch-size 8 --epochs 1 --save-steps 2
+expect 0 train "$@" --out "$dir/d1"
+cp -R "$dir/d1" "$dir/d2"
+rm -r "$dir/d2/checkpoint-4" "$dir/d2/checkpoint-5"
+expect 0 train "$@" --out "$dir/d2" --resume
+same_run "$dir/d1" "$dir/d2" 5
+
+begin "what must not happen stops the run: a loss that is not finite, a gradient that cannot be zero"
+set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --batch-size 8 --epochs 2
+expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 0 --lora-alpha 1e30 --out "$dir/nan"
+says "not finite: step "
+mkdir "$dir/zero"
+echo '{"peft_type":"LORA","r":2,"target_modules":["model.layers.1.self_attn.v_proj"]}' >"$dir/zero/adapter_config.json"
+p=base_model.model.model.layers.1.self_attn.v_proj.lora_
+h="{\"${p}A.weight\":{\"dtype\":\"F32\",\"shape\":[2,32],\"data_offsets\":[0,256]},\"${p}B.weight\":{\"dtype\":\"F32\",\"shape\":[16,2],\"data_offsets\":[256,384]}}"
+{ printf "\\$(printf %o ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h" | head -c $((8 + ${#h})); head -c 384 /dev/zero; } >"$dir/zero/adapter_model.safetensors"
+[ ${#h} -lt 256 ] || wrong "the header's length needs two bytes"
+expect 1 train "$@" --init-adapter "$dir/zero" --out "$dir/z"
+says "has no gradient: step 1, ${p}A.weight"
+
+begin "the plan is what is taken, and too little memory is said before the first step"
+set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 4 --batch-size 8 --epochs 1
+lora train "$@" --dry-run >"$dir/plan" 2>"$dir/log" || wrong "dry run"
+[ -e "$dir/dry" ] && wrong "a dry run wrote"
+expect 0 train "$@" --out "$dir/planned"
+arena=$(sed -n 's/.*arena: all of these *\([0-9]*\).*/\1/p' "$dir/plan")
+grep -q "\"arena_bytes\": $arena\$" "$dir/planned/run.json" || wrong "planned $arena"
+grep -q '"arena_bytes": [1-9]' "$dir/planned/run.json" || wrong "no arena in run.json"
+expect 0 train "$@" --out "$dir/less" --max-memory $((arena - 1))
+says "[012] of 3 layers kept"
+same "$dir/less/adapter_model.safetensors" "$dir/planned/adapter_model.safetensors"
+expect 1 train "$@" --out "$dir/least" --max-memory 10000
+says "not enough memory"
+expect 0 plan --model "$dir/config.json" --max-length 32
+says "256 an epoch, 256 of them targets"
+
+begin "merge: W + s B A; without an adapter a conversion"
+expect 0 merge --model "$model" --out "$dir/same"
+same "$model/model.safetensors" "$dir/same/model.safetensors"
+expect 0 merge --model "$model" --adapter "$dir/planned" --out "$dir/merged"
+differ "$model/model.safetensors" "$dir/merged/model.safetensors"
+expect 1 merge --model "$model" --adapter "$dir/planned" --out "$model"
+lora eval --model "$dir/merged" --data "$dir/eval.jsonl" --json - >"$dir/j1" 2>"$dir/log" || wrong "eval of the merged model"
+lora eval --model "$model" --adapter "$dir/planned" --data "$dir/eval.jsonl" --json - >"$dir/j2" 2>"$dir/log" || wrong "eval"
+loss() { sed 's/.*"loss": *\([0-9.e+-]*\).*/\1/' "$1"; }
+awk -v a="$(loss "$dir/j1")" -v b="$(loss "$dir/j2")" 'BEGIN { d = a - b; exit !(a > 0 && d * d <= 1e-10) }' \
+    || wrong "merged $(loss "$dir/j1"), adapter $(loss "$dir/j2")"
+
+begin "twenty steps as PyTorch and PEFT take them"
+goldens=test/goldens/data/train
+batches() {     # micro-batches of two rows each, two of them a step
+    tr -d ' \n' <"$1" | awk 'BEGIN { RS = "}" } match($0, /"ids":\[[^]]*/) {
+        ids = substr($0, RSTART + 7, RLENGTH - 7); match($0, /"mask":\[[^]]*/); mask = substr($0, RSTART + 8, RLENGTH - 8)
+        n = split(ids, a, ","); split(mask, m, ","); s = ""
+        for (i = 1; i <= n; i++) s = s (i > 1 ? "," : "") (m[i] ? a[i] : -100)
+        print "{\"input_ids\":[" ids "],\"labels\":[" s "]}" }'
+}
+figures() {     # $1 of float64 in ref.json, one a line
+    tr -d ' \n' <"$2" | sed 's/.*"float64":{//' | sed "s/.*\"$1\":\[\([^]]*\).*/\1/" | tr ',' '\n'
+}
+against() {     # steps of $1 against $2/ref.json
+    sed -n 's/.*"loss":\([^,]*\),"grad_norm":\([^,]*\),"learning_rate":\([^,]*\),.*/\1 \2 \3/p' "$1/metrics.jsonl" >"$dir/l1"
+    { figures loss "$2/ref.json" >"$dir/a"; figures grad_norm "$2/ref.json" >"$dir/b"; figures lr "$2/ref.json" >"$dir/c"; }
+    paste -d' ' "$dir/l1" "$dir/a" "$dir/b" "$dir/c" | awk '{ a = $1 - $4; b = ($2 - $5) / $5; c = $3 - $6
+        if (!(a * a <= 1e-10 && b * b <= 1e-8 && c * c <= 1e-20)) { print "  step " NR ": " $0; bad = 1 } n++ }
+        END { exit bad || n != 20 }' || wrong "$1 against $2"
+}
+batches $goldens/adapter/batches.json >"$dir/g.jsonl"
+expect 0 train --model $goldens/model --data "$dir/g.jsonl" --init-adapter $goldens/adapter/initial_adapter --no-shuffle --batch-size 2 \
+    --gradient-accumulation-steps 2 --epochs 1 --learning-rate 0.005 --warmup-steps 3 --weight-decay 0.1 --max-grad-norm 0.5 --out "$dir/g1"
+against "$dir/g1" $goldens/adapter
+batches $goldens/full/batches.json >"$dir/g.jsonl"
+expect 0 train --model $goldens/model --method full --data "$dir/g.jsonl" --no-shuffle --batch-size 4 --max-steps 20 \
+    --learning-rate 0.002 --lr-scheduler linear --warmup-ratio 0.1 --weight-decay 0.01 --out "$dir/g2"
+against "$dir/g2" $goldens/full
+
+end
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
