@@ -10,7 +10,12 @@ static const struct job *const jobs[] = {
     &job_tokenize,
     &job_render,
     &job_inspect,
+    &job_train,
+    &job_plan,
     &job_eval,
+    &job_gradients,
+    &job_merge,
+    &job_init,
     &job_backends,
     &job_bench,
     NULL

@@ -206,6 +206,7 @@ static void announce_kind(const struct adapter *a, int id)
 {
     const struct adapted *one = NULL;
     int i, layers = 0, same = 1;
+    const char *number;
     char name[128];
     for (i = 0; i < a->n; i++) {
         const struct adapted *m = &a->modules[i];
@@ -216,10 +217,14 @@ static void announce_kind(const struct adapter *a, int id)
     }
     if (!one) return;
     tensor_name(name, sizeof name, id, one->layer);
-    if (layers == 1) status("  %s [%d,%d]: r %d, alpha %g", name, one->rows, one->cols, one->r, one->alpha);
-    else if (same) status("  %s [%d,%d] in %d layers: r %d, alpha %g", tensor_specs[id].hf, one->rows, one->cols,
-                          layers, one->r, one->alpha);
-    else status("  %s [%d,%d] in %d layers: r and alpha by pattern", tensor_specs[id].hf, one->rows, one->cols, layers);
+    if (layers == 1) {
+        status("  %s [%d,%d]: r %d, alpha %g", name, one->rows, one->cols, one->r, one->alpha);
+        return;
+    }
+    number = strstr(tensor_specs[id].hf, "%d");         /* one line for all layers: their number is N */
+    snprintf(name, sizeof name, "%.*sN%s", (int)(number - tensor_specs[id].hf), tensor_specs[id].hf, number + 2);
+    if (same) status("  %s [%d,%d] in %d layers: r %d, alpha %g", name, one->rows, one->cols, layers, one->r, one->alpha);
+    else status("  %s [%d,%d] in %d layers: r and alpha by pattern", name, one->rows, one->cols, layers);
 }
 
 static void announce_trained(const struct run *r)
