@@ -187,6 +187,7 @@ static int put_chat(struct reader *r, size_t answers)
     if (!at) return 0;
     n = at - c->targets[c->n_targets - 1].start;
     end = chat_end_of_turn(r->o->chat);
+    if (!*end) end = special_text(t, t ? tokenizer_eos(t) : -1);
     if (n >= strlen(end) && !memcmp(c->text.s + at - strlen(end), end, strlen(end))) n -= strlen(end);
     r->completion = new_string_n(c->text.s + c->targets[c->n_targets - 1].start, n, r->err);
     return r->completion ? 0 : -1;
@@ -239,28 +240,16 @@ static int put_turn(struct reader *r, const char *instruction, const char *input
 /* Appends an array of messages; *answers: how many of them are the assistant's. */
 static int read_messages(struct reader *r, const struct json *v, const char *name, size_t *answers)
 {
-    const struct json *m, *key;
-    if (v->type != JSON_ARRAY) {
-        fail_record(r, "cannot read the row");
-        return expected(r->err, "%s to be an array of messages", name);
+    struct message *list = NULL;
+    size_t n = 0, i;
+    int bad = 0;
+    if (chat_read_messages(v, name, &list, &n, r->err)) return place_record(r);
+    for (i = 0; i < n && !bad; i++) {
+        bad = add_message(r, list[i].role, list[i].content);
+        *answers += !strcmp(list[i].role, "assistant");
     }
-    for (m = v->child; m; m = m->next) {
-        const char *role, *content;
-        if (m->type != JSON_OBJECT) {
-            fail_record(r, "cannot read a message");
-            return expected(r->err, "an object with role and content");
-        }
-        for (key = m->child; key; key = key->next)
-            if (strcmp(key->key, "role") && strcmp(key->key, "content") && key->type != JSON_NULL) {
-                fail_record(r, "cannot read a message");
-                expected(r->err, "role and content");
-                return found(r->err, "%s, which is not supported", key->key);
-            }
-        if (!(role = text_of(r, field(m, "role"), "role"))
-            || !(content = text_of(r, field(m, "content"), "content")) || add_message(r, role, content)) return -1;
-        *answers += !strcmp(role, "assistant");
-    }
-    return 0;
+    free(list);
+    return bad;
 }
 
 static int put_messages(struct reader *r, const struct json *v)
@@ -712,19 +701,32 @@ int data_split(struct dataset *d, double f, struct dataset *out, struct lora_err
     return found(err, "%d and %d", d->n, out->n);
 }
 
-int data_label_ids(const struct data_options *o, const char *label, struct ids *out, struct lora_error *err)
+/* Of a user turn and its answer, the ids before the answer or those of it, appended to out. */
+static int turn_ids(const struct data_options *o, const char *user, const char *answer, int of_answer,
+                    struct ids *out, struct lora_error *err)
 {
     struct reader r;
     struct dataset unused;
-    size_t i;
+    size_t i, end;
     int bad;
     reader_start(&r, &unused, o, err);
-    r.records.path = "label";
-    bad = put_turn(&r, "x", "", label);
-    for (i = (size_t)r.prompt_n; !bad && i < r.ids.n; i++) {
+    r.records.path = of_answer ? "label" : "prompt";
+    bad = put_turn(&r, user, "", answer);
+    end = of_answer ? r.ids.n : (size_t)r.prompt_n;
+    for (i = of_answer ? (size_t)r.prompt_n : 0; !bad && i < end; i++) {
         bad = grow_array((void **)&out->v, &out->capacity, out->n + 1, sizeof *out->v, err);
         if (!bad) out->v[out->n++] = r.ids.v[i];
     }
     reader_free(&r);
     return bad ? -1 : 0;
+}
+
+int data_label_ids(const struct data_options *o, const char *label, struct ids *out, struct lora_error *err)
+{
+    return turn_ids(o, "x", label, 1, out, err);
+}
+
+int data_prompt_ids(const struct data_options *o, const char *user, struct ids *out, struct lora_error *err)
+{
+    return turn_ids(o, user, "x", 0, out, err);
 }

@@ -77,5 +77,8 @@ char *data_prompt(const struct data_options *o, const char *prompt_template, con
 /* The ids of "prompt + answer" for classification: the prompt's ids are row->ids[0 .. prompt_n); a
  * label's ids with its end of turn, as the same rendering gives them. */
 int data_label_ids(const struct data_options *o, const char *label, struct ids *out, struct lora_error *err);
+/* The ids of a user turn up to its answer, as rows of instructions and labels have them: what
+ * generation is given. Appended to out. */
+int data_prompt_ids(const struct data_options *o, const char *user, struct ids *out, struct lora_error *err);
 
 #endif

@@ -16,6 +16,7 @@ static const struct job *const jobs[] = {
     &job_gradients,
     &job_merge,
     &job_init,
+    &job_generate,
     &job_backends,
     &job_bench,
     NULL
