@@ -1,5 +1,5 @@
 /* oracle.c - runs one case on two tables and compares: see oracle.h. The cases are in
- * oracle_cases.c. */
+ * oracle_cases.c and its neighbours. */
 #include "oracle.h"
 
 #include <math.h>
@@ -399,6 +399,8 @@ static double norm(const double *x, int n, size_t stride)
 }
 
 #include "oracle_cases.c"
+#include "oracle_products.c"
+#include "oracle_attention.c"
 
 const char *const oracle_ops[] = {
     "zero", "copy", "gather", "scatter_add", "add", "embed", "embed_backward",

@@ -1,0 +1,380 @@
+/* oracle_products.c - the cases of what reads weights and of products. Part of oracle.c. */
+
+/* ---- weights ---- */
+
+static void put16(unsigned char *p, uint16_t h) { memcpy(p, &h, 2); }
+
+/* One block of a quantised type. EXACT: d = 1 and small integers. */
+static void random_block(struct trial *t, unsigned char *p, int type, enum mode mode, size_t index)
+{
+    int bytes = weight_types[type].bytes, head = type == TYPE_Q4_1 ? 4 : 2, i;
+    double d = mode == EXACT ? 1 : 0.01 + random_in(t, index * 64) * 0.02;
+    put16(p, f32_to_f16((float)d));
+    if (type == TYPE_Q4_1) put16(p + 2, f32_to_f16((float)(mode == EXACT ? -8 : -7.3 * d)));
+    for (i = head; i < bytes; i++) {
+        p[i] = (unsigned char)random_below(t, index * 64 + (size_t)i, 256);
+        if (mode == EXACT && type == TYPE_Q8_0) p[i] = (unsigned char)(p[i] % 9 - 4);
+    }
+}
+
+static void fill_weight(struct trial *t, unsigned char *p, size_t n, enum mode mode)
+{
+    int type = t->weight.type, block = weight_types[type].block, bytes = weight_types[type].bytes;
+    size_t i;
+    for (i = 0; i < n / (size_t)block; i++, p += bytes) {
+        float f = (float)draw(t, mode, i);
+        if (type == TYPE_F32) memcpy(p, &f, 4);
+        else if (type == TYPE_F16) put16(p, f32_to_f16(f));
+        else if (type == TYPE_BF16) put16(p, f32_to_bf16(f));
+        else random_block(t, p, type, mode, i);
+    }
+}
+
+/* Gives the case a weight [rows, cols] that starts `skip` rows into its data (elements for
+ * TYPE_REAL), and its numbers in t->dense. */
+static void add_weight(struct trial *t, int type, int rows, int cols, int head_rows, int skip, enum mode mode)
+{
+    size_t n = ((size_t)rows + skip) * cols, i;
+    struct weight w = { 0, 0, 0, 0, 0, NULL };
+    float *row = arena_take(&t->o->arena, (size_t)cols, sizeof *row);
+    unsigned char *bytes;
+    int r;
+    w.type = type;
+    w.rows = rows;
+    w.cols = cols;
+    w.head_rows = head_rows;
+    w.offset = (size_t)skip * cols;
+    t->weight = w;
+    t->dense = numbers(t, (size_t)rows * cols);
+    if (type == TYPE_REAL) {
+        const double *x = add_operand(t, IN, n, mode);
+        t->weight_operand = t->operands - 1;
+        for (i = 0; t->dense && x && i < (size_t)rows * cols; i++) t->dense[i] = x[w.offset + i];
+        return;
+    }
+    if (type_bytes(&t->weight_bytes, type, n)) { t->o->arena.failed = 1; return; }
+    bytes = arena_take(&t->o->arena, t->weight_bytes, 1);
+    t->weight.data = bytes;
+    if (!bytes || !t->dense || !row) return;
+    fill_weight(t, bytes, n, mode);
+    for (r = 0; r < rows; r++) {
+        weight_decode(&t->weight, r, 0, cols, row);
+        for (i = 0; i < (size_t)cols; i++) t->dense[(size_t)r * cols + i] = row[i];
+    }
+}
+
+static const int types[] = { TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_REAL };
+
+/* Blocks do not begin in the middle of rows. */
+static int fits(int type, int cols) { return cols % weight_types[type].block == 0; }
+
+/* ---- embedding ---- */
+
+static int call_embed(struct call *x, const struct trial *t)
+{
+    return x->k->embed(x->c, x->b[0], &x->w, (ints *)x->b[1], t->N);
+}
+
+static void embed_bounds(struct trial *t)
+{
+    int n, i, C = t->C;
+    for (n = 0; n < t->N; n++)
+        for (i = 0; i < C; i++)
+            check_oracle(t, t->operand[0].want[(size_t)n * C + i],
+                         t->dense[(size_t)t->operand[1].start[n] * C + i], 0);
+}
+
+static void embed_cases(struct oracle *o)
+{
+    static const int shapes[][3] = { { 0, 4, 32 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 64 }, { 33, 70, 33 },
+                                     { 9, 12, 576 }, { 5, 7, 288 } };
+    struct trial t;
+    size_t i, k;
+    for (i = 0; i < COUNT(shapes); i++) {
+        for (k = 0; k < COUNT(types); k++) {
+            int N = shapes[i][0], V = shapes[i][1], C = shapes[i][2], skip = (int)(i % 3);
+            if (!fits(types[k], C)) continue;
+            trial_begin(&t, o, "embed", call_embed, "N %d V %d C %d %s", N, V, C, weight_types[types[k]].name);
+            t.N = N;
+            t.V = V;
+            t.C = C;
+            add_operand(&t, OUT, (size_t)N * C, NORMAL);
+            add_ints(&t, IN, (size_t)N, V);
+            add_weight(&t, types[k], V, C, 0, skip, NORMAL);
+            trial_end(&t, embed_bounds);
+        }
+    }
+}
+
+static int call_embed_backward(struct call *x, const struct trial *t)
+{
+    x->k->embed_backward(x->c, x->b[0], x->b[1], (ints *)x->b[2], t->N, t->C);
+    return 0;
+}
+
+/* count additions: count * u * (|old| + sum |dout|) */
+static void embed_backward_bounds(struct trial *t)
+{
+    struct operand *dw = t->operand;
+    const double *dout = t->operand[1].start, *ids = t->operand[2].start;
+    int v, n, i;
+    for (v = 0; v < t->V; v++) {
+        for (i = 0; i < t->C; i++) {
+            size_t at = (size_t)v * t->C + i;
+            double sum = fabs(dw->start[at]), count = 0, exact = dw->start[at];
+            for (n = 0; n < t->N; n++) {
+                if (ids[n] != v) continue;
+                sum += fabs(dout[(size_t)n * t->C + i]);
+                exact += dout[(size_t)n * t->C + i];
+                count++;
+            }
+            check_oracle(t, dw->want[at], exact, sum);
+            dw->bound[at] = count > 0 ? count * t->o->u * sum : UNTOUCHED;
+        }
+    }
+}
+
+static void embed_backward_cases(struct oracle *o)
+{
+    static const int shapes[][3] = { { 0, 4, 3 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 15 }, { 70, 3, 65 }, { 9, 12, 257 } };
+    struct trial t;
+    size_t i;
+    for (i = 0; i < COUNT(shapes); i++) {
+        int N = shapes[i][0], V = shapes[i][1], C = shapes[i][2];
+        trial_begin(&t, o, "embed_backward", call_embed_backward, "N %d V %d C %d", N, V, C);
+        t.N = N;
+        t.V = V;
+        t.C = C;
+        add_operand(&t, INOUT, (size_t)V * C, NORMAL);
+        add_operand(&t, IN, (size_t)N * C, NORMAL);
+        add_ints(&t, IN, (size_t)N, V);
+        trial_end(&t, embed_backward_bounds);
+    }
+}
+
+/* ---- products ---- */
+
+/* The bound of a sum of K products a_i b_i to which `others` is added (a bias, what was there).
+ * Random terms: (2 sqrt(K) + 2) u (|a| |b| + others). WILD: (K + 4) u (sum |a_i b_i| + others).
+ * EXACT: every partial sum is an integer or a half below 2^23. */
+struct dot_terms { double aa, bb, absolute, sum; };
+
+static void dot_add(struct dot_terms *d, double a, double b)
+{
+    d->aa += a * a;
+    d->bb += b * b;
+    d->absolute += fabs(a * b);
+    d->sum += a * b;
+}
+
+static double dot_bound(const struct dot_terms *d, int K, double scale, double others, enum mode mode, double u)
+{
+    if (mode == EXACT) return 0;
+    if (mode == WILD) return (K + 4) * u * (fabs(scale) * d->absolute + others);
+    return (2 * sqrt(K) + 2) * u * (fabs(scale) * sqrt(d->aa * d->bb) + others);
+}
+
+/* A product's variant, as t->flag keeps it. */
+static int pack_flag(enum mode mode, int bias, int accumulate) { return (int)mode + 4 * bias + 8 * accumulate; }
+
+/* out[n,o], n rows of `out` columns: K terms left(n,k) right(k,o), for all three products. */
+static void product_bounds(struct trial *t, int N, int O, int K, size_t left_n, size_t left_k, size_t right_k,
+                           size_t right_o, const double *left, const double *right, const double *bias)
+{
+    struct operand *out = t->operand;
+    int n, o, k;
+    for (n = 0; n < N; n++) {
+        for (o = 0; o < O; o++) {
+            struct dot_terms d = { 0, 0, 0, 0 };
+            size_t at = (size_t)n * O + o;
+            double old = out->use == INOUT ? out->start[at] : 0, b = bias ? bias[o] : 0;
+            for (k = 0; k < K; k++) dot_add(&d, left[n * left_n + k * left_k], right[k * right_k + o * right_o]);
+            out->bound[at] = dot_bound(&d, K, t->scale, fabs(old) + fabs(b), t->flag & 3, t->o->u);
+            check_oracle(t, out->want[at], t->scale * d.sum + b + old,
+                         fabs(t->scale) * d.absolute + fabs(old) + fabs(b) + 1);
+        }
+    }
+}
+
+static int call_matmul(struct call *x, const struct trial *t)
+{
+    return x->k->matmul(x->c, x->b[0], x->b[1], &x->w, x->b[2], t->scale, t->flag >> 3, t->N);
+}
+
+static void matmul_bounds(struct trial *t)
+{
+    int O = t->weight.rows, I = t->weight.cols;
+    product_bounds(t, t->N, O, I, (size_t)I, 1, 1, (size_t)I, t->operand[1].start, t->dense,
+                   t->operand[2].absent ? NULL : t->operand[2].start);
+}
+
+static int call_matmul_dx(struct call *x, const struct trial *t)
+{
+    return x->k->matmul_dx(x->c, x->b[0], x->b[1], &x->w, t->scale, t->flag >> 3, t->N);
+}
+
+static void matmul_dx_bounds(struct trial *t)
+{
+    int O = t->weight.rows, I = t->weight.cols;
+    product_bounds(t, t->N, I, O, (size_t)O, 1, (size_t)I, 1, t->operand[1].start, t->dense, NULL);
+}
+
+/* N, O, I: around vectors and tiles, and across the blocks of both dimensions. */
+static const int product_shapes[][3] = {
+    { 0, 4, 32 }, { 1, 1, 1 }, { 1, 7, 32 }, { 2, 3, 5 }, { 3, 2, 32 }, { 5, 17, 31 }, { 7, 16, 64 }, { 8, 8, 8 }, { 8, 33, 96 },
+    { 9, 15, 17 }, { 1, 300, 288 }, { 15, 31, 33 }, { 16, 64, 32 }, { 17, 65, 160 }, { 31, 5, 7 }, { 33, 100, 64 }, { 6, 1, 576 },
+    { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }
+};
+
+/* One case of matmul (backward 0) or matmul_dx (1). */
+static void try_product(struct oracle *o, int backward, const int *shape, int type, int head_rows, int skip,
+                        enum mode mode, int bias, double scale, int accumulate)
+{
+    struct trial t;
+    int N = shape[0], O = shape[1], I = shape[2];
+    static const char *const modes[] = { "", " exact", " wild" };
+    if (!fits(type, I)) return;
+    trial_begin(&t, o, backward ? "matmul_dx" : "matmul", backward ? call_matmul_dx : call_matmul,
+                "N %d O %d I %d %s%s%s%s%s scale %g", N, O, I, weight_types[type].name, head_rows ? " in heads" : "",
+                modes[mode], bias ? " bias" : "", accumulate ? " +=" : "", scale);
+    t.N = N;
+    t.scale = scale;
+    t.flag = pack_flag(mode, bias, accumulate);
+    add_operand(&t, accumulate ? INOUT : OUT, (size_t)N * (backward ? I : O), mode);
+    add_operand(&t, IN, (size_t)N * (backward ? O : I), mode);
+    if (bias) add_operand(&t, IN, (size_t)O, mode);
+    else add_absent(&t);
+    add_weight(&t, type, O, I, head_rows, skip, mode);
+    trial_end(&t, backward ? matmul_dx_bounds : matmul_bounds);
+}
+
+/* A row's result is the same, to the bit, computed among N rows or among fewer. */
+static void try_rows(struct oracle *o, int backward, int type, int N, int O, int I)
+{
+    struct trial t;
+    struct oracle_result r;
+    double *all[MAX_OPERANDS], *some[MAX_OPERANDS], returned;
+    int out = backward ? I : O, in = backward ? O : I, from, rows, rc;
+    trial_begin(&t, o, backward ? "matmul_dx" : "matmul", backward ? call_matmul_dx : call_matmul,
+                "rows of N %d O %d I %d %s alone", N, O, I, weight_types[type].name);
+    memset(&r, 0, sizeof r);
+    t.N = N;
+    t.scale = 1;
+    add_operand(&t, OUT, (size_t)N * out, NORMAL);
+    add_operand(&t, IN, (size_t)N * in, NORMAL);
+    add_absent(&t);
+    add_weight(&t, type, O, I, 0, 0, NORMAL);
+    results_new(&t, all);
+    results_new(&t, some);
+    if (o->stopped) return;
+    rc = o->arena.failed ? -1 : run_on(&t, &o->test, 1, all, &returned);
+    if (rc < 0) o->no_memory = 1;
+    if (rc) return;             /* a type that is not supported is reported by try_product */
+    r.supported = 1;
+    for (from = 0, rows = FEW_ROWS; from + rows <= N && !r.fault; from += 3, rows += 2) {
+        t.N = rows;
+        t.operand[0].n = (size_t)rows * out;
+        t.operand[1].n = (size_t)rows * in;
+        t.operand[1].start += (size_t)(from ? 3 : 0) * in;
+        if (run_on(&t, &o->test, 2, some, &returned)
+            || memcmp(some[0], all[0] + (size_t)from * out, t.operand[0].n * sizeof **some))
+            r.fault = "a row's result depends on the other rows";
+        r.compared += (int)t.operand[0].n;
+    }
+    trial_report(&t, &r);
+}
+
+static void product_cases(struct oracle *o, int backward)
+{
+    size_t i, k;
+    for (i = 0; i < COUNT(product_shapes); i++) {
+        const int *shape = product_shapes[i];
+        for (k = 0; k < COUNT(types); k++) {
+            int type = types[k], odd = (int)(i + k) & 1, d = type == TYPE_REAL || shape[1] % 8 ? 0 : 8;
+            int bias = !backward && ((i + k) / 2 & 1), large = shape[1] * shape[2] > 20000;
+            if (large && type != TYPE_F32 && (i + k) % 3) continue;         /* time */
+            try_product(o, backward, shape, type, 0, odd, NORMAL, bias, odd ? 1 : -0.37, (int)(i + k) / 3 & 1);
+            try_product(o, backward, shape, type, d, !odd, EXACT, bias, odd ? 1 : -0.5, (int)(i + k) / 2 & 1);
+            if (type == TYPE_F32 || type == TYPE_REAL)
+                try_product(o, backward, shape, type, d, 0, WILD, bias, 1, odd);
+        }
+    }
+    for (k = 0; k < COUNT(types); k++) {
+        try_rows(o, backward, types[k], 37, 45, 96);
+        try_rows(o, backward, types[k], 75, 130, 320);
+    }
+}
+
+static void matmul_cases(struct oracle *o) { product_cases(o, 0); }
+
+static void matmul_dx_cases(struct oracle *o) { product_cases(o, 1); }
+
+static int call_matmul_dw(struct call *x, const struct trial *t)
+{
+    x->k->matmul_dw(x->c, x->b[0], x->b[1], x->b[2], t->scale, t->N, t->M, t->C);
+    return 0;
+}
+
+static void matmul_dw_bounds(struct trial *t)
+{
+    int O = t->M, I = t->C;
+    product_bounds(t, O, I, t->N, 1, (size_t)O, (size_t)I, 1, t->operand[1].start, t->operand[2].start, NULL);
+}
+
+static void matmul_dw_cases(struct oracle *o)
+{
+    struct trial t;
+    size_t i;
+    int mode;
+    for (i = 0; i < COUNT(product_shapes); i++) {
+        for (mode = NORMAL; mode <= WILD; mode++) {
+            int N = product_shapes[i][2], O = product_shapes[i][1], I = product_shapes[i][0];  /* N the long one */
+            if (i & 1) { N = product_shapes[i][0]; I = product_shapes[i][2]; }
+            trial_begin(&t, o, "matmul_dw", call_matmul_dw, "N %d O %d I %d mode %d", N, O, I, mode);
+            t.N = N;
+            t.M = O;
+            t.C = I;
+            t.scale = mode == NORMAL ? 1.7 : mode == EXACT ? 0.5 : 1;
+            t.flag = mode;
+            add_operand(&t, INOUT, (size_t)O * I, mode);
+            add_operand(&t, IN, (size_t)N * O, mode);
+            add_operand(&t, IN, (size_t)N * I, mode);
+            trial_end(&t, matmul_dw_bounds);
+        }
+    }
+}
+
+static int call_bias_backward(struct call *x, const struct trial *t)
+{
+    x->k->bias_backward(x->c, x->b[0], x->b[1], t->N, t->C);
+    return 0;
+}
+
+/* A dot product with ones: partial sums are sqrt(k) terms large, so the error is (2 sqrt(N) + 2) u |dout|. */
+static void bias_backward_bounds(struct trial *t)
+{
+    struct operand *db = t->operand;
+    int i, n;
+    for (i = 0; i < t->C; i++) {
+        const double *column = t->operand[1].start + i;
+        double length = norm(column, t->N, (size_t)t->C), sum = db->start[i];
+        for (n = 0; n < t->N; n++) sum += column[(size_t)n * t->C];
+        db->bound[i] = (2 * sqrt(t->N) + 2) * t->o->u * (fabs(db->start[i]) + length);
+        check_oracle(t, db->want[i], sum, fabs(db->start[i]) + t->N * length);
+    }
+}
+
+static void bias_backward_cases(struct oracle *o)
+{
+    struct trial t;
+    size_t i;
+    for (i = 0; i < COUNT(row_shapes); i++) {
+        int N = row_shapes[i].M, C = row_shapes[i].C;
+        trial_begin(&t, o, "bias_backward", call_bias_backward, "N %d O %d", N, C);
+        t.N = N;
+        t.C = C;
+        add_operand(&t, INOUT, (size_t)C, NORMAL);
+        add_operand(&t, IN, (size_t)N * C, NORMAL);
+        trial_end(&t, bias_backward_bounds);
+    }
+}
