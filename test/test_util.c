@@ -223,7 +223,7 @@ static void test_writer(void)
 static void test_full_disk(void)
 {
     struct lora_error err = { "", "", "", "", "" };
-    struct rlimit old, limit;
+    struct rlimit old = { 0, 0 }, limit;
     static char data[200000];
     const char *path = scratch(0, "full");
     rlim_t allowed;
