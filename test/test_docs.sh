@@ -1,0 +1,25 @@
+#!/bin/sh
+# What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
+passed=0 failed=0
+docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
+sources=$(ls ./*.c ./*.h formats/*.[ch] jobs/*.[ch] docs/*.c test/*.[ch])
+[ -n "$docs" ] || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+for doc in $docs; do
+    missing=
+    words=$(sed -e 's/``*/`/g' "$doc" | grep -o '`[^` ]*`' | tr -d '\140' | sort -u)
+    for word in $words; do
+        case $word in
+        *'*'*|*NAME*|*TENSOR*|*STEP*|*.jsonl|*.json|*.safetensors|*.gguf) continue ;;
+        *.c|*.h|*.py|*.sh|*.md)
+            [ -e "$word" ] || [ -n "$(find . -path "*/$word" -not -path './build*' 2>/dev/null | head -n 1)" ] \
+                || missing="$missing $word" ;;
+        *'()') grep -qE "(^|[^a-z_0-9])${word%??}\(" $sources || missing="$missing $word" ;;
+        *'[]') grep -qE "(^|[^a-z_0-9])${word%??}\[" $sources || missing="$missing $word" ;;
+        --*) grep -qE "\"${word#--}[\"|]" $sources || grep -qE "[|\"]${word#--}\"" $sources || missing="$missing $word" ;;
+        esac
+    done
+    if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   $doc"
+    else failed=$((failed + 1)); echo "FAIL $doc names what is not there:$missing"; fi
+done
+echo "$passed passed, $failed failed, 0 skipped"
+[ $failed = 0 ]
