@@ -1,0 +1,19 @@
+/* fuzz.h - what the fuzz targets share. A target gets bytes as a file's content; it must come back,
+ * and what the readers accept must hold what their headers promise. */
+#ifndef FUZZ_H
+#define FUZZ_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+/* Path of a file with these bytes, the same path each time. */
+const char *fuzz_file(const uint8_t *data, size_t n);
+/* Reads every byte, so that a sanitizer sees those that are not there. */
+void fuzz_touch(const void *data, size_t n);
+
+#define DEMAND(condition) do { if (!(condition)) abort(); } while (0)
+
+#endif
