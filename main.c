@@ -13,10 +13,10 @@ static const struct job *const jobs[] = {
     &job_train,
     &job_plan,
     &job_eval,
+    &job_generate,
     &job_gradients,
     &job_merge,
     &job_init,
-    &job_generate,
     &job_backends,
     &job_bench,
     NULL

@@ -172,7 +172,7 @@ static void put_run(struct text *t, const struct run *r)
     if (template) put_hash(t, hash_string(HASH_START, template));
     else text_puts(t, "null");
     text_puts(t, ",\n  \"prompt_template\": ");
-    put_text(t, s->prompt_template);
+    put_text(t, r->data.prompt_template);
     put_labels(t, &r->data);
     put_report(t, "data", &r->data);
     if (r->eval.n) put_report(t, "eval_data", &r->eval);
