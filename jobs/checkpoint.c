@@ -11,6 +11,7 @@
 #include "../formats/safetensors.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
@@ -345,7 +346,7 @@ static int checkpoint_list(struct found_list *list, const char *dir, struct lora
 {
     DIR *d = opendir(dir);
     struct dirent *e;
-    int bad = 0;
+    int bad = !d && errno != ENOENT ? fail(err, "cannot read the directory", "%s", dir) : 0;
     memset(list, 0, sizeof *list);
     while (d && !bad && (e = readdir(d))) {
         int temporary = 0;
@@ -370,7 +371,7 @@ static int checkpoint_remove(const char *dir, long long step, struct lora_error 
 {
     char *path = checkpoint_path(dir, step, "", err), *temporary = checkpoint_path(dir, step, ".tmp", err);
     int bad = !path || !temporary || remove_tree(temporary, err);
-    if (!bad && !rename(path, temporary)) bad = remove_tree(temporary, err);
+    if (!bad && file_exists(path)) bad = rename(path, temporary) ? fail(err, "cannot name", "%s", path) : remove_tree(temporary, err);
     free(path);
     free(temporary);
     return bad ? -1 : 0;
