@@ -241,7 +241,7 @@ static void announce_trained(const struct run *r)
     if (r->adapter->dropout > 0) status("  dropout %g: rows that begin alike are not shared", r->adapter->dropout);
 }
 
-/* The first row of the first step, its targets between the marks of quotation. */
+/* A row as the model sees it, its targets between marks of quotation. */
 static void announce_row(const struct run *r, const struct row *row)
 {
     struct text t = { 0 };
