@@ -1,0 +1,232 @@
+#!/bin/sh
+# The program's words: help, wrong usage, --config, exit codes; eval and generate over a tiny random
+# model with a tokenizer of bytes, where every figure can be had in a second way.
+LORA=${LORA:-build/lora}
+LC_ALL=C
+export LC_ALL
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+passed=0 failed=0 skipped=0 name=
+
+begin() { end; name=$1; bad=0; }
+end() {
+    [ -n "$name" ] || return 0
+    if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
+    else failed=$((failed + 1)); echo "FAIL $name"; fi
+    name=
+}
+wrong() { bad=$((bad + 1)); echo "  $*"; }
+# run CODE WORDS...: output in $dir/out, messages in $dir/err
+run() {
+    want=$1; shift
+    $EXE "$LORA" "$@" >"$dir/out" 2>"$dir/err" </dev/null
+    code=$?
+    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/err"; }
+}
+out() { grep -q -e "$1" "$dir/out" || { wrong "not on stdout: $1"; head -5 "$dir/out"; }; }
+err() { grep -q -e "$1" "$dir/err" || { wrong "not on stderr: $1"; head -5 "$dir/err"; }; }
+silent() { [ -s "$dir/$1" ] && { wrong "something on std$1"; head -3 "$dir/$1"; }; }
+last() { tail -n 1 "$dir/err" | grep -q -e "$1" || { wrong "not the last line: $1"; tail -n 2 "$dir/err"; }; }
+same() { cmp -s "$1" "$2" || { wrong "$1 and $2 differ"; head -c 300 "$1"; echo; head -c 300 "$2"; echo; }; }
+# near A B BOUND: numbers
+near() { awk -v a="$1" -v b="$2" -v e="$3" 'BEGIN { d = a - b; exit !(d <= e && -d <= e && a != "" && b != "") }' || wrong "$1 and $2"; }
+figure() { sed 's/.*"'"$1"'"://; s/[,}].*//' "$2"; }
+
+begin "help and version go to stdout"
+run 0 help; out "lora JOB"; out "^  eval "; silent err
+run 0 --help; out "^  eval "; silent err
+run 0 --version; out "^lora [0-9]"; silent err
+run 0 help eval; out "--max-new-tokens N"; out "(64)"; silent err
+cp "$dir/out" "$dir/help"
+run 0 eval --help; same "$dir/out" "$dir/help"; silent err
+run 0 eval --task nonsense --help; same "$dir/out" "$dir/help"
+for job in $($EXE "$LORA" help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do run 0 help "$job"; out "^lora $job"; silent err; done
+
+begin "no job, an unknown one, one of a later version"
+run 2; err "^  eval "; last "no job"; silent out
+run 2 evil; err "^  eval "; err "unknown job: evil"; last "did you mean eval?"; silent out
+run 2 quantize; last "does not have yet: quantize"; silent out
+run 2 help evil; err "unknown job"
+
+begin "wrong options are named, with the nearest known one"
+run 2 eval --modle x; err "^lora: unknown option: --modle$"; last "did you mean --model?"
+run 2 eval --max_new_tokns 3; err "did you mean --max-new-tokens?"
+run 2 eval --batch-size 16x; last '^lora: wrong value: --batch-size: expected a whole number, found "16x"$'
+run 2 eval --batch-size=0; last "expected 1 to 4096"
+run 2 eval --batch-size 99999999999999999999; last "a whole number"
+run 2 eval --batch-size; last "an option without its value: --batch-size"
+run 2 eval --task loss; last 'expected one of lm|classify|generate, found "loss"'
+run 2 eval --max-memory 5Q; last "expected a size"
+run 2 generate --temperature nan; last 'expected a number, found "nan"'
+run 2 generate --temperature 0x10; last 'expected a number'
+run 2 generate --chat=maybe; last "expected true or false"
+run 2 eval --load-in-4bit; last "does not have yet: --load-in-4bit"
+run 2 eval word; err "unexpected word: word"
+run 2 eval; err "model is missing"; silent out
+run 2 eval --model m --data d --token-losses f --task classify; err "does not go with this --task"
+run 2 generate --model m; err "one of --prompt, --messages and --chat"
+run 2 eval --backend nonsense --model m --data d --batch-size -1; last "expected 1 to 4096"
+
+begin "a job that fails: one line, exit 1, nothing on stdout"
+run 1 eval --model "$dir/none" --data d; last "^lora: .*none"; silent out
+run 1 eval --model "$dir" --data d --backend nonsense; err "^lora: cannot use the backend: nonsense: expected one of"; silent out
+run 1 eval --model "$dir" --data d --chat-template nonsense; err "^lora: .*nonsense"
+
+begin "backends: each is there with a reason"
+run 0 backends; out "^ref64 *usable"; out "^ref *usable"; out "^avx2 *\(not \)\{0,1\}usable"; out "auto takes this one"
+
+# A tiny model and a tokenizer with one id for each byte, <|im_start|> 256 and <|im_end|> 257.
+m=$dir/m
+cat >"$dir/config.json" <<'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 259,
+ "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+ "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+ "hidden_act": "silu", "eos_token_id": 257, "initializer_range": 0.3}
+END
+tokenizer() {
+    awk 'function put(b,  c) {
+        c = b; if (!((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174)) c = 256 + rest++
+        if (c == 34 || c == 92) printf "\\"
+        if (c < 128) printf "%c", c; else printf "%c%c", 192 + int(c / 64), 128 + c % 64 }
+    BEGIN { printf "{\"added_tokens\":[{\"id\":256,\"content\":\"<|im_start|>\",\"special\":true},"
+        printf "{\"id\":257,\"content\":\"<|im_end|>\",\"special\":true}],\"normalizer\":null,"
+        printf "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},"
+        printf "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{"
+        for (i = 0; i < 256; i++) { printf "%s\"", i ? "," : ""; put(i); printf "\":%d", i }
+        printf "},\"merges\":[]}}\n" }'
+}
+begin "a tiny model"
+run 0 init --config "$dir/config.json" --out "$m" --seed 5
+tokenizer >"$m/tokenizer.json"
+echo '{"eos_token": "<|im_end|>"}' >"$m/tokenizer_config.json"
+run 0 tokenize --model "$m" --text 'a"\ é<|im_end|>'; out "^97 34 92 32 195 169 257$"
+small="--model $m --chat-template chatml --backend ref --threads 1"
+
+begin "--config: the same options, the command line wins, unknown names are refused"
+printf '%s\n' '{"text":"one two"}' >"$dir/t.jsonl"
+printf 'model: %s   # the tiny one\n\n# a comment\ndata: "%s"\nbatch_size: 4\nper_device_eval_batch_size: 4\n' "$m" "$dir/t.jsonl" >"$dir/c"
+run 2 eval --config "$dir/c"; last "an option given twice: .*line 6: per_device_eval_batch_size"
+printf 'model: %s   # the tiny one\n\n# a comment\ndata: "%s"\ntask: generate\nbackend: ref\n' "$m" "$dir/t.jsonl" >"$dir/c"
+run 0 eval --config "$dir/c" --task lm; out "^loss "
+printf 'modell: x\n' >"$dir/c"
+run 2 eval --config "$dir/c"; err "unknown option: .*c, line 1: modell"; last "did you mean --model?"
+printf 'model x\n' >"$dir/c"
+run 2 eval --config "$dir/c"; last "line 1: .*expected name: value"
+printf 'batch-size: 2.5\n' >"$dir/c"
+run 2 eval --config "$dir/c"; last "line 1: batch-size: expected a whole number"
+run 2 eval --config "$dir/none"; last "none"
+
+begin "lm: the report is the mean of the token losses, however rows are packed"
+printf '%s\n' '{"text":"one two"}' '{"text":""}' '{"text":"three"}' '{"text":"one two three four five six seven"}' >"$dir/t.jsonl"
+run 0 eval $small --data "$dir/t.jsonl" --token-losses "$dir/l1" --json "$dir/j"
+out "^perplexity"; out "^rows *3"
+run 0 eval $small --data "$dir/t.jsonl" --token-losses "$dir/l2" --json - --batch-size 1 --threads 2
+same "$dir/l1" "$dir/l2"
+near "$(figure loss "$dir/j")" "$(figure loss "$dir/out")" 1e-9
+[ "$(wc -l <"$dir/l1")" = 4 ] || wrong "not a line for each row"
+sed -n 2p "$dir/l1" | grep -q '^{"losses":\[\]}$' || wrong "the row without targets"
+near "$(tr -d '{}[]"a-z:' <"$dir/l1" | tr , '\n' | awk 'NF { s += $1; n++ } END { printf "%.9g", s / n }')" "$(figure loss "$dir/j")" 1e-7
+near "$(awk -v x="$(figure loss "$dir/j")" 'BEGIN { printf "%.9g", exp(x) }')" "$(figure perplexity "$dir/j")" 1e-4
+near "$(figure target_tokens "$dir/j")" 45 0
+
+begin "classify: the tree of labels gives what each label alone gives"
+: >"$dir/all.jsonl"
+for text in cat horse; do
+    for label in aa ab aab b; do printf '{"text":"%s","label":"%s"}\n' $text $label; done
+done >"$dir/all.jsonl"
+run 0 eval $small --data "$dir/all.jsonl" --token-losses "$dir/l"
+tr -d '{}[]"a-z:' <"$dir/l" | awk -F, '{ s = 0; for (i = 1; i <= NF; i++) s += $i; print s }' >"$dir/sums"
+set -- $(cat "$dir/sums")
+printf '{"text":"cat","label":"aa"}\n{"text":"horse","label":"b"}\n' >"$dir/two.jsonl"
+printf 'b\r\naab\naa\n\nab\n' >"$dir/labels"
+run 0 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels" --predictions "$dir/p" --json "$dir/j"
+best=$(sed -n '1,4p' "$dir/sums" | sort -n | sed -n 1p); near "$(sed -n 1p "$dir/p" | sed 's/.*"log_probability":-//; s/}//')" "$best" 1e-4
+at=$(grep -n -e "^$best\$" "$dir/sums" | sed -n 1s/:.*//p)
+sed -n 1p "$dir/p" | grep -q "\"prediction\":\"$(echo aa ab aab b | cut -d ' ' -f "$at")\"" || wrong "not the likeliest of the first row"
+best=$(sed -n '5,8p' "$dir/sums" | sort -n | sed -n 1p); near "$(sed -n 2p "$dir/p" | sed 's/.*"log_probability":-//; s/}//')" "$best" 1e-4
+out "^aab  *[0-9.]* *[0-9.]* *[0-9.]* *0$"; out "^accuracy"; out "^macro F1"; out "^weighted F1"; out "confusion"
+grep -q '"confusion":{"labels":\["aa","aab","ab","b"\],"matrix":\[\[' "$dir/j" || wrong "the confusion matrix"
+run 0 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels" --predictions "$dir/p1" --batch-size 1
+same "$dir/p" "$dir/p1"
+run 0 eval $small --data "$dir/two.jsonl" --task classify; out "^aa "; out "^b "
+printf 'aa\n' >"$dir/labels"
+run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found b"
+
+begin "generate: the cache gives what the whole sequence gives"
+run 0 generate $small --prompt "hello" --max-new-tokens 12 --ids
+new=$(cat "$dir/out")
+[ "$(echo "$new" | wc -w)" = 12 ] || case $new in *257) ;; *) wrong "neither 12 ids nor an end: $new" ;; esac
+run 0 tokenize --model "$m" --text "<|im_start|>user
+hello<|im_end|>
+<|im_start|>assistant
+"
+prompt=$(tr ' ' ',' <"$dir/out")
+blank=$(echo "$prompt" | sed 's/[0-9][0-9]*/-100/g')
+new=$(echo "$new" | tr ' ' ',')
+echo "{\"input_ids\":[$prompt,$new],\"labels\":[$blank,$new]}" >"$dir/g.jsonl"
+run 0 eval $small --data "$dir/g.jsonl" --json -; near "$(figure token_accuracy "$dir/out")" 1 0
+
+begin "generate: several rows at a time are the same answers"
+i=0
+: >"$dir/g.jsonl"; : >"$dir/want"
+for text in hello "a longer prompt than that" x yes no maybe; do
+    printf '{"messages":[{"role":"user","content":"%s"},{"role":"assistant","content":"%s"}]}\n' "$text" "$i" >>"$dir/g.jsonl"
+    run 0 generate $small --prompt "$text" --max-new-tokens 9
+    cat "$dir/out" >>"$dir/want"
+done
+run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens 9 --batch-size 4 --predictions "$dir/p4"; out "^token F1"; out "^exact match"
+run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens 9 --batch-size 1 --predictions "$dir/p1"
+same "$dir/p4" "$dir/p1"
+[ "$(wc -l <"$dir/p4")" = 6 ] || wrong "not six answers"
+run 0 eval $small --data "$dir/g.jsonl" --task classify --score generate --max-new-tokens 9 --json -; near "$(figure rows "$dir/out")" 6 0
+
+begin "generate: sampling by seed, top-k 1 is greedy, stop texts, --raw"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids; cp "$dir/out" "$dir/greedy"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5 --top-k 1; same "$dir/out" "$dir/greedy"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5 --top-p 0; same "$dir/out" "$dir/greedy"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5 --min-p 1; same "$dir/out" "$dir/greedy"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 1; cp "$dir/out" "$dir/one"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 1 --threads 3; same "$dir/out" "$dir/one"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 2; cmp -s "$dir/out" "$dir/one" && wrong "two seeds, one answer"
+run 0 generate $small --prompt hello --max-new-tokens 40 --ids --repetition-penalty 100
+[ "$(tr ' ' '\n' <"$dir/out" | sort | uniq -d | wc -l)" = 0 ] || wrong "an id twice under a penalty of 100"
+run 0 generate --model "$m" --backend ref --raw --prompt ab --max-new-tokens 30 --ids; id=$(cut -d ' ' -f 3 "$dir/out")
+run 0 tokenize --model "$m" --ids "$id"; stop=$(cat "$dir/out")
+run 0 generate --model "$m" --backend ref --raw --prompt ab --max-new-tokens 30; cp "$dir/out" "$dir/whole"
+case $stop in
+[!-~]|?) run 0 generate --model "$m" --backend ref --raw --prompt ab --max-new-tokens 30 --stop "$stop"
+    awk -v s="$stop" 'NR == 1 { i = index($0, s); print i ? substr($0, 1, i - 1) : $0 }' "$dir/whole" >"$dir/cut"
+    same "$dir/out" "$dir/cut" ;;
+esac
+run 0 generate --model "$m" --backend ref --prompt ab --max-new-tokens 2; err "Alpaca"
+
+begin "a conversation: each turn is what the messages alone give"
+printf 'hi\nand then?\n' >"$dir/lines"
+$EXE "$LORA" generate $small --chat --max-new-tokens 1 <"$dir/lines" >"$dir/chat" 2>"$dir/err" || wrong "exit $?"
+run 0 generate $small --prompt hi --max-new-tokens 1; said=$(cat "$dir/out")
+run 0 generate --model "$m" --backend ref --threads 1 --max-new-tokens 1 --raw --prompt "<|im_start|>user
+hi<|im_end|>
+<|im_start|>assistant
+$said<|im_end|>
+<|im_start|>user
+and then?<|im_end|>
+<|im_start|>assistant
+"
+{ printf '%s\n' "$said"; cat "$dir/out"; } >"$dir/want"
+same "$dir/chat" "$dir/want"
+
+begin "an adapter: run.json gives what was left open, and what was taken is said"
+run 0 train --model "$m" --chat-template chatml --data "$dir/all.jsonl" --prompt-template 'Say {text}:\n' --out "$dir/a" --max-steps 2 --lora-r 2 --batch-size 4 --save-steps 100 --backend ref --learning-rate 0.01 --warmup-steps 0
+run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --task classify --predictions "$dir/p"
+err "chat template of the adapter: chatml"; err "prompt template of the adapter: Say {text}"; err "labels of the adapter: 4"; out "^aab "
+run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --json -; cp "$dir/out" "$dir/j1"
+run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=1" --data "$dir/two.jsonl" --json -
+near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 0
+run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0.5" --adapter "$dir/a=0.5" --data "$dir/two.jsonl" --json -
+near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 1e-5
+run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0" --data "$dir/two.jsonl" --json "$dir/j0"; err "warning: .*changes nothing"
+run 0 eval $small --prompt-template 'Say {text}:\n' --data "$dir/two.jsonl" --json "$dir/jb"
+near "$(figure loss "$dir/j0")" "$(figure loss "$dir/jb")" 1e-6
+
+end
+echo "$passed passed, $failed failed, $skipped skipped"
