@@ -3,6 +3,7 @@
 #include "../formats/json.h"
 
 #include <stdint.h>
+#include <time.h>
 
 static int parse(struct json_document *d, const char *text, struct lora_error *err)
 {
@@ -189,7 +190,8 @@ static void test_large(void)
     struct json_document d;
     struct lora_error err;
     char key[32];
-    double start, seconds;
+    double seconds;
+    clock_t start;
     int i, wrong = 0;
     const struct json *vocab, *v;
     test_begin("a large file: linear time");
@@ -198,7 +200,7 @@ static void test_large(void)
     text_puts(&t, "},\"merges\":[");
     for (i = 0; i < 150000; i++) text_printf(&t, "%s[\"\xc4\xa0%d\", \"b%d\"]", i ? ",\n  " : "", i, i);
     text_puts(&t, "]}");
-    start = seconds_now();
+    start = clock();        /* of the processor: others may use it too */
     CHECK(!json_parse(&d, t.s, t.n, "FILE", &err), "%s", err.expected);
     vocab = json_get(d.root, "vocab");
     for (i = 0; i < 150000; i++) {
@@ -206,10 +208,10 @@ static void test_large(void)
         v = json_get(vocab, key);
         wrong += !v || v->number != i || v->line != i + 1;
     }
-    seconds = seconds_now() - start;
+    seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     CHECK(!wrong && !json_get(vocab, "tok") && vocab->n == 150000, "%d wrong", wrong);
     CHECK(json_get(d.root, "merges")->n == 150000, "pairs");
-    CHECK(seconds < 5, "%g s", seconds);        /* about 0.2; a quadratic search takes minutes */
+    CHECK(seconds < 20, "%g s", seconds);       /* about 0.1, emulated 2; a quadratic search takes minutes */
     printf("  %.1f MB read and searched in %.3f s\n", (double)t.n / 1e6, seconds);
     json_free(&d);
     /* the last key again, far from the first */
