@@ -5,6 +5,7 @@
  * library come here first; elsewhere those tests are skipped by name. */
 #include "test.h"
 #include "../formats/safetensors.h"
+#include "../data.h"
 #include "../lora.h"
 
 #include <dirent.h>
@@ -254,6 +255,70 @@ static int train_full(const char *out, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
+/* A tokenizer of bytes, and rows in every kind of file, under the scratch directory. */
+static void put_words(void)
+{
+    static const char *const files[] = {
+        "tokenizer_config.json", "{\"eos_token\":\"<|im_end|>\"}",
+        "rows.jsonl", "{\"text\":\"a\",\"label\":\"ab\"}\n{\"text\":\"b\",\"label\":\"ba\"}\n{\"text\":\"c\",\"label\":\"a\"}\n",
+        "rows.csv", "prompt,completion\n\"a, b\",ab\nb,\"a\"\nba,b\n",
+        "rows.json", "[{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]},"
+                     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"ab\"}]}]" };
+    FILE *f;
+    int i, rest = 0;
+    make_directory(in_scratch("words"), NULL);
+    for (i = 0; i < 8; i += 2) {
+        char name[64];
+        snprintf(name, sizeof name, "words/%s", files[i]);
+        if (!(f = fopen(in_scratch(name), "wb"))) return;
+        fputs(files[i + 1], f);
+        fclose(f);
+    }
+    if (!(f = fopen(in_scratch("words/tokenizer.json"), "wb"))) return;
+    fputs("{\"added_tokens\":[{\"id\":256,\"content\":\"<|im_start|>\",\"special\":true},{\"id\":257,\"content\":"
+          "\"<|im_end|>\",\"special\":true}],\"normalizer\":null,\"post_processor\":null,\"pre_tokenizer\":{\"type\":"
+          "\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
+          "\"model\":{\"type\":\"BPE\",\"vocab\":{", f);
+    for (i = 0; i < 256; i++) {             /* GPT-2's characters for bytes */
+        int c = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || i >= 174 ? i : 256 + rest++;
+        fputs(i ? ",\"" : "\"", f);
+        if (c == '"' || c == '\\') fputc('\\', f);
+        if (c >= 128) fputc(0xc0 | c >> 6, f);
+        fputc(c >= 128 ? 0x80 | (c & 63) : c, f);
+        fprintf(f, "\":%d", i);
+    }
+    fputs("},\"merges\":[]}}", f);
+    fclose(f);
+}
+
+/* Those rows, rendered and tokenised, a part of them split off, and what eval and generate ask for. */
+static int read_rows(const char *out, struct lora_error *err)
+{
+    struct data_options o;
+    struct tokenizer *t = NULL;
+    struct dataset d, e;
+    struct ids ids = {0};
+    char paths[4000], *prompt = NULL;
+    int bad;
+    (void)out;
+    memset(&o, 0, sizeof o);
+    memset(&d, 0, sizeof d);
+    memset(&e, 0, sizeof e);
+    snprintf(paths, sizeof paths, "%s,%s,%s", in_scratch("words/rows.jsonl"), in_scratch("words/rows.csv"),
+             in_scratch("words/rows.json"));
+    o.prompt_template = "{labels} {text}";
+    bad = tokenizer_open(&t, in_scratch("words"), err) || !(o.chat = chat_find("chatml", err));
+    o.tokenizer = t;
+    if (!bad) bad = data_read(&d, paths, &o, err) || data_split(&d, 0.5, &e, err) || data_label_ids(&o, "ab", &ids, err)
+                 || !(prompt = data_prompt(&o, o.prompt_template, "b", err));
+    data_free(&d);
+    data_free(&e);
+    ids_free(&ids);
+    free(prompt);
+    tokenizer_close(t);
+    return bad ? -1 : 0;
+}
+
 /* ---- what must hold after a fault ---- */
 
 #ifdef HAVE_WRAP
@@ -353,13 +418,14 @@ static void faults(void)
     every_call("LoRA over the best table", "allocation", &memory, train_auto, 2);
     every_call("an adapter read and evaluated", "allocation", &memory, read_adapter, 4);
     every_call("every weight trained, a model written", "allocation", &memory, train_full, 2);
+    every_call("rows of every kind of file", "allocation", &memory, read_rows, 10);
     every_call("an adapter written", "write", &writing, train_auto, 0);
     every_call("a model written", "write", &writing, train_full, 0);
 }
 #else
 static void faults(void)
 {
-    static scenario *const built[] = {train_ref, train_auto, read_adapter, train_full};
+    static scenario *const built[] = {train_ref, train_auto, read_adapter, train_full, read_rows};
     (void)built;
     (void)fault_set;
     (void)live;
@@ -475,6 +541,7 @@ int main(void)
         CHECK(0, "%s cannot be made", scratch);
         return test_end();
     }
+    put_words();
     faults();
     for (i = 0; i < sizeof files / sizeof *files; i++) damage(&files[i]);
     remove_tree(scratch, NULL);
