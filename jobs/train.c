@@ -65,23 +65,13 @@ static int fail_loss(struct run *r, struct lora_error *err)
     return hint(err, "a lower --learning-rate or --max-grad-norm, or other data; the checkpoints before this step are good");
 }
 
-/* The gradients are gone after a step, but the first moment keeps what was not finite in them. */
-static int fail_norm(struct run *r, struct lora_error *err)
+/* What lora_step says, with the step. */
+static int fail_step(const struct run *r, struct lora_error *err)
 {
-    const struct trained *list;
-    int i, n = lora_trained(r->lora, &list);
-    float *m = new_array(lora_trained_size(r->lora), sizeof *m, err);
-    const char *name = "";
-    if (!m) return -1;
-    lora_get(r->lora, LORA_MOMENT1, m);
-    for (i = 0; i < n && !name[0]; i++) {
-        size_t j, count = (size_t)list[i].rows * (size_t)list[i].cols;
-        for (j = 0; j < count && m[list[i].offset + j] - m[list[i].offset + j] == 0; j++) ;
-        if (j < count) name = list[i].name;
-    }
-    free(m);
-    fail(err, "the gradient is not finite", "step %lld, %s", r->state.step + 1, name);
-    return hint(err, "a lower --learning-rate, or other data; the checkpoints before this step are good");
+    char where[sizeof err->where];
+    snprintf(where, sizeof where, "%s", err->where);
+    snprintf(err->where, sizeof err->where, "step %lld, %.450s", r->state.step + 1, where);
+    return -1;
 }
 
 static int is_zero(const float *x, const struct trained *t)
@@ -178,8 +168,7 @@ static int train_step(struct run *r, struct tally *y, struct lora_error *err)
     if (!r->state.step && y->loss > 0 && check_gradients(r, longest, err)) return -1;
     y->rate = schedule_rate(r->set->lr_scheduler, r->set->learning_rate, r->state.step, r->warmup, r->total);
     h = hyper(r, y->rate);
-    if (lora_step(r->lora, &h, &y->norm, err)) return -1;
-    if (!(y->norm - y->norm == 0)) return fail_norm(r, err);
+    if (lora_step(r->lora, &h, &y->norm, err)) return fail_step(r, err);
     r->state.step++;
     return record_step(r, y, err);
 }
