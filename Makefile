@@ -79,7 +79,8 @@ $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS) $(TEST_FLAGS)
 
 ifeq ($(HAVE_WRAP),1)
-$(BUILD)/test/test_faults: TEST_FLAGS := -DHAVE_WRAP $(WRAP)
+$(BUILD)/test/test_faults: $(JOBS)
+$(BUILD)/test/test_faults: TEST_FLAGS := -DHAVE_WRAP $(WRAP) $(JOBS) $(BUILD)/liblora.a $(LORA_LIBS)
 endif
 
 # What made the things in data/: a text generator and a tokenizer trainer.

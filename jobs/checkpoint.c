@@ -404,6 +404,7 @@ int checkpoint_save(struct run *r, struct lora_error *err)
     if (!bad && r->metrics && (fflush(r->metrics) || fsync(fileno(r->metrics))))
         bad = fail(err, "cannot write", "%s/metrics.jsonl", out);
     if (!bad && rename(temporary, path)) bad = fail(err, "cannot name", "%s", path);
+    if (bad && temporary) remove_tree(temporary, NULL);     /* a full disk has use for the room */
     if (!bad) bad = directory_sync(out, err) || remove_old(r, err);
     free(path);
     free(temporary);
