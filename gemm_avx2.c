@@ -115,7 +115,7 @@ static size_t element_of(const struct weight *w, int row, int col)
     return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
 }
 
-/* out[i] = W[row][col + i], i < n */
+/* out[i] = W[row][col + i], i < n. A block has 1 element or 32: divisions are by constants. */
 static void decode(const struct weight *w, int row, int col, int n, float *out)
 {
     const struct weight_type_info *t = &weight_types[w->type];
@@ -126,18 +126,24 @@ static void decode(const struct weight *w, int row, int col, int n, float *out)
         memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n);
         return;
     }
-    if (block && e % (size_t)t->block == 0) {
-        const unsigned char *p = (const unsigned char *)w->data + e / (size_t)t->block * (size_t)t->bytes;
-        for (; i + 32 <= n; i += 32, p += 32 / t->block * t->bytes) block(p, out + i);
+    if (block && (t->block == 1 || e % 32 == 0)) {
+        size_t bytes = (size_t)t->bytes * (t->block == 1 ? 32 : 1);
+        const unsigned char *p = (const unsigned char *)w->data + (t->block == 1 ? e : e / 32) * (size_t)t->bytes;
+        for (; i + 32 <= n; i += 32, p += bytes) block(p, out + i);
     }
     if (i < n) weight_decode(w, row, col + i, n - i, out + i);
+}
+
+/* Rows of floats one after the other: no decoding. */
+static int lies_as_floats(const struct weight *w)
+{
+    return w->type == TYPE_REAL || (w->type == TYPE_F32 && !w->head_rows && (uintptr_t)w->data % sizeof(float) == 0);
 }
 
 /* The elements where they lie when they are floats, else decoded into `space`. */
 static const float *strip(const struct weight *w, int row, int col, int n, float *space)
 {
-    if (w->type == TYPE_REAL || (w->type == TYPE_F32 && (uintptr_t)w->data % sizeof(float) == 0))
-        return (const float *)w->data + element_of(w, row, col);
+    if (lies_as_floats(w)) return (const float *)w->data + element_of(w, row, col);
     decode(w, row, col, n, space);
     return space;
 }
@@ -199,14 +205,17 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
 /* panels[p][k][i] = W[row + k][col + 16 p + i], k < n, i < 16, p < 2; columns past the end are 0 */
 static void pack_copied(float *panels, const struct weight *w, int row, int n, int col, float *space)
 {
-    int k, i, have = smaller(GROUP, w->cols - col);
+    int k, have = smaller(GROUP, w->cols - col), direct = have == GROUP && lies_as_floats(w);
+    const float *s = direct ? (const float *)w->data + element_of(w, row, col) : space;
+    float *low = panels, *high = panels + KC * NR;
     memset(space, 0, sizeof(float) * GROUP);
-    for (k = 0; k < n; k++) {
-        const float *s = strip(w, row + k, col, have, space);
-        float *to = panels + (size_t)k * NR;
-        if (have < GROUP && s != space) s = memcpy(space, s, sizeof(float) * (size_t)have);
-        for (i = 0; i < GROUP; i += 8)
-            _mm256_storeu_ps(to + (i >= NR ? KC * NR - NR : 0) + i, _mm256_loadu_ps(s + i));
+    for (k = 0; k < n; k++, low += NR, high += NR) {
+        if (!direct) decode(w, row + k, col, have, space);
+        _mm256_storeu_ps(low, _mm256_loadu_ps(s));
+        _mm256_storeu_ps(low + 8, _mm256_loadu_ps(s + 8));
+        _mm256_storeu_ps(high, _mm256_loadu_ps(s + 16));
+        _mm256_storeu_ps(high + 8, _mm256_loadu_ps(s + 24));
+        if (direct) s += w->cols;
     }
 }
 
@@ -230,23 +239,30 @@ struct product {
     size_t a_row, a_step;
     const struct weight *w;     /* B = W^T, or W */
     int transposed;
-    float *c;                   /* C[m][n] = c[m*c_row + n*c_step] */
+    float *c;                   /* C[m][n] = c[m*c_row + n*c_step]; with c_step > 1 it is added to */
     size_t c_row, c_step;
     float scale;
     const float *bias;          /* [N] or NULL */
     int accumulate;
 };
 
-/* For a result that lies the other way. */
-static void put_turned(const struct product *g, int mr, const float *block, float *c, const struct put *p)
+/* c[n] += v[n], n <= 6: no masked store, which some processors are slow at */
+static void add_few(float *c, const float *v, int n)
 {
+    int i = n & 4;
+    if (i) _mm_storeu_ps(c, _mm_add_ps(_mm_loadu_ps(c), _mm_loadu_ps(v)));
+    for (; i < n; i++) c[i] += v[i];
+}
+
+/* Adds a tile to a result that lies the other way: c[i*step + r] += block[r][i]. */
+static void add_turned(int mr, int columns, const float *block, float *c, size_t step)
+{
+    const float *rows[8], none[NR] = { 0 };
+    float turned[NR * 8];
     int i, r;
-    for (i = 0; i < p->columns; i++)
-        for (r = 0; r < mr; r++) {
-            float *to = c + (size_t)r * g->c_row + (size_t)i * g->c_step;
-            float v = block[r * NR + i] + (p->bias ? p->bias[i] : 0);
-            *to = p->add ? *to + v : v;
-        }
+    for (r = 0; r < 8; r++) rows[r] = r < mr ? block + r * NR : none;
+    avx2_transpose(turned, 8, rows, NR);
+    for (i = 0; i < columns; i++) add_few(c + (size_t)i * step, turned + 8 * i, mr);
 }
 
 /* One tile of C over one run of K. */
@@ -268,7 +284,7 @@ ALWAYS_INLINE void tile_rows(int mr, int K, const float *a, size_t row, size_t s
         struct put plain = { p.scale, NULL, NR, 0 };
         float block[MR * NR];
         put_tile(mr, &t, block, NR, &plain);
-        put_turned(g, mr, block, c, &p);
+        add_turned(mr, p.columns, block, c, g->c_step);
     } else if (p.columns == NR && p.add && !p.bias) {       /* what nearly all tiles are */
         struct put plain = { p.scale, NULL, NR, 1 };
         put_tile(mr, &t, c, g->c_row, &plain);
