@@ -18,6 +18,7 @@ enum {
     GROUP = 2 * NR,         /* columns that a copied strip fills: a block of the quantised types */
     MC = 768,               /* rows packed at a time: KC columns of them are 768 KiB */
     KS = 8 * KC,            /* terms packed at a time */
+    SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
     PACK_FROM = 48,         /* columns that make packing A worth its while */
     STRIP = 2048            /* elements decoded at a time for a product of few rows */
 };
@@ -430,7 +431,7 @@ int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
     struct product g;
     if (!can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
-    if (N < FEW_ROWS) {
+    if (N < FEW_ROWS && w->cols > SHORT) {
         product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
         return 0;
     }
