@@ -88,15 +88,17 @@ static int continues(const struct segment *segments, int s, int t)
     return s == t;
 }
 
-/* Queries i .. of segment s, key head g, against the keys j .. of segment t: a block. */
-struct part { int s, i, n, t, j, keys, g; };
+/* Queries i .. of segment s, key head g, against the keys j .. of segment t: a block. Of its keys the
+ * last query sees the first `columns`, in whole panels. */
+struct part { int s, i, n, t, j, keys, columns, g; };
 
-static int any_seen(const struct attention *a, const struct part *b)
+/* Sets columns; 0 when nothing is seen. */
+static int any_seen(const struct attention *a, struct part *b)
 {
-    int from, to, last, unused;
+    int from, to, unused;
     seen(a, b->s, b->t, b->i, &from, &unused);
-    seen(a, b->s, b->t, b->i + b->n - 1, &unused, &last);
-    to = last;
+    seen(a, b->s, b->t, b->i + b->n - 1, &unused, &to);
+    b->columns = round_up(smaller(to - b->j, b->keys), NR);
     return to > b->j && from < b->j + b->keys;
 }
 
@@ -133,11 +135,11 @@ static void load_queries(const struct attention *a, const struct part *b, float 
         for (h = 0; h < a->G; h++, to += a->ld) load_row(a, to, x + query_at(a, b, i) + h * a->HS);
 }
 
-/* The rows of x past the last key are 0. */
+/* The rows past the last key are 0. */
 static void load_keys(const struct attention *a, const struct part *b, const struct scratch *x, float *to, const float *from)
 {
     int j;
-    for (j = 0; j < KEYS; j++) load_row(a, to + j * a->ld, j < b->keys ? from + key_at(a, b, j) : x->zeros);
+    for (j = 0; j < b->columns; j++) load_row(a, to + j * a->ld, j < b->keys ? from + key_at(a, b, j) : x->zeros);
 }
 
 static void load_keys_turned(const struct attention *a, const struct part *b, const struct scratch *x,
@@ -145,7 +147,7 @@ static void load_keys_turned(const struct attention *a, const struct part *b, co
 {
     const float *rows[8];
     int j, r;
-    for (j = 0; j < KEYS; j += 8) {
+    for (j = 0; j < b->columns; j += 8) {
         for (r = 0; r < 8; r++) rows[r] = j + r < b->keys ? from + key_at(a, b, j + r) : x->zeros;
         avx2_transpose(to + j, LDK, rows, a->HS);
     }
@@ -188,13 +190,13 @@ static __m256 column_mask(int c, int from, int to)
 
 /* A row of scores becomes p relative to the largest score so far; what was summed before is brought
  * to the same measure. */
-static void soften(const struct attention *a, float *s, int from, int to, float *max, float *sum, float *acc)
+static void soften(const struct attention *a, float *s, int columns, int from, int to, float *max, float *sum, float *acc)
 {
     const __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale);
     __m256 top = none, total = _mm256_setzero_ps();
     float m;
     int i;
-    for (i = 0; i < KEYS; i += 8) {
+    for (i = 0; i < columns; i += 8) {
         __m256 z = _mm256_mul_ps(_mm256_loadu_ps(s + i), scale);
         z = _mm256_blendv_ps(none, z, column_mask(i, from, to));
         _mm256_storeu_ps(s + i, z);
@@ -203,7 +205,7 @@ static void soften(const struct attention *a, float *s, int from, int to, float 
     m = max8(top);
     if (!(m > *max)) m = *max;
     if (m == -INFINITY) m = 0;          /* nothing seen yet: all p are e^-inf = 0 */
-    for (i = 0; i < KEYS; i += 8) {
+    for (i = 0; i < columns; i += 8) {
         __m256 p = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), _mm256_set1_ps(m)));
         _mm256_storeu_ps(s + i, p);
         total = _mm256_add_ps(total, p);
@@ -222,12 +224,12 @@ static void forward_keys(const struct attention *a, const struct part *b, const 
     int R = b->n * a->G, r, from, to;
     load_keys_turned(a, b, x, x->kt, a->k);
     load_keys(a, b, x, x->v, a->v);
-    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, KEYS, a->HS, 0);
+    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 0);
     for (r = 0; r < R; r++) {
         seen_in_block(a, b, r / a->G, &from, &to);
-        soften(a, x->s + (size_t)r * LDK, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
+        soften(a, x->s + (size_t)r * LDK, b->columns, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
     }
-    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->keys, 1);
+    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1);
 }
 
 static void forward_rows(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -275,14 +277,14 @@ static void pairs(const struct attention *a, const struct part *b, const struct 
     const __m256 scale = _mm256_set1_ps(a->scale);
     int i, h, c, from, to, R = b->n * a->G;
     float *s = x->s, *dp = x->dp;
-    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, KEYS, a->HS, 0);
-    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, KEYS, a->HS, 0);
+    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 0);
+    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 0);
     for (i = 0; i < b->n; i++) {
         size_t nh = query_at(a, b, i) / (size_t)a->HS;
         seen_in_block(a, b, i, &from, &to);
         for (h = 0; h < a->G; h++, s += LDK, dp += LDK) {
             __m256 lse = _mm256_set1_ps(a->lse[nh + (size_t)h]), delta = _mm256_set1_ps(a->delta[nh + (size_t)h]);
-            for (c = 0; c < KEYS; c += 8) {
+            for (c = 0; c < b->columns; c += 8) {
                 __m256 p = exp8(_mm256_sub_ps(_mm256_mul_ps(_mm256_loadu_ps(s + c), scale), lse));
                 __m256 ds, mask = column_mask(c, from, to);
                 p = _mm256_and_ps(p, mask);                                             /* p = softmax(z) */
@@ -305,7 +307,7 @@ static void dq_keys(const struct attention *a, const struct part *b, const struc
     load_both_turned(a, b, x);
     load_keys(a, b, x, x->k, a->k);
     pairs(a, b, x);
-    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, b->n * a->G, a->wide, b->keys, 1);
+    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, b->n * a->G, a->wide, b->columns, 1);
 }
 
 static void dq_queries(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -330,6 +332,7 @@ static void dkv_keys(const struct attention *a, struct part b, const struct scra
 {
     size_t bytes = sizeof(float) * KEYS * (size_t)a->ld;
     int j;
+    b.columns = round_up(b.keys, NR);
     load_both_turned(a, &b, x);
     memset(x->dk, 0, bytes);
     memset(x->dv, 0, bytes);
@@ -341,8 +344,8 @@ static void dkv_keys(const struct attention *a, struct part b, const struct scra
             load_queries(a, &b, x->q, a->q);
             load_queries(a, &b, x->dout, a->dout);
             pairs(a, &b, x);
-            block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b.keys, a->wide, b.n * a->G, 1);
-            block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b.keys, a->wide, b.n * a->G, 1);
+            block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b.columns, a->wide, b.n * a->G, 1);
+            block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b.columns, a->wide, b.n * a->G, 1);
         }
     }
     for (j = 0; j < b.keys; j++) {
@@ -372,7 +375,7 @@ static void over_queries(struct kernel_ctx *c, const struct attention *a, visito
     }
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
     for (i = 0; i < blocks * a->S * a->NKV; i++) {
-        struct part b = { 0, 0, 0, 0, 0, 0, 0 };
+        struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
         b.g = i % a->NKV;
         b.s = i / a->NKV % a->S;
         b.i = (blocks - 1 - i / a->NKV / a->S) * a->queries;
@@ -394,7 +397,7 @@ static void over_keys(struct kernel_ctx *c, const struct attention *a)
     }
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
     for (i = 0; i < blocks * a->S * a->NKV; i++) {
-        struct part b = { 0, 0, 0, 0, 0, 0, 0 };
+        struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
         b.g = i % a->NKV;
         b.t = i / a->NKV % a->S;
         b.j = i / a->NKV / a->S * KEYS;

@@ -222,10 +222,19 @@ static void swiglu(struct kernel_ctx *c, buf *out_, const buf *gate_, const buf 
     }
 }
 
+/* s = sigmoid(z) and 1 - s, from e^-|z|: near 1 a difference would have no digits left. */
+static void sigmoids8(__m256 z, __m256 *s, __m256 *rest)
+{
+    __m256 e = exp8(_mm256_or_ps(z, _mm256_set1_ps(-0.0f)));
+    __m256 large = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    __m256 small = _mm256_mul_ps(e, large);
+    *s = _mm256_blendv_ps(large, small, z);         /* by the sign of z */
+    *rest = _mm256_blendv_ps(small, large, z);
+}
+
 static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const buf *dout_,
                             const buf *gate_, const buf *up_, size_t n)
 {
-    const __m256 one = _mm256_set1_ps(1.0f);
     long long k;
 #pragma omp parallel for num_threads(c->threads) if(n * 8.0 > PARALLEL_WORK)
     for (k = 0; k < chunks_of(n); k++) {
@@ -234,12 +243,11 @@ static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const 
         const float *gate = (const float *)gate_ + k * CHUNK, *up = (const float *)up_ + k * CHUNK;
         int i, have = chunk_size(n, k);
         for (i = 0; i < have; i += 8) {
-            __m256 z = load_lanes(gate + i, have - i), u = load_lanes(up + i, have - i);
-            __m256 ds = _mm256_mul_ps(load_lanes(dout + i, have - i), sigmoid8(z));
-            /* 1 - s as the sigmoid of -z: near s = 1 a difference would have no digits left */
-            __m256 rest = sigmoid8(_mm256_sub_ps(_mm256_setzero_ps(), z));
+            __m256 z = load_lanes(gate + i, have - i), u = load_lanes(up + i, have - i), s, rest, ds;
+            sigmoids8(z, &s, &rest);
+            ds = _mm256_mul_ps(load_lanes(dout + i, have - i), s);
             store_lanes(dup + i, have - i, _mm256_mul_ps(ds, z));
-            store_lanes(dgate + i, have - i, _mm256_mul_ps(_mm256_mul_ps(ds, u), _mm256_fmadd_ps(z, rest, one)));
+            store_lanes(dgate + i, have - i, _mm256_mul_ps(_mm256_mul_ps(ds, u), _mm256_fmadd_ps(z, rest, _mm256_set1_ps(1.0f))));
         }
     }
 }
