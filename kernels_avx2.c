@@ -254,25 +254,55 @@ static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const 
 
 /* ---- dropout ---- */
 
+/* a * b of 64 bits, four at a time */
+static __m256i multiply64(__m256i a, uint64_t b)
+{
+    const __m256i low = _mm256_set1_epi64x((long long)(b & 0xffffffff)), high = _mm256_set1_epi64x((long long)(b >> 32));
+    __m256i cross = _mm256_add_epi64(_mm256_mul_epu32(a, high), _mm256_mul_epu32(_mm256_srli_epi64(a, 32), low));
+    return _mm256_add_epi64(_mm256_mul_epu32(a, low), _mm256_slli_epi64(cross, 32));
+}
+
+/* All ones where random_bits(key, i) >> 11 >= limit, for four i: z is key + golden ratio * (i + 1). */
+static __m256i kept4(__m256i z, __m256i below)
+{
+    z = multiply64(_mm256_xor_si256(z, _mm256_srli_epi64(z, 30)), 0xbf58476d1ce4e5b9ull);
+    z = multiply64(_mm256_xor_si256(z, _mm256_srli_epi64(z, 27)), 0x94d049bb133111ebull);
+    z = _mm256_xor_si256(z, _mm256_srli_epi64(z, 31));
+    return _mm256_cmpgt_epi64(_mm256_srli_epi64(z, 11), below);
+}
+
+/* A row of C channels, whose first number of the stream has this index. */
+static void dropout_row(float *out, const float *x, int C, uint64_t key, uint64_t index, uint64_t limit,
+                        float keep, int accumulate)
+{
+    const uint64_t golden = 0x9e3779b97f4a7c15ull;
+    const __m256i step = _mm256_set1_epi64x((long long)(8 * golden)), below = _mm256_set1_epi64x((long long)limit - 1);
+    const __m256i four = _mm256_set1_epi64x((long long)(4 * golden)), order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    __m256i z = _mm256_add_epi64(_mm256_set1_epi64x((long long)(key + golden * (index + 1))),
+        _mm256_setr_epi64x(0, (long long)golden, (long long)(2 * golden), (long long)(3 * golden)));
+    int i;
+    for (i = 0; i < C; i += 8, z = _mm256_add_epi64(z, step)) {
+        __m256i a = kept4(z, below), b = kept4(_mm256_add_epi64(z, four), below);
+        __m256i kept = _mm256_blend_epi32(a, b, 0xaa);          /* lanes 0 4 1 5 2 6 3 7 */
+        __m256 y = _mm256_mul_ps(load_lanes(x + i, C - i), _mm256_set1_ps(keep));
+        y = _mm256_and_ps(y, _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(kept, order)));
+        if (accumulate) y = _mm256_add_ps(load_lanes(out + i, C - i), y);
+        store_lanes(out + i, C - i, y);
+    }
+}
+
 /* uniform < p is asked of the 53 bits as an integer: both sides are multiples of 2^-53 once p 2^53
  * is rounded up. So the masks are the reference's, bit for bit. */
-static void dropout(struct kernel_ctx *c, buf *out_, const buf *x_, const ints *visit, const ints *pos,
+static void dropout(struct kernel_ctx *c, buf *out, const buf *x, const ints *visit, const ints *pos,
                     int N, int C, double p, uint64_t key, int accumulate)
 {
     const uint64_t limit = (uint64_t)ceil(p * 9007199254740992.0);
-    const float keep = (float)(1 / (1 - p));
     int n;
 #pragma omp parallel for num_threads(c->threads) if((double)N * C * 4 > PARALLEL_WORK)
-    for (n = 0; n < N; n++) {
-        uint64_t index = ((((uint64_t)((const int *)visit)[n] << 20) + (uint64_t)((const int *)pos)[n]) << 20);
-        const float *restrict x = (const float *)x_ + (size_t)n * (size_t)C;
-        float *restrict out = (float *)out_ + (size_t)n * (size_t)C;
-        int i;
-        for (i = 0; i < C; i++) {
-            float y = random_bits(key, index + (uint64_t)i) >> 11 < limit ? 0.0f : x[i] * keep;
-            out[i] = accumulate ? out[i] + y : y;
-        }
-    }
+    for (n = 0; n < N; n++)
+        dropout_row((float *)out + (size_t)n * (size_t)C, (const float *)x + (size_t)n * (size_t)C, C, key,
+                    (((uint64_t)((const int *)visit)[n] << 20) + (uint64_t)((const int *)pos)[n]) << 20,
+                    limit, (float)(1 / (1 - p)), accumulate);
 }
 
 /* ---- loss ---- */
