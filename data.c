@@ -531,10 +531,43 @@ static void clear_row(struct reader *r)
     r->label = r->completion = NULL;
 }
 
+/* Appends a word to a list that is as long as its array. */
+static void add_word(char *list, size_t size, const char *word)
+{
+    size_t n = strlen(list);
+    if (n + strlen(word) + 3 <= size) snprintf(list + n, size - n, "%s%s", n ? ", " : "", word);
+}
+
+static int is_word(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    const char *at = list;
+    while ((at = strstr(at, word)) && !((at == list || at[-1] == ' ') && (!at[n] || at[n] == ' ' || at[n] == ','))) at++;
+    return at != NULL;
+}
+
+/* What the report says of a file's first row. */
+static void note_form(struct reader *r, const struct json *v, enum form form)
+{
+    static const char *const keys[] = { "", "messages", "prompt completion", "prompt completion",
+        "instruction input output", "", "", "input_ids labels attention_mask", "" };
+    struct data_report *report = &r->d->report;
+    const char *text = r->text_key ? r->text_key : form == FORM_SUMMARY ? "document" : "text";
+    const char *label = r->label_key ? r->label_key : form == FORM_SUMMARY ? "summary" : "label";
+    const struct json *c;
+    if (!strstr(report->form, form_names[form])) add_word(report->form, sizeof report->form, form_names[form]);
+    for (c = v->child; c; c = c->next) {
+        int used = is_word(keys[form], c->key);
+        if (!*keys[form]) used = !strcmp(c->key, text) || (form != FORM_TEXT && !strcmp(c->key, label));
+        if (!used && !is_word(report->unused, c->key)) add_word(report->unused, sizeof report->unused, c->key);
+    }
+}
+
 static int read_record(struct reader *r, const struct json *v, int labels_only)
 {
     enum form form = recognise(r, v);
     if (form == FORM_NONE || (r->form != FORM_NONE && form != r->form)) return wrong_form(r, v);
+    if (!labels_only && r->form == FORM_NONE) note_form(r, v, form);
     r->form = form;
     if (labels_only) {
         const char *label = form == FORM_LABEL ? label_of(r, v) : "";
@@ -694,6 +727,7 @@ int data_split(struct dataset *d, double f, struct dataset *out, struct lora_err
     }
     d->n = kept;
     out->report.rows = out->n;
+    memcpy(out->report.form, d->report.form, sizeof out->report.form);
     if (sum_up(d, err) || sum_up(out, err)) return -1;
     if (d->n && out->n) return 0;
     fail(err, "cannot split the rows", "%d rows", d->n + out->n);

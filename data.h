@@ -34,7 +34,7 @@ struct data_options {
 /* What the forms leave open:
  * - A file is CSV or text by its name (.csv, .txt); else a JSON array if it begins with [, or JSONL.
  *   Lines of white space alone are not rows. Each other line of a .txt file is one row.
- * - Keys that a form does not use are passed over, but `tools` beside messages, and message keys
+ * - Keys that a form does not use are passed over and named in the report, but `tools` beside messages, and message keys
  *   other than role and content, are refused: they would change the text.
  * - A label may be a string or a number; it is rendered as written.
  * - instruction and input make one user turn, a line break between them.
@@ -51,6 +51,8 @@ struct data_report {
     long long rows, used, dropped_overlong, truncated, without_targets, duplicates;
     long long tokens, targets;
     int longest;
+    char form[96], unused[160];     /* "text and label"; keys of the first rows that the form does not
+                                     * use, with ", " between them */
 };
 
 struct dataset {

@@ -4,6 +4,7 @@
 #include "../formats/gguf.h"
 #include "../formats/json.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,19 @@ static int take_chat(struct session *s, const struct json *root, const char *pat
     s->chat = chat_find(name, err);
     if (s->chat) status("chat template of the adapter: %s", name);
     return s->chat ? 0 : -1;
+}
+
+/* An adapter belongs to the base it was trained on: another one is allowed, and said. */
+static int check_base(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const char *hash = NULL, *trained_on = NULL;
+    char own[24];
+    snprintf(own, sizeof own, "%016llx", (unsigned long long)s->model->hash);
+    if (json_get_string(root, "model_hash", &hash, path, err)
+        || json_get_string(root, "model_path", &trained_on, path, err)) return -1;
+    if (hash && strcmp(hash, own))
+        status("warning: the adapter was trained on other weights%s%s", trained_on ? ": " : "", trained_on ? trained_on : "");
+    return 0;
 }
 
 static int take_labels(struct session *s, const struct json *root, const char *path, struct lora_error *err)
@@ -58,7 +72,7 @@ static int take_run(struct session *s, const char *dir, struct lora_error *err)
     struct json_document d = { NULL, NULL };
     int bad = !path;
     if (path && file_exists(path))
-        bad = json_read(&d, path, err) || take_prompt(s, d.root, path, err) || take_chat(s, d.root, path, err)
+        bad = json_read(&d, path, err) || check_base(s, d.root, path, err) || take_prompt(s, d.root, path, err) || take_chat(s, d.root, path, err)
            || take_labels(s, d.root, path, err);
     json_free(&d);
     free(path);
@@ -148,13 +162,14 @@ int session_open(struct session *s, const struct common *c, const struct option_
     }
     if (!(s->kernels = kernels_find(c->backend, err))) return -1;
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
+    if (model_open(&s->model, c->model, err)) return -1;
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
         bad = take_run(s, dir, err);
         free(dir);
         if (bad) return -1;
     }
-    if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, raw, err)) return -1;
+    if (open_tokenizer(s, c->model, raw, err)) return -1;
     return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
 }
 
@@ -220,6 +235,7 @@ int session_data_options(const struct session *s, const struct data_settings *d,
 
 void report_rows(const char *name, const struct data_report *r)
 {
+    status("%s: rows of %s%s%s", name, r->form, r->unused[0] ? "; keys not used: " : "", r->unused);
     status("%s: %lld rows, %lld tokens, %lld of them targets (%.1f %%), the longest row %d", name, r->used,
            r->tokens, r->targets, r->tokens ? 100.0 * (double)r->targets / (double)r->tokens : 0.0, r->longest);
     if (r->dropped_overlong || r->truncated || r->without_targets || r->duplicates)

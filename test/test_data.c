@@ -226,8 +226,11 @@ static void test_templates(void)
     free(prompt);
     o.prompt_template = "no place";
     check_refused("t.jsonl", two, &o, "--prompt-template", "{text}");
-    test_begin("columns renamed");
+    test_begin("columns renamed; keys that are not used are named");
     o = options();
+    CHECK(!read_text(&d, "k.csv", "id,text,category\n1,a,b\n", &o, &err), "%s", err.where);
+    CHECK(!strcmp(d.report.form, "text") && !strcmp(d.report.unused, "id, category"), "%s; %s", d.report.form, d.report.unused);
+    data_free(&d);
     o.text_column = "question";
     o.label_column = "intent";
     check_row("{\"question\":\"a\",\"intent\":\"y\",\"text\":\"no\"}", &o,
@@ -346,6 +349,7 @@ static void test_lengths(void)
     check_refused("l.jsonl", rows, &o, "l.jsonl, line 1", "at most 4 tokens");
     o.on_overlong = OVERLONG_DROP;
     CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 1 && d.report.dropped_overlong == 2 && d.rows[0].source == 2);
+    CHECK(!strcmp(d.report.form, "prompt and completion") && !d.report.unused[0], "%s; %s", d.report.form, d.report.unused);
     CHECK(d.report.rows == 3 && d.report.used == 1 && d.report.tokens == 3 && d.report.targets == 2 && d.report.longest == 3);
     data_free(&d);
     o.on_overlong = OVERLONG_TRUNCATE;
