@@ -1,9 +1,8 @@
-/* unicode.h - UTF-8, and the classes of characters that the split rules of tokenizers speak of. */
+/* unicode.h - UTF-8, the classes of characters that tokenizers speak of, and normalization. */
 #ifndef UNICODE_H
 #define UNICODE_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "util.h"
 
 /* By general category; white space is the property White_Space, whatever the category. */
 enum unicode_class {
@@ -27,5 +26,8 @@ size_t utf8_put(char *s, uint32_t c);
 /* The length of the longest beginning of s[n] that ends with a whole character: what is left is the
  * beginning of a character that more bytes may complete. */
 size_t utf8_whole(const char *s, size_t n);
+
+/* Appends s[n] in normalization form C (Unicode Standard Annex 15); bytes that are not UTF-8 stay. */
+int unicode_nfc(struct text *out, const char *s, size_t n, struct lora_error *err);
 
 #endif

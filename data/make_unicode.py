@@ -46,12 +46,49 @@ def class_ranges():
             last = k
 
 
+def combining_ranges():
+    """Where the canonical combining class changes: (first code point << 8) | class."""
+    last = 0
+    for c in range(0x110000):
+        k = database.combining(chr(c))
+        if k != last:
+            yield c << 8 | k
+            last = k
+
+
+def decompositions():
+    """(code point, first, second or 0) of every canonical decomposition but Hangul's, which is a formula."""
+    for c in range(0x110000):
+        parts = database.decomposition(chr(c)).split()
+        if parts and not parts[0].startswith("<"):
+            yield (c, *[int(part, 16) for part in parts], 0)[:3]
+
+
+def compositions(table):
+    """Rows of the table that compose again, in the order of (first, second)."""
+    again = [(a, b, i) for i, (c, a, b) in enumerate(table)
+             if b and database.normalize("NFC", chr(a) + chr(b)) == chr(c)]
+    return [i for a, b, i in sorted(again)]
+
+
+def array(declaration, values, form=str):
+    print("static const %s = {" % declaration)
+    print(rows(values, form))
+    print("};")
+
+
 def main():
+    table = list(decompositions())
     print("/* unicode_tables.h - made by data/make_unicode.py from Unicode %s: do not edit. */"
           % database.unidata_version)
-    print("static const uint32_t class_ranges[] = {    /* first code point << 3 | enum unicode_class */")
-    print(rows(class_ranges(), str))
-    print("};")
+    print("/* The first code point << 3 | enum unicode_class. */")
+    array("uint32_t class_ranges[]", class_ranges())
+    print("/* The first code point << 8 | canonical combining class. */")
+    array("uint32_t combining_ranges[]", combining_ranges())
+    print("/* A code point and what it is canonically made of (one or two others). */")
+    array("uint32_t decompositions[][3]", table, lambda row: "{%d,%d,%d}" % row)
+    print("/* Rows of decompositions that compose again, by what they are made of. */")
+    array("uint16_t compositions[]", compositions(table))
 
 
 main()
