@@ -15,8 +15,8 @@ void ids_free(struct ids *ids);
 enum { TOKENIZE_SPECIAL = 1,    /* add BOS (and EOS) where the tokenizer's own rule does */
        TOKENIZE_TEXT_ONLY = 2 };/* special tokens written in the text are text */
 
-/* From a Hugging Face directory (tokenizer.json, tokenizer_config.json) or a .gguf file. A rule in
- * it that is not implemented is refused by name. */
+/* From a Hugging Face directory (tokenizer.json, or where there is none tokenizer.model or *.tiktoken;
+ * tokenizer_config.json) or a .gguf file. A rule in it that is not implemented is refused by name. */
 int tokenizer_open(struct tokenizer **t, const char *path, struct lora_error *err);
 void tokenizer_close(struct tokenizer *t);
 
@@ -28,7 +28,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int 
 int tokenizer_decode(const struct tokenizer *t, const int *ids, size_t n, int skip_special,
                      struct text *out, struct lora_error *err);
 
-/* Streaming: bytes of one more id are appended to pending, whole characters move on to out. */
+/* Streaming: bytes of one more id are appended to pending, whole characters move on to out. A pending
+ * that is all zero begins a text: some tokenizers take a space from its front. */
 int tokenizer_stream(const struct tokenizer *t, int id, struct text *pending, struct text *out,
                      struct lora_error *err);
 

@@ -18,7 +18,7 @@ struct token {
 
 /* A token that is cut out of the text before anything else looks at it. */
 struct added {
-    size_t text, n;             /* in the pool */
+    size_t text, n;             /* what is looked for, in the pool */
     int id, special;
     int lstrip, rstrip;         /* takes the white space on that side with it */
     int normalized;             /* looked for after the normalizer, not before */
@@ -36,12 +36,34 @@ struct merge {
 };
 #define NO_PAIR UINT64_MAX
 
-/* One step of the pre-tokenizer: a space put in front of text that has none, then cuts. */
+/* SentencePiece's character for a space, U+2581. */
+#define SPACE_MARK "\xe2\x96\x81"
+
+/* SentencePiece's remove_extra_whitespaces as a regular expression of what goes. */
+#define ONE_SPACE_PATTERN "^ +| +$| +(?= )"
+
+/* One step of the normalizer. */
+enum normalizer_kind { NORMALIZE_NFC, NORMALIZE_PREPEND, NORMALIZE_REPLACE, NORMALIZE_ONE_SPACE };
+struct normalizer {
+    int kind;
+    size_t from, n_from, to, n_to;      /* in the pool: PREPEND has `to`, REPLACE both */
+};
+
+/* One step of the pre-tokenizer. */
+enum step_kind {
+    STEP_CUT,           /* a space put in front of text that has none, then cuts */
+    STEP_MARK_SPACES    /* Metaspace: spaces become marks, a mark is put in front */
+};
+enum { PREFIX_NEVER, PREFIX_ALWAYS, PREFIX_FIRST };     /* FIRST: at the beginning of the text only */
 struct step {
-    int prefix_space;
+    int kind;
+    int prefix;
     const struct split_rule *rule;      /* NULL: no cut */
 };
 #define TOKENIZER_MOST_STEPS 8
+
+/* What goes from the front of a decoded text. */
+enum { STRIP_NOTHING, STRIP_SPACE, STRIP_FIRST_TOKEN };
 
 struct tokenizer {
     char *path;                 /* what errors name: the file being read */
@@ -52,15 +74,22 @@ struct tokenizer {
     struct string_index by_text;
     struct string_index by_bytes;       /* only with ignore_merges */
     struct merge *merges;
-    size_t merge_mask, n_merges;
+    size_t merge_size, n_merges;        /* slots: a power of two, or 0 */
+    int byte_level;                     /* symbols are bytes, in the vocabulary as printable characters;
+                                           else characters, with a mark for the space */
+    int byte_fallback;                  /* a character without a token is its bytes, as <0x0A> */
     int byte_ids[256];                  /* of the tokens that stand for one byte, or -1 */
     int ignore_merges;                  /* a piece that is a whole token is taken as it is */
-    int unk, fuse_unk;                  /* for a byte without a token; -1: such text is an error */
+    int unk, fuse_unk;                  /* for what has no token; -1: such text is an error */
+    unsigned char *joints;              /* bits: which neighbours a merge may join, see tokenizer_can_join() */
     struct added *added;                /* those looked for before the normalizer first; by bytes */
     size_t n_added, n_raw, added_capacity;
     unsigned char added_start[2][256];  /* whether one of them starts with this byte */
+    struct normalizer normalizers[TOKENIZER_MOST_STEPS];
+    int n_normalizers;
     struct step steps[TOKENIZER_MOST_STEPS];
     int n_steps;
+    int strip;
     int bos, eos;
     struct ids before, after;           /* what TOKENIZE_SPECIAL adds */
     char *chat_template;
@@ -74,21 +103,38 @@ struct tokenizer *tokenizer_new(const char *path, struct lora_error *err);
 int tokenizer_put(struct tokenizer *t, size_t id, const char *text, size_t n, struct lora_error *err);
 /* Makes token a->id, which is there, an added one; does nothing when it is one already. */
 int tokenizer_put_added(struct tokenizer *t, const struct added *a, struct lora_error *err);
-int tokenizer_begin_merges(struct tokenizer *t, size_t n, struct lora_error *err);
 /* The two texts and their join must be tokens. A pair given twice has its last rank. */
 int tokenizer_put_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
                         size_t rank, struct lora_error *err);
-int tokenizer_put_step(struct tokenizer *t, const struct split_rule *rule, int prefix_space,
+/* The merges of a vocabulary that has none written down: every way to cut a token in two tokens, in the
+ * order of the joined token's score (the highest first), or with scores NULL of its id. */
+int tokenizer_make_merges(struct tokenizer *t, const float *scores, struct lora_error *err);
+int tokenizer_put_normalizer(struct tokenizer *t, int kind, const char *from, const char *to, struct lora_error *err);
+int tokenizer_put_step(struct tokenizer *t, int kind, const struct split_rule *rule, int prefix,
                        struct lora_error *err);
 int tokenizer_finish(struct tokenizer *t, struct lora_error *err);  /* checks, sorts, hashes */
 
+/* The character that stands for a byte in byte-level vocabularies. */
+uint32_t tokenizer_byte_character(int byte);
 /* -1 when it is none. */
 int tokenizer_find(const struct tokenizer *t, const char *text, size_t n);
+int tokenizer_find_bytes(const struct tokenizer *t, const char *bytes, size_t n);   /* only with ignore_merges */
+const struct merge *tokenizer_merge(const struct tokenizer *t, int left, int right);   /* NULL: none */
+/* The first unit of s[n], n > 0, a byte (byte-level) or a character: its length, and its number. */
+size_t tokenizer_unit(const struct tokenizer *t, const char *s, size_t n, uint32_t *c);
+/* Whether some merge may join what ends with unit a to what starts with unit b. */
+int tokenizer_can_join(const struct tokenizer *t, uint32_t a, uint32_t b);
+/* Appends s[n], normalized, to out, which is empty. */
+int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, struct text *out, struct lora_error *err);
 int ids_add(struct ids *ids, int id, struct lora_error *err);
 
-/* ---- files, in tokenizer_files.c ---- */
+/* ---- files ---- */
 
-int tokenizer_read_directory(struct tokenizer *t, const char *directory, struct lora_error *err);
-int tokenizer_read_gguf(struct tokenizer *t, const char *path, struct lora_error *err);
+int tokenizer_read_directory(struct tokenizer *t, const char *directory, struct lora_error *err);   /* tokenizer_json.c */
+int tokenizer_read_gguf(struct tokenizer *t, const char *path, struct lora_error *err);     /* tokenizer_gguf.c */
+/* tokenizer.model: SentencePiece's, or tiktoken's text; *.tiktoken. In tokenizer_model.c. */
+int tokenizer_read_model(struct tokenizer *t, const char *path, struct lora_error *err);
+/* Names for the ids that tiktoken's text leaves out: after the configuration had its say. */
+int tokenizer_fill_tiktoken(struct tokenizer *t, struct lora_error *err);
 
 #endif
