@@ -306,7 +306,22 @@ static void test_pieces(void)
         "a|\xc2|b", "\xe2\x80\x8b|x", "x| |\xc2\x85|y", NULL
     };
     static const char *const digits[] = { "ab|1|2| c", "1|2", "x", "a|\xc2\xbd|\xc2\xb2|b", "  |3", NULL };
+    static const char *const llama3[] = {
+        "Hello| world", "a| | b", "we|'LL| it|'S| x|'\xc5\xbf", "123|456|7", " |12", "\tfoo|\t|1", "(foo|)", "!\r\n\n|x", " !?\n| x",
+        "  \n| | x", "a|\n\n  \n| | b", "\n|\t", "x|  ", "\xcc\x81" "abc|\xcc\x81|1", "\xc2\xa0" "a", "a|  |\xe3\x80\x80" "b", NULL
+    };
+    static const char *const qwen2[] = { "1|2|3", "x| |1", "it|'s", "a|\r\n|b", NULL };
+    static const char *const tekken[] = {
+        "Hello|World", "HELLO| world", "hello|WORLD", "a|Bc", "XMLHttp", "it|'s", "//\n/|x", "1|2", "\xe4\xb8\xad" "ABc", "\xe4\xb8\xad|AB| ",
+        "A\xcc\x81" "Bc", " \n", "\xcc\x81|AB", "(Ab|)", "\xca\xb0" "Ab|A", NULL
+    };
     int i;
+    test_begin("the pieces of Llama-3's, Qwen's and Tekken's rules");
+    for (i = 0; llama3[i]; i++) check_pieces(&split_llama3, llama3[i]);
+    for (i = 0; qwen2[i]; i++) check_pieces(&split_qwen2, qwen2[i]);
+    for (i = 0; tekken[i]; i++) check_pieces(&split_tekken, tekken[i]);
+    check_pieces(&split_punctuation, "a |.,$|b |<=>| |~");
+    check_pieces(&split_triples, "ab|123|45 |678|9");
     test_begin("the pieces of GPT-2's rule and of digits");
     for (i = 0; gpt2[i]; i++) check_pieces(&split_gpt2, gpt2[i]);
     for (i = 0; digits[i]; i++) check_pieces(&split_digits, digits[i]);
@@ -726,6 +741,181 @@ static void test_gguf(void)
     CHECK(tokenizer_open(&t, in_temporary("t.gguf"), &err) == -1 && strstr(err.found, "deepseek"), "%s", err.found);
 }
 
+/* ---- SentencePiece ---- */
+
+static void put_varint(struct text *t, uint64_t v)
+{
+    for (; v > 127; v >>= 7) put_le(t, (v & 127) | 128, 1);
+    put_le(t, v, 1);
+}
+
+static void put_field(struct text *t, int number, const char *data, size_t n)
+{
+    put_varint(t, (uint64_t)number << 3 | 2);
+    put_varint(t, n);
+    text_add(t, data, n);
+}
+
+static void put_piece(struct text *t, const char *piece, float score, int type)
+{
+    struct text m = { 0 };
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    put_field(&m, 1, piece, strlen(piece));
+    put_le(&m, 2 << 3 | 5, 1);
+    put_le(&m, bits, 4);
+    put_le(&m, 3 << 3, 1);
+    put_varint(&m, (uint64_t)type);
+    put_field(t, 1, m.s, m.n);
+    text_free(&m);
+}
+
+/* <unk> 0, <s> 1, </s> 2, <0x00> 3 to 258, U+2581 259, a 260, b 261, ab 262, U+2581 a 263, two marks 264. */
+static void put_sentencepiece(struct text *t, const char *trainer, const char *normalizer, size_t n)
+{
+    char byte[8];
+    int i;
+    put_piece(t, "<unk>", 0, 2);
+    put_piece(t, "<s>", 0, 3);
+    put_piece(t, "</s>", 0, 3);
+    for (i = 0; i < 256; i++) {
+        sprintf(byte, "<0x%02X>", (unsigned)i);
+        put_piece(t, byte, 0, 6);
+    }
+    put_piece(t, "\xe2\x96\x81", -9, 1);
+    put_piece(t, "a", -9, 1);
+    put_piece(t, "b", -9, 1);
+    put_piece(t, "ab", -1, 1);
+    put_piece(t, "\xe2\x96\x81" "a", -2, 1);
+    put_piece(t, "\xe2\x96\x81\xe2\x96\x81", -3, 1);
+    put_field(t, 2, trainer, strlen(trainer));
+    put_field(t, 3, normalizer, n);
+}
+
+static void test_sentencepiece(void)
+{
+    static const char keep[] = "\x20\x00";      /* remove_extra_whitespaces: 0 */
+    static const char *const wrong[] = { "\x18\x01", "\x18\x02\xc0\x01\x01", NULL };
+    static const int ids[] = { 1, 263, 260, 3 + 0xc3, 3 + 0xa9 };
+    struct text t = { 0 }, out = { 0 }, pending = { 0 };
+    struct lora_error err;
+    struct tokenizer *k, *again;
+    size_t i, n;
+    test_begin("tokenizer.model: merges by score, the mark for spaces, bytes of unknown characters");
+    make_directory(in_temporary("spm"), NULL);
+    put_sentencepiece(&t, "\x18\x02", keep, 2);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    if ((k = open_or_fail(in_temporary("spm")))) {
+        check_ids(k, "a", TOKENIZE_SPECIAL, "1 263");
+        check_ids(k, "ab", 0, "259 262");              /* ab before the mark and a */
+        check_ids(k, "aab a", 0, "263 262 263");
+        check_ids(k, " a  b", 0, "259 263 264 261");
+        check_ids(k, "a\xc3\xa9\n", 0, "263 198 172 13");
+        check_ids(k, "a<s>a", 0, "263 1 263");
+        check_ids(k, "", TOKENIZE_SPECIAL, "1");
+        check_ids(k, "<s>", TOKENIZE_TEXT_ONLY, "259 63 118 65");
+        CHECK(tokenizer_bos(k) == 1 && tokenizer_eos(k) == 2 && tokenizer_adds_bos(k));
+        CHECK(!tokenizer_decode(k, ids, 5, 0, &out, NULL) && !strcmp(out.s, "<s> aa\xc3\xa9"), "%s", out.s);
+        out.n = 0;
+        CHECK(!tokenizer_decode(k, ids, 5, 1, &out, NULL) && !strcmp(out.s, "aa\xc3\xa9"), "%s", out.s);
+        for (i = 1, out.n = 0; i < 5; i++) CHECK(!tokenizer_stream(k, ids[i], &pending, &out, NULL));
+        CHECK(!strcmp(out.s, "aa\xc3\xa9") && !pending.n, "%s", out.s);
+        make_directory(in_temporary("spm2"), NULL);
+        CHECK(!tokenizer_save(k, in_temporary("spm2"), &err));
+        remove(in_temporary("spm2/tokenizer.model"));
+        put_file("spm2/tokenizer_config.json", "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}");
+        if ((again = open_or_fail(in_temporary("spm2")))) check_same(k, again);
+        tokenizer_close(again);
+    }
+    tokenizer_close(k);
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", "", 0);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    if ((k = open_or_fail(in_temporary("spm")))) check_ids(k, "  a   b ", 0, "263 259 261");
+    tokenizer_close(k);
+    for (i = 0; wrong[i]; i++) {
+        t.n = 0;
+        put_sentencepiece(&t, wrong[i], "", 0);
+        put_bytes("spm/tokenizer.model", t.s, t.n);
+        CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1, "case %zu", i);
+    }
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", "\x12\x01x", 3);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.found, "table of characters"), "%s", err.found);
+    test_begin("a tokenizer.model cut anywhere or with any byte changed is an error or is read");
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", keep, 2);
+    for (i = 0, n = t.n; i < n; i += i < n - 150 && i > 100 ? 37 : 1) {
+        put_bytes("spm/tokenizer.model", t.s, i);
+        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        else CHECK(err.what[0] != 0);
+        tokenizer_close(k);
+        t.s[i] ^= 0x5a;
+        put_bytes("spm/tokenizer.model", t.s, n);
+        t.s[i] ^= 0x5a;
+        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        else CHECK(err.what[0] != 0);
+        tokenizer_close(k);
+    }
+    put_file("spm/tokenizer.model", "IQ== 0\nIg== 1\n");
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && !strcmp(err.found, "2"), "%s", err.found);
+    put_file("spm/tokenizer.model", "IQ== 0\nIg= 1\n");
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.where, "line 2"), "%s", err.where);
+    text_free(&t);
+    text_free(&out);
+    text_free(&pending);
+}
+
+static void check_nfc(const char *text, const char *wanted)
+{
+    struct text out = { 0 };
+    CHECK(!unicode_nfc(&out, text, strlen(text), NULL) && !strcmp(out.s, wanted), "\"%s\" gives \"%s\"", text, out.s);
+    text_free(&out);
+}
+
+static void test_normalizers(void)
+{
+    static struct vocabulary v;
+    struct tokenizer *t;
+    test_begin("normalization form C");
+    check_nfc("plain", "plain");
+    check_nfc("e\xcc\x81", "\xc3\xa9");
+    check_nfc("\xe1\xbb\x87", "\xe1\xbb\x87");                                  /* two marks */
+    check_nfc("e\xcc\x82\xcc\xa3", "\xe1\xbb\x87");                             /* in the other order */
+    check_nfc("\xe2\x84\xab", "\xc3\x85");                                      /* the Angstrom sign */
+    check_nfc("\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81");          /* Hangul */
+    check_nfc("\xe0\xa5\x98", "\xe0\xa4\x95\xe0\xa4\xbc");                      /* excluded from composing */
+    check_nfc("a\xff\xcc\x81\xc3", "a\xff\xcc\x81\xc3");                        /* what is no UTF-8 stays */
+    check_nfc("\xcc\x81" "e\xcd\x8f\xcc\x81", "\xcc\x81" "e\xcd\x8f\xcc\x81");  /* a starter between */
+    test_begin("normalizers and Metaspace of a tokenizer.json");
+    make_letters(&v);
+    make_directory(in_temporary("meta"), NULL);
+    put_file("meta/tokenizer.json", SMALL("[" ADDED("9", "<s>", "true", PLAIN) "]", "null",
+             "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}", "null",
+             "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}",
+             "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xe2\x96\x81\":2,\"\xe2\x96\x81" "a\":3},\"merges\":[\"\xe2\x96\x81 a\"]}"));
+    if ((t = open_or_fail(in_temporary("meta")))) {
+        struct text out = { 0 };
+        check_ids(t, "a b<s>a", 0, "3 2 1 9 0");
+        check_ids(t, " a", 0, "3");
+        check_ids(t, "<s>a", 0, "9 0");
+        CHECK(!tokenizer_decode(t, (int[]){ 3, 2, 1 }, 3, 0, &out, NULL) && !strcmp(out.s, "a b"), "%s", out.s);
+        text_free(&out);
+    }
+    tokenizer_close(t);
+    put_file("meta/tokenizer.json", SMALL("[" ADDED("9", "<s>", "true", ",\"normalized\":true") "]",
+             "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"b\"},{\"type\":\"Replace\","
+             "\"pattern\":{\"String\":\"bb\"},\"content\":\"a\"},{\"type\":\"NFC\"}]}", BYTES_ALONE, "null",
+             "{\"type\":\"ByteLevel\"}", SMALL_MODEL("")));
+    if ((t = open_or_fail(in_temporary("meta")))) {
+        check_ids(t, "aa", 0, "1 0 0");
+        check_ids(t, "bbb", 0, "0 0");
+        check_ids(t, "<s>a", 0, "9 0");     /* looked for as b<s> */
+    }
+    tokenizer_close(t);
+}
+
 /* ---- vectors from elsewhere ---- */
 
 /* An array of numbers as "1 2 3". */
@@ -841,6 +1031,65 @@ static void test_gpt2(void)
     check_saved(shared_path("vectors/llamacpp-vocab/ggml-vocab-gpt-2.gguf"), "saved2");
 }
 
+/* A folder under the temporary one with copies of these files of the shared one, and a configuration. */
+static const char *borrow(const char *dir, const char *from, const char *name, const char *config)
+{
+    struct file_map f;
+    char path[256];
+    make_directory(in_temporary(dir), NULL);
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (file_open(&f, shared_path(from), NULL)) { CHECK(0, "%s", from); return ""; }
+    put_bytes(path, (const char *)f.data, f.size);
+    file_close(&f);
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
+    if (config) put_file(path, config);
+    return in_temporary(dir);
+}
+
+static void test_llama(void)
+{
+    struct tokenizer *t;
+    if (!shared_dir()) {
+        test_skip("Llama's and Qwen's vectors", "no ../shared");
+        return;
+    }
+    test_begin("Llama-2's and TinyLlama's vectors: tokenizer.json, tokenizer.model and GGUF alike");
+    if ((t = open_or_fail(shared_path("tokenizers/llama2")))) {
+        check_llamacpp(t, "ggml-vocab-llama-spm.gguf");
+        check_encoded(t, "coreml-projects/Llama-2-7b-chat-coreml", "vectors/hf-encoded-text/llama_encoded.json");
+        check_multilingual(t, "vectors/hf-multilingual/TinyLlama__TinyLlama-1.1B-Chat-v1.0.json");
+    }
+    tokenizer_close(t);
+    if ((t = open_or_fail(shared_path("tokenizers/tinyllama-chat"))))
+        check_multilingual(t, "vectors/hf-multilingual/TinyLlama__TinyLlama-1.1B-Chat-v1.0.json");
+    tokenizer_close(t);
+    if ((t = open_or_fail(borrow("llama2", "tokenizers/llama2/tokenizer.model", "tokenizer.model", NULL)))) {
+        check_llamacpp(t, "ggml-vocab-llama-spm.gguf");
+        check_encoded(t, "coreml-projects/Llama-2-7b-chat-coreml", "vectors/hf-encoded-text/llama_encoded.json");
+        check_multilingual(t, "vectors/hf-multilingual/TinyLlama__TinyLlama-1.1B-Chat-v1.0.json");
+    }
+    tokenizer_close(t);
+    if ((t = open_or_fail(shared_path("vectors/llamacpp-vocab/ggml-vocab-llama-spm.gguf")))) {
+        check_llamacpp(t, "ggml-vocab-llama-spm.gguf");
+        check_multilingual(t, "vectors/hf-multilingual/TinyLlama__TinyLlama-1.1B-Chat-v1.0.json");
+    }
+    tokenizer_close(t);
+    check_saved(shared_path("vectors/llamacpp-vocab/ggml-vocab-llama-spm.gguf"), "saved4");
+    test_begin("Qwen's vectors, from tiktoken's text; Llama-3's special tokens");
+    if ((t = open_or_fail(borrow("qwen", "tokenizers/qwen/qwen.tiktoken", "qwen.tiktoken", NULL)))) {
+        check_multilingual(t, "vectors/hf-multilingual/Qwen__Qwen2.5-0.5B.json");
+        CHECK(tokenizer_size(t) == 151646 && tokenizer_id(t, "<|im_start|>") == 151644 && !tokenizer_adds_bos(t));
+    }
+    tokenizer_close(t);
+    if ((t = open_or_fail(borrow("llama3", "tokenizers/llama3/tokenizer.model", "tokenizer.model", NULL)))) {
+        CHECK(tokenizer_size(t) == 128256 && tokenizer_bos(t) == 128000 && tokenizer_adds_bos(t));
+        check_ids(t, "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>", TOKENIZE_SPECIAL,
+                  "128000 128006 882 128007 271 13347 128009");
+        check_ids(t, "<|reserved_special_token_250|>", 0, "128255");
+    }
+    tokenizer_close(t);
+}
+
 static void test_smollm2(void)
 {
     const char *path = getenv("LORA_MODEL");
@@ -896,7 +1145,10 @@ int main(void)
     test_damaged();
     test_time();
     test_gguf();
+    test_sentencepiece();
+    test_normalizers();
     test_gpt2();
+    test_llama();
     test_smollm2();
     remove_tree(temporary, NULL);
     return test_end();
