@@ -132,25 +132,28 @@ near "$(figure target_tokens "$dir/j")" 45 0
 begin "classify: the tree of labels gives what each label alone gives"
 : >"$dir/all.jsonl"
 for text in cat horse; do
-    for label in aa ab aab b; do printf '{"text":"%s","label":"%s"}\n' $text $label; done
+    for label in aa ab aab bcde; do printf '{"text":"%s","label":"%s"}\n' $text $label; done
 done >"$dir/all.jsonl"
 run 0 eval $small --data "$dir/all.jsonl" --token-losses "$dir/l"
 tr -d '{}[]"a-z:' <"$dir/l" | awk -F, '{ s = 0; for (i = 1; i <= NF; i++) s += $i; print s }' >"$dir/sums"
 set -- $(cat "$dir/sums")
-printf '{"text":"cat","label":"aa"}\n{"text":"horse","label":"b"}\n' >"$dir/two.jsonl"
-printf 'b\r\naab\naa\n\nab\n' >"$dir/labels"
+printf '{"text":"cat","label":"aa"}\n{"text":"horse","label":"bcde"}\n' >"$dir/two.jsonl"
+printf 'bcde\r\naab\naa\n\nab\n' >"$dir/labels"
 run 0 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels" --predictions "$dir/p" --json "$dir/j"
 best=$(sed -n '1,4p' "$dir/sums" | sort -n | sed -n 1p); near "$(sed -n 1p "$dir/p" | sed 's/.*"log_probability":-//; s/}//')" "$best" 1e-4
 at=$(grep -n -e "^$best\$" "$dir/sums" | sed -n 1s/:.*//p)
-sed -n 1p "$dir/p" | grep -q "\"prediction\":\"$(echo aa ab aab b | cut -d ' ' -f "$at")\"" || wrong "not the likeliest of the first row"
+sed -n 1p "$dir/p" | grep -q "\"prediction\":\"$(echo aa ab aab bcde | cut -d ' ' -f "$at")\"" || wrong "not the likeliest of the first row"
 best=$(sed -n '5,8p' "$dir/sums" | sort -n | sed -n 1p); near "$(sed -n 2p "$dir/p" | sed 's/.*"log_probability":-//; s/}//')" "$best" 1e-4
 out "^aab  *[0-9.]* *[0-9.]* *[0-9.]* *0$"; out "^accuracy"; out "^macro F1"; out "^weighted F1"; out "confusion"
-grep -q '"confusion":{"labels":\["aa","aab","ab","b"\],"matrix":\[\[' "$dir/j" || wrong "the confusion matrix"
+grep -q '"confusion":{"labels":\["aa","aab","ab","bcde"\],"matrix":\[\[' "$dir/j" || wrong "the confusion matrix"
 run 0 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels" --predictions "$dir/p1" --batch-size 1
 same "$dir/p" "$dir/p1"
-run 0 eval $small --data "$dir/two.jsonl" --task classify; out "^aa "; out "^b "
+run 0 eval $small --data "$dir/two.jsonl" --task classify; out "^aa "; out "^bcde "
+printf '{"text":"horse","label":"bcde"}\n' >"$dir/one.jsonl"
+run 0 eval $small --data "$dir/one.jsonl" --task classify --predictions "$dir/p"
+near "$(sed 's/.*"log_probability":-//; s/}//' "$dir/p")" "$(sed -n 8p "$dir/sums")" 1e-4
 printf 'aa\n' >"$dir/labels"
-run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found b"
+run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
 
 begin "generate: the cache gives what the whole sequence gives"
 run 0 generate $small --prompt "hello" --max-new-tokens 12 --ids
