@@ -29,8 +29,9 @@ struct reader {
     enum form form;
     struct text labels;         /* what {labels} stands for */
     /* the row being made */
-    struct ids ids;
+    struct ids ids, both;       /* both: scratch */
     struct text mask;           /* a byte per id */
+    int begun;                  /* some text was put: the next piece goes on with it */
     struct text scratch;
     struct chat_text chat;
     struct message *messages;
@@ -125,14 +126,21 @@ static int mark(struct reader *r, int is_target)
     return text_check(&r->mask, r->err);
 }
 
-/* Text is cut here: the piece is tokenised by itself. */
-static int put_piece(struct reader *r, const char *s, size_t n, int is_target)
+static int encode(struct reader *r, const char *s, size_t n, struct ids *out)
 {
     if (!r->o->tokenizer) {
         fail_record(r, "text rows without a tokenizer");
         return hint(r->err, "give --model with tokenizer.json, or rows of input_ids");
     }
-    if (tokenizer_encode(r->o->tokenizer, s, n, 0, &r->ids, r->err)) return place_record(r);
+    if (!tokenizer_encode(r->o->tokenizer, s, n, r->begun ? TOKENIZE_CONTINUE : 0, out, r->err)) return 0;
+    return place_record(r);
+}
+
+/* Text is cut here: the piece is tokenised by itself. */
+static int put_piece(struct reader *r, const char *s, size_t n, int is_target)
+{
+    if (encode(r, s, n, &r->ids)) return -1;
+    r->begun |= n > 0;
     return mark(r, is_target);
 }
 
@@ -143,6 +151,21 @@ static int put_id(struct reader *r, int id, int is_target)
     if (grow_array((void **)&r->ids.v, &r->ids.capacity, r->ids.n + 1, sizeof *r->ids.v, r->err)) return -1;
     r->ids.v[r->ids.n++] = id;
     return mark(r, is_target);
+}
+
+/* A target and what follows it, n and `rest` bytes of s: not cut between them unless a token would
+ * straddle the edge, since some tokenizers see a beginning there. */
+static int put_target(struct reader *r, const char *s, size_t n, size_t rest)
+{
+    size_t start = r->ids.n, length, i;
+    if (!rest) return put_piece(r, s, n, 1);
+    r->both.n = 0;
+    if (encode(r, s, n + rest, &r->both) || put_piece(r, s, n, 1)) return -1;
+    length = r->ids.n - start;
+    if (length > r->both.n || (length && memcmp(r->ids.v + start, r->both.v, length * sizeof *r->both.v)))
+        return put_piece(r, s + n, rest, 0);
+    for (i = length; i < r->both.n; i++) if (put_id(r, r->both.v[i], 0)) return -1;
+    return 0;
 }
 
 /* Raw text: the tokenizer's BOS rule, and EOS after the answer unless it is written there. prompt
@@ -169,7 +192,7 @@ static int put_chat(struct reader *r, size_t answers)
 {
     const struct tokenizer *t = r->o->tokenizer;
     struct chat_text *c = &r->chat;
-    size_t at = 0, i, n;
+    size_t at = 0, i, n, first = 0;
     const char *end;
     if (!r->o->chat) {
         fail_record(r, "messages without a chat template");
@@ -177,14 +200,16 @@ static int put_chat(struct reader *r, size_t answers)
     }
     if (chat_render(r->o->chat, r->messages, r->n_messages, 0, special_text(t, t ? tokenizer_bos(t) : -1),
                     special_text(t, t ? tokenizer_eos(t) : -1), c, r->err)) return place_record(r);
-    for (i = c->n_targets > answers ? c->n_targets - answers : 0; i < c->n_targets; i++) {
+    if (c->n_targets > answers) first = c->n_targets - answers;
+    if (first == c->n_targets) return 0;
+    if (put_piece(r, c->text.s, c->targets[first].start, 0)) return -1;
+    for (i = first; i < c->n_targets; i++) {
         const struct span *s = &c->targets[i];
-        if (put_piece(r, c->text.s + at, s->start - at, 0)) return -1;
+        int is_last = i + 1 == c->n_targets;
         r->prompt_n = (int)r->ids.n;
-        if (put_piece(r, c->text.s + s->start, s->end - s->start, 1)) return -1;
+        if (put_target(r, c->text.s + s->start, s->end - s->start, is_last ? 0 : s[1].start - s->end)) return -1;
         at = s->end;
     }
-    if (!at) return 0;
     n = at - c->targets[c->n_targets - 1].start;
     end = chat_end_of_turn(r->o->chat);
     if (!*end) end = special_text(t, t ? tokenizer_eos(t) : -1);
@@ -525,7 +550,7 @@ static int add_row(struct reader *r)
 static void clear_row(struct reader *r)
 {
     r->ids.n = r->mask.n = r->n_messages = 0;
-    r->prompt_n = 0;
+    r->prompt_n = r->begun = 0;
     free(r->label);
     free(r->completion);
     r->label = r->completion = NULL;
@@ -630,6 +655,7 @@ static void reader_free(struct reader *r)
 {
     clear_row(r);
     ids_free(&r->ids);
+    ids_free(&r->both);
     text_free(&r->mask);
     text_free(&r->scratch);
     text_free(&r->labels);

@@ -42,7 +42,7 @@ struct candidate {
 
 struct encoder {
     const struct tokenizer *t;
-    int text_only;
+    int text_only, continues;   /* flags of the call */
     int at_start;               /* what is being encoded begins the text */
     struct ids *out;
     struct lora_error *err;
@@ -209,7 +209,9 @@ static void one_space(const char *s, size_t n, struct text *out)
         if (s[i] != ' ' || (i && s[i - 1] != ' ')) text_add(out, s + i, 1);
 }
 
-int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, struct text *out, struct lora_error *err)
+/* goes_on: nothing is put before the text. */
+static int normalize(const struct tokenizer *t, const char *s, size_t n, int goes_on, struct text *out,
+                     struct lora_error *err)
 {
     struct text next = { 0 };
     int i, bad = 0;
@@ -223,7 +225,7 @@ int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, stru
         if (z->kind == NORMALIZE_ONE_SPACE) one_space(out->s, out->n, &next);
         if (z->kind == NORMALIZE_REPLACE) replace(out->s, out->n, from, z->n_from, to, z->n_to, &next);
         if (z->kind == NORMALIZE_PREPEND) {
-            text_add(&next, to, z->n_to);
+            if (!goes_on) text_add(&next, to, z->n_to);
             text_add(&next, out->s, out->n);
         }
         *out = next;
@@ -234,6 +236,14 @@ int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, stru
     return bad || text_check(out, err) ? -1 : 0;
 }
 
+int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, struct text *out, struct lora_error *err)
+{
+    return normalize(t, s, n, 0, out, err);
+}
+
+/* Where the encoder is, does the text go on where another ended? */
+static int goes_on(const struct encoder *e) { return e->continues && e->at_start; }
+
 static int encode_steps(struct encoder *e, const char *s, size_t n, int k);
 
 /* Metaspace. */
@@ -242,7 +252,7 @@ static int mark_spaces(struct encoder *e, const char *s, size_t n, int k)
     const struct step *step = &e->t->steps[k];
     struct text text = { 0 };
     int marked = s[0] == ' ' || (n >= 3 && !memcmp(s, SPACE_MARK, 3)), bad;
-    if (!marked && (step->prefix == PREFIX_ALWAYS || (step->prefix == PREFIX_FIRST && e->at_start)))
+    if (!marked && !goes_on(e) && (step->prefix == PREFIX_ALWAYS || (step->prefix == PREFIX_FIRST && e->at_start)))
         text_puts(&text, SPACE_MARK);
     replace(s, n, " ", 1, SPACE_MARK, 3, &text);
     bad = text_check(&text, e->err) || encode_steps(e, text.s, text.n, k + 1);
@@ -269,7 +279,7 @@ static int encode_steps(struct encoder *e, const char *s, size_t n, int k)
     if (k == e->t->n_steps) return encode_piece(e, s, n);
     step = &e->t->steps[k];
     if (step->kind == STEP_MARK_SPACES) return mark_spaces(e, s, n, k);
-    if (step->prefix && s[0] != ' ') return prefix_space(e, s, n, k);
+    if (step->prefix && s[0] != ' ' && !goes_on(e)) return prefix_space(e, s, n, k);
     if (!step->rule) return encode_steps(e, s, n, k + 1);
     for (; n; s += length, n -= length, e->at_start = 0) {
         length = step->rule->next(s, n);
@@ -365,7 +375,7 @@ static int encode_rest(struct encoder *e, const char *s, size_t n, int set)
     int bad;
     if (!n || set == 1) return n ? encode_steps(e, s, n, 0) : 0;
     if (!e->t->n_normalizers) return encode_sections(e, s, n, 1);
-    bad = tokenizer_normalize(e->t, s, n, &text, e->err) || encode_sections(e, text.s, text.n, 1);
+    bad = normalize(e->t, s, n, goes_on(e), &text, e->err) || encode_sections(e, text.s, text.n, 1);
     text_free(&text);
     return bad ? -1 : 0;
 }
@@ -387,6 +397,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int 
     e.t = t;
     e.at_start = 1;
     e.text_only = (flags & TOKENIZE_TEXT_ONLY) != 0;
+    e.continues = (flags & TOKENIZE_CONTINUE) != 0;
     e.out = out;
     e.err = err;
     if (flags & TOKENIZE_SPECIAL) bad = add_all(out, &t->before, err);

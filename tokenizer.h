@@ -13,11 +13,14 @@ struct ids {
 void ids_free(struct ids *ids);
 
 enum { TOKENIZE_SPECIAL = 1,    /* add BOS (and EOS) where the tokenizer's own rule does */
-       TOKENIZE_TEXT_ONLY = 2 };/* special tokens written in the text are text */
+       TOKENIZE_TEXT_ONLY = 2,  /* special tokens written in the text are text */
+       TOKENIZE_CONTINUE = 4 }; /* the text goes on where another ended: no space is put before it */
 
 /* From a Hugging Face directory (tokenizer.json, or where there is none tokenizer.model or *.tiktoken;
  * tokenizer_config.json) or a .gguf file. A rule in it that is not implemented is refused by name. */
 int tokenizer_open(struct tokenizer **t, const char *path, struct lora_error *err);
+/* Does the directory have such a file? 1, 0, or -1. */
+int tokenizer_is_there(const char *directory, struct lora_error *err);
 void tokenizer_close(struct tokenizer *t);
 
 /* Appends the ids of text[n] to out. */

@@ -476,6 +476,26 @@ static char *find_tiktoken(const char *directory, struct lora_error *err)
     return path;
 }
 
+int tokenizer_is_there(const char *directory, struct lora_error *err)
+{
+    static const char *const names[] = { "tokenizer.json", "tokenizer.model" };
+    struct lora_error failed = { "", "", "", "", "" };
+    char *path;
+    int i, is_there = 0;
+    for (i = 0; i < 2 && !is_there; i++) {
+        if (!(path = path_join(directory, names[i], err))) return -1;
+        is_there = file_exists(path);
+        free(path);
+    }
+    if (is_there) return 1;
+    path = find_tiktoken(directory, &failed);
+    is_there = path != NULL;
+    free(path);
+    if (!failed.what[0]) return is_there;
+    if (err) *err = failed;
+    return -1;
+}
+
 /* Where there is no tokenizer.json: tokenizer.model or *.tiktoken. */
 static int read_other_vocabulary(struct reader *r, const char *directory)
 {

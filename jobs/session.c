@@ -122,20 +122,10 @@ static int open_adapters(struct session *s, const struct option_list *words, str
 
 /* ---- opening ---- */
 
-static int has_tokenizer(const struct session *s, const char *path, struct lora_error *err)
-{
-    char *file;
-    int is_there;
-    if (s->model->is_gguf) return gguf_get(s->model->gguf, "tokenizer.ggml.model") != NULL;
-    if (!(file = path_join(path, "tokenizer.json", err))) return -1;
-    is_there = file_exists(file);
-    free(file);
-    return is_there;
-}
-
 static int open_tokenizer(struct session *s, const char *path, int raw, struct lora_error *err)
 {
-    int is_there = has_tokenizer(s, path, err);
+    int is_there = s->model->is_gguf ? gguf_get(s->model->gguf, "tokenizer.ggml.model") != NULL
+                                     : tokenizer_is_there(path, err);
     const char *template;
     if (is_there <= 0) return is_there;
     if (tokenizer_open(&s->tokenizer, path, err)) return -1;

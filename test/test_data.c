@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static char temporary[64];
-static struct tokenizer *bytes, *with_bos;
+static struct tokenizer *bytes, *with_bos, *prepending;
 static const struct chat_template *chatml, *smollm2;
 
 static const char *in_temporary(const char *name)
@@ -44,18 +44,18 @@ static void put_byte(struct text *t, int byte)
     else text_printf(t, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 63));
 }
 
-static struct tokenizer *make_tokenizer(const char *dir, const char *settings)
+static struct tokenizer *make_tokenizer(const char *dir, const char *normalizer, const char *settings)
 {
     struct text t = { NULL, 0, 0, 0 };
     struct tokenizer *made = NULL;
     struct lora_error err;
     char name[64];
     int i;
-    text_puts(&t, "{\"added_tokens\":["
-        "{\"id\":256,\"content\":\"<|im_start|>\",\"special\":true},{\"id\":257,\"content\":\"<|im_end|>\",\"special\":true},"
-        "{\"id\":258,\"content\":\"<s>\",\"special\":true}],\"normalizer\":null,"
+    text_printf(&t, "{\"added_tokens\":["
+        "{\"id\":256,\"content\":\"<|im_start|>\",\"special\":true,\"normalized\":false},{\"id\":257,\"content\":\"<|im_end|>\",\"special\":true,\"normalized\":false},"
+        "{\"id\":258,\"content\":\"<s>\",\"special\":true,\"normalized\":false}],\"normalizer\":%s,"
         "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},\"post_processor\":null,"
-        "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{", normalizer);
     for (i = 0; i < 256; i++) {
         text_puts(&t, i ? ",\"" : "\"");
         put_byte(&t, i);
@@ -178,6 +178,14 @@ static void test_forms(void)
     check_row("{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yo\"}]}", &o,
               USER("hi") ASK "|[yo<|im_end|>]");
     check_refused("bos.jsonl", "{\"text\":\"<s>ab\"}", &o, "bos.jsonl, line 1", "two BOS");
+    o.tokenizer = bytes;
+    test_begin("a tokenizer that marks beginnings: none where a text goes on");
+    o.tokenizer = prepending;
+    check_row("{\"prompt\":\"Q: 1\",\"completion\":\" A\"}", &o, "_Q: 1|[ A<|im_end|>]");
+    check_row("{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"yo\"},"
+              "{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b c\"}]}", &o,
+              "<|im_start|>_user\nhi<|im_end|>_\n<|im_start|>_assistant\n[yo<|im_end|>]_\n<|im_start|>_user\na<|im_end|>"
+              "_\n<|im_start|>_assistant\n|[b c<|im_end|>]");
     o.tokenizer = bytes;
     test_begin("raw text: every token");
     check_row("{\"text\":\"ab\"}", &o, "[ab<|im_end|>]");
@@ -465,11 +473,12 @@ int main(void)
     strcpy(temporary, "/tmp/lora-data-XXXXXX");
     if (!mkdtemp(temporary)) return 1;
     test_begin("a tokenizer of bytes");
-    bytes = make_tokenizer("bytes", "{\"eos_token\":\"<|im_end|>\"}");
-    with_bos = make_tokenizer("bos", "{\"eos_token\":\"<|im_end|>\",\"bos_token\":\"<s>\",\"add_bos_token\":true}");
+    bytes = make_tokenizer("bytes", "null", "{\"eos_token\":\"<|im_end|>\"}");
+    prepending = make_tokenizer("prepend", "{\"type\":\"Prepend\",\"prepend\":\"_\"}", "{\"eos_token\":\"<|im_end|>\"}");
+    with_bos = make_tokenizer("bos", "null", "{\"eos_token\":\"<|im_end|>\",\"bos_token\":\"<s>\",\"add_bos_token\":true}");
     CHECK((chatml = chat_find("chatml", &err)) != NULL);
     CHECK((smollm2 = chat_find("smollm2", &err)) != NULL);
-    if (bytes && with_bos && chatml && smollm2) {
+    if (bytes && with_bos && prepending && chatml && smollm2) {
         test_forms();
         test_templates();
         test_ids();
@@ -482,6 +491,7 @@ int main(void)
     }
     tokenizer_close(bytes);
     tokenizer_close(with_bos);
+    tokenizer_close(prepending);
     remove_tree(temporary, NULL);
     return test_end();
 }
