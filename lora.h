@@ -33,6 +33,9 @@ struct lora_sizes {
                            the others are computed again. -1: all */
 };
 
+/* Raises N, S, T, U and positions to what this finished pack needs. */
+void lora_sizes_raise(struct lora_sizes *sizes, const struct pack *p);
+
 struct lora_setup {
     const struct kernels *kernels;
     int threads;

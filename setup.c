@@ -12,6 +12,16 @@
 
 static int max_int(int a, int b) { return a > b ? a : b; }
 
+void lora_sizes_raise(struct lora_sizes *z, const struct pack *p)
+{
+    int i;
+    z->N = max_int(z->N, p->N);
+    z->S = max_int(z->S, p->S);
+    z->T = max_int(z->T, p->T);
+    z->U = max_int(z->U, p->U);
+    for (i = 0; i < p->N; i++) z->positions = max_int(z->positions, p->pos[i] + 1);
+}
+
 /* ---- the table of trained tensors ---- */
 
 static int add_trained(struct lora *l, size_t *capacity, int id, int layer, int is_b, int rows, int cols,

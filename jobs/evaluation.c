@@ -188,19 +188,11 @@ static int lay_pack(struct laying *y, struct lora_error *err)
     return pack_finish(&y->pack, err) ? -1 : 1;
 }
 
-static void raise_to(int *size, int n) { if (n > *size) *size = n; }
-
 int evaluation_sizes(const struct evaluation *e, struct lora_sizes *z, struct lora_error *err)
 {
     struct laying y;
-    int got = start_laying(&y, e, err) ? -1 : 1, i;
-    while (got > 0 && (got = lay_pack(&y, err)) > 0) {
-        raise_to(&z->N, y.pack.N);
-        raise_to(&z->S, y.pack.S);
-        raise_to(&z->T, y.pack.T);
-        raise_to(&z->U, y.pack.U);
-        for (i = 0; i < y.pack.N; i++) raise_to(&z->positions, y.pack.pos[i] + 1);
-    }
+    int got = start_laying(&y, e, err) ? -1 : 1;
+    while (got > 0 && (got = lay_pack(&y, err)) > 0) lora_sizes_raise(z, &y.pack);
     end_laying(&y);
     return got;
 }

@@ -58,7 +58,7 @@ static int open_work(struct work *w, struct lora_error *err)
     u.sizes.backward = 1;
     u.sizes.keep = -1;
     return steps_open(&w->steps, &w->data, w->data.n, 0, 0, err)
-           || step_sizes(&u.sizes, &w->steps, w->set->tokens_per_pack, err)
+           || step_sizes(&u.sizes, &w->steps, 1, 1, w->set->tokens_per_pack, err)
            || !(w->losses = new_array((size_t)u.sizes.T, sizeof *w->losses, err))
            || lora_open(&w->lora, &u, err) ? -1 : 0;
 }

@@ -357,7 +357,8 @@ static int open_setup(struct run *r, struct lora_error *err)
     u->seed = (uint64_t)r->set->common.seed;
     u->max_memory = r->session.max_memory;
     u->sizes.backward = 1;
-    if (step_sizes(&u->sizes, &r->steps, r->set->tokens_per_pack, err)) return -1;
+    r->share = r->set->data.data && (!r->adapter || r->adapter->dropout == 0);    /* rows made up for a plan are all alike */
+    if (step_sizes(&u->sizes, &r->steps, r->total, r->share, r->set->tokens_per_pack, err)) return -1;
     if (!(r->losses = new_array((size_t)u->sizes.T, sizeof *r->losses, err)) || open_evaluation(r, err)) return -1;
     return plan_choose(r, err);
 }

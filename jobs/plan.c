@@ -42,14 +42,13 @@ static double linear_elements(const struct config *c)
     return n * c->L;
 }
 
-/* Floating point operations of the products of one step: forward, dX, dW where the weight is trained,
+/* Floating point operations of the products of a mean step: forward, dX, dW where the weight is trained,
  * and forward again where activations are not kept. A product of N rows takes 2 N rows cols. */
 static double step_operations(const struct run *r)
 {
     const struct config *c = &r->setup.model->config;
-    const struct data_report *d = &r->data.report;
-    double rows = (double)r->steps.per_step / r->data.n;
-    double tokens = rows * (double)d->tokens, targets = rows * (double)d->targets;
+    double tokens = (double)r->steps.computed / (double)(r->total ? r->total : 1);
+    double targets = (double)r->data.report.targets / (double)r->steps.per_epoch;
     double linears = linear_elements(c), head = (double)c->V * c->C;
     int kept = r->setup.sizes.keep < 0 ? c->L : r->setup.sizes.keep;
     double times = r->setup.full ? 3 : 2;
@@ -142,7 +141,8 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     }
     fprintf(f, "steps: %lld (%lld an epoch), %lld of them warm-up; %d rows a step, packs of at most %d tokens\n",
             r->total, r->steps.per_epoch, r->warmup, r->steps.per_step, z->N);
-    fprintf(f, "tokens: %lld an epoch, %lld of them targets\n", r->data.report.tokens, r->data.report.targets);
+    fprintf(f, "tokens: %lld an epoch, %lld of them targets; %lld are computed in all steps, shared beginnings once\n",
+            r->data.report.tokens, r->data.report.targets, r->steps.computed);
     if (seconds >= 0) {
         fprintf(f, "time: about ");
         put_time(f, seconds);

@@ -67,46 +67,22 @@ int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, i
 
 /* ---- sizes ---- */
 
-static int larger_first(const void *a, const void *b)
+/* The order of rows is known, so every pack of the run is laid once and measured. */
+int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share, int tokens_per_pack,
+               struct lora_error *err)
 {
-    int x = *(const int *)a, y = *(const int *)b;
-    return (x < y) - (x > y);
-}
-
-/* The sum of the `count` largest; *most is the largest. */
-static long long largest(int *v, int n, int count, int *most)
-{
-    long long sum = 0;
-    int i;
-    qsort(v, (size_t)n, sizeof *v, larger_first);
-    for (i = 0; i < n && i < count; i++) sum += v[i];
-    *most = n ? v[0] : 0;
-    return sum;
-}
-
-int step_sizes(struct lora_sizes *z, const struct steps *s, int tokens_per_pack, struct lora_error *err)
-{
-    const struct dataset *d = s->data;
-    int *inputs = new_array((size_t)d->n, sizeof *inputs, err), *targets = new_array((size_t)d->n, sizeof *targets, err);
-    int i, t, longest, most;
-    long long tokens, T;
-    for (i = 0; i < d->n && inputs && targets; i++) {
-        struct pack_input in = input_of(&d->rows[i], 0);
-        inputs[i] = pack_inputs(&in);
-        for (t = 1; t <= inputs[i]; t++) targets[i] += in.mask[t] != 0;
+    struct pack p;
+    long long step;
+    int bad = 0, next;
+    memset(&p, 0, sizeof p);
+    s->computed = 0;
+    for (step = 0; step < total && !bad; step++) {
+        steps_seek(s, step);
+        for (next = 0; next < s->n && !bad; s->computed += p.N) {
+            if ((bad = step_pack(&p, s->rows, s->n, &next, -1, share, tokens_per_pack, err))) break;
+            lora_sizes_raise(z, &p);
+        }
     }
-    if (inputs && targets) {
-        tokens = largest(inputs, d->n, s->per_step, &longest);
-        T = largest(targets, d->n, s->per_step, &most);
-        if (tokens > tokens_per_pack) tokens = tokens_per_pack;
-        if (tokens < longest) tokens = longest;
-        z->N = (int)tokens;
-        z->U = (int)tokens;
-        z->T = (int)(T < 1 << 30 ? T : 1 << 30);
-        z->S = 2 * s->per_step;     /* a segment a row, and one at most where two part */
-        z->positions = longest;
-    }
-    free(inputs);
-    free(targets);
-    return inputs && targets ? 0 : -1;
+    pack_free(&p);
+    return bad;
 }

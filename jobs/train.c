@@ -141,13 +141,12 @@ static int tally_rows(const struct steps *s, struct tally *y)
     return longest;
 }
 
-/* With dropout each row has its own masks, so nothing is shared. */
 static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
 {
     const struct steps *s = &r->steps;
-    int next = 0, i, share = !r->adapter || r->adapter->dropout == 0;
+    int next = 0, i;
     while (next < s->n) {
-        if (step_pack(&r->pack, s->rows, s->n, &next, r->adapter ? 0 : -1, share, r->set->tokens_per_pack, err)
+        if (step_pack(&r->pack, s->rows, s->n, &next, r->adapter ? 0 : -1, r->share, r->set->tokens_per_pack, err)
             || lora_train(r->lora, &r->pack, 1.0 / (double)y->targets, r->losses, NULL, err)) return -1;
         for (i = 0; i < r->pack.T; i++) y->loss += r->pack.target_weight[i] * r->losses[i];
         y->computed += r->pack.N;

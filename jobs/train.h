@@ -47,6 +47,7 @@ struct steps {
     long long epoch;
     struct pack_input *rows;    /* [per_step] the rows of the step sought, n of them */
     int n;
+    long long computed;         /* tokens of all packs of the run (step_sizes) */
 };
 int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuffle, uint64_t seed,
                struct lora_error *err);
@@ -57,8 +58,10 @@ void steps_seek(struct steps *s, long long step);       /* from 0 */
  * alone. share: what rows begin with in common is computed once. */
 int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, int adapter, int share,
               int tokens_per_pack, struct lora_error *err);
-/* What the packs of any step can need. */
-int step_sizes(struct lora_sizes *sizes, const struct steps *s, int tokens_per_pack, struct lora_error *err);
+/* What the packs of the steps 0 .. total - 1 need, exactly, and how many tokens they compute
+ * (s->computed). Rows whose beginnings are shared need less than rows apart. */
+int step_sizes(struct lora_sizes *sizes, struct steps *s, long long total, int share, int tokens_per_pack,
+               struct lora_error *err);
 
 /* ---- the run ---- */
 
@@ -78,6 +81,7 @@ struct run {
     struct dataset data, eval;
     struct data_report report;      /* of the training rows */
     struct adapter *adapter;        /* NULL: full */
+    int share;                      /* common beginnings once; with dropout each row has its own masks */
     uint64_t init_hash;             /* of --init-adapter's values */
     struct steps steps;
     long long total, warmup;        /* steps */
