@@ -26,10 +26,10 @@ WRAP := -Wl,$(subst $() ,$(comma),$(addprefix --wrap=,malloc calloc realloc posi
 probe = $(shell mkdir -p $(BUILD); printf '%b' '$(1)' > $(BUILD)/probe.c; \
           $(CC) $(CFLAGS) $(2) -o $(BUILD)/probe.out $(BUILD)/probe.c $(LDFLAGS) $(3) 2>/dev/null && echo yes)
 
-# The answers are kept in a file, so that only the first make asks.
+# The answers are kept in a file, so that only the first make asks, and one after a change here.
 PROBES := $(BUILD)/probes.mk
 ifeq ($(filter clean,$(MAKECMDGOALS)),)
-ifeq ($(wildcard $(PROBES)),)
+ifeq ($(shell [ $(PROBES) -nt Makefile ] && echo yes),)
 OPENMP  ?= $(if $(call probe,\043include <omp.h>\nint main(void){return omp_get_max_threads()<1;}\n,-fopenmp),1,0)
 HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a$(comma)a$(comma)a);return (int)_mm256_cvtss_f32(a);}\n,-mavx2 -mfma -mf16c),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
