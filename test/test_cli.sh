@@ -75,7 +75,7 @@ run 1 eval --model "$dir" --data d --chat-template nonsense; err "^lora: .*nonse
 begin "backends: each is there with a reason"
 run 0 backends; out "^ref64 *usable"; out "^ref *usable"; out "^avx2 *\(not \)\{0,1\}usable"; out "auto takes this one"
 
-# A tiny model and a tokenizer with one id for each byte, <|im_start|> 256 and <|im_end|> 257.
+# A tiny model with the tokenizer of bytes.
 m=$dir/m
 cat >"$dir/config.json" <<'END'
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 259,
@@ -83,18 +83,7 @@ cat >"$dir/config.json" <<'END'
  "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
  "hidden_act": "silu", "eos_token_id": 257, "initializer_range": 0.3}
 END
-tokenizer() {
-    awk 'function put(b,  c) {
-        c = b; if (!((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174)) c = 256 + rest++
-        if (c == 34 || c == 92) printf "\\"
-        if (c < 128) printf "%c", c; else printf "%c%c", 192 + int(c / 64), 128 + c % 64 }
-    BEGIN { printf "{\"added_tokens\":[{\"id\":256,\"content\":\"<|im_start|>\",\"special\":true},"
-        printf "{\"id\":257,\"content\":\"<|im_end|>\",\"special\":true}],\"normalizer\":null,"
-        printf "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},"
-        printf "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{"
-        for (i = 0; i < 256; i++) { printf "%s\"", i ? "," : ""; put(i); printf "\":%d", i }
-        printf "},\"merges\":[]}}\n" }'
-}
+. test/bytes.sh
 begin "a tiny model"
 run 0 init --config "$dir/config.json" --out "$m" --seed 5
 tokenizer >"$m/tokenizer.json"

@@ -218,6 +218,26 @@ rm -r "$dir/d2/checkpoint-4" "$dir/d2/checkpoint-5"
 expect 0 train "$@" --out "$dir/d2" --resume
 same_run "$dir/d1" "$dir/d2" 5
 
+begin "labels while training: the same figures as lora eval's; the adapter knows its labels"
+. test/bytes.sh
+sed 's/"vocab_size": 97/"vocab_size": 259/; s/"max_position_embeddings": 128/"max_position_embeddings": 512/' "$dir/config.json" >"$dir/byte.json"
+expect 0 init --config "$dir/byte.json" --out "$dir/byte"
+tokenizer >"$dir/byte/tokenizer.json"
+echo '{"eos_token": "<|im_end|>"}' >"$dir/byte/tokenizer_config.json"
+awk 'BEGIN { split("a no yes maybe", label, " "); split("ape nose yell mail", word, " ")
+    for (i = 0; i < 12; i++) print "{\"text\":\"" word[i % 4 + 1] i "\",\"label\":\"" label[i % 4 + 1] "\"}" }' >"$dir/labels.jsonl"
+expect 0 train --model "$dir/byte" --chat-template chatml --prompt-template "{text}?" --data "$dir/labels.jsonl" --eval-data "$dir/labels.jsonl" \
+    --eval-task classify --metric-for-best accuracy --lora-r 4 --learning-rate 0.02 --epochs 6 --batch-size 4 --eval-steps 6 --out "$dir/class"
+expect 0 eval --model "$dir/byte" --adapter "$dir/class" --data "$dir/labels.jsonl" --task classify --json "$dir/j1"
+says "labels of the adapter: 4"
+last=$(grep eval_accuracy "$dir/class/metrics.jsonl" | tail -n 1)
+for key in accuracy macro_f1 weighted_f1; do
+    a=$(printf '%s\n' "$last" | sed "s/.*\"eval_$key\":\([^,}]*\).*/\1/")
+    b=$(sed "s/.*\"$key\": *\([0-9.e+-]*\).*/\1/" "$dir/j1" | head -n 1)
+    [ -n "$a" ] && [ "$a" = "$b" ] || wrong "$key: $a in training, $b by eval"
+done
+expect 2 train --model "$dir/byte" --data "$dir/labels.jsonl" --eval-task classify --out "$dir/class2"
+
 begin "what must not happen stops the run: a loss that is not finite, a gradient that cannot be zero"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --batch-size 8 --epochs 2
 expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 0 --lora-alpha 1e30 --out "$dir/nan"
