@@ -179,12 +179,23 @@ expect 0 train "$@" --out "$dir/again" --batch-size 8 --gradient-checkpointing o
 same "$dir/keep/adapter_model.safetensors" "$dir/again/adapter_model.safetensors"
 expect 0 train "$@" --out "$dir/4x2" --batch-size 4 --gradient-accumulation-steps 2
 same "$dir/keep/adapter_model.safetensors" "$dir/4x2/adapter_model.safetensors"
-expect 0 train "$@" --out "$dir/cut" --batch-size 8 --tokens-per-pack 16
+# every token a target, also those that three rows begin with, which are computed once
+sed 's/,"labels.*/}/' "$dir/rows.jsonl" >"$dir/all.jsonl"
+expect 0 train "$@" --data "$dir/all.jsonl" --no-shuffle --out "$dir/keep" --batch-size 8 --overwrite
+expect 0 train "$@" --data "$dir/all.jsonl" --no-shuffle --out "$dir/cut" --batch-size 8 --tokens-per-pack 1
 losses() { sed -n 's/.*"loss":\([^,]*\),"grad_norm":\([^,]*\),.*/\1 \2/p' "$1/metrics.jsonl"; }
 losses "$dir/keep" >"$dir/l1"; losses "$dir/cut" >"$dir/l2"
 paste -d' ' "$dir/l1" "$dir/l2" | awk '{ a = $1 - $3; b = ($2 - $4) / $2; if (!(a * a <= 1e-10 && b * b <= 1e-8)) exit 1; n++ }
     END { exit n != 6 }' || { wrong "packs change the numbers"; paste "$dir/l1" "$dir/l2"; }
-grep -q '"computed_tokens"' "$dir/keep/metrics.jsonl" || wrong "no computed_tokens"
+computed() { sed 's/.*"computed_tokens":\([0-9]*\).*/\1/' "$1/metrics.jsonl" | head -n 1; }
+[ "$(computed "$dir/keep")" -lt "$(computed "$dir/cut")" ] || wrong "nothing was shared"
+
+begin "each visit of a row has its own dropout masks"
+head -n 1 "$dir/all.jsonl" >"$dir/one.jsonl"
+expect 0 train --model "$model" --data "$dir/one.jsonl" --init-adapter "$dir/keep" --lora-dropout 0.5 --learning-rate 0 --epochs 4 --out "$dir/masks"
+[ "$(losses "$dir/masks" | sort -u | grep -c .)" = 4 ] || { wrong "the same masks again"; losses "$dir/masks"; }
+expect 0 train --model "$model" --data "$dir/one.jsonl" --init-adapter "$dir/keep" --learning-rate 0 --epochs 4 --out "$dir/nomasks"
+[ "$(losses "$dir/nomasks" | sort -u | grep -c .)" = 1 ] || { wrong "other numbers without dropout"; losses "$dir/nomasks"; }
 
 begin "best checkpoint, early stopping, limit"
 set -- --model "$model" --data "$dir/rows.jsonl" --eval-data "$dir/eval.jsonl" --lora-r 4 --learning-rate 0.05 --batch-size 4 \
