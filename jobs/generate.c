@@ -126,7 +126,8 @@ static int answer(struct run *r)
     double start = seconds_now(), seconds;
     long long before = r->g.computed;
     int i, n;
-    r->answer.n = r->pending.n = r->printed = 0;
+    text_free(&r->pending);        /* all zero: a text begins */
+    r->answer.n = r->printed = 0;
     text_puts(&r->answer, "");
     if (generate(r, &n)) return -1;
     for (i = 0; r->o.ids && i < n; i++) printf("%s%d", i ? " " : "", r->q.ids.v[r->q.ids.n - (size_t)(n - i)]);
