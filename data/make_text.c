@@ -4,7 +4,7 @@
  *
  * COUNT different rows of RULE go to each OUT; no row is written twice in one call, so files made
  * together do not overlap (compared without case, digits and punctuation). With `h` the held-out
- * alternatives are used too, for half of the draws of a rule that has them: what no other file has
+ * alternatives are used too, for a quarter of the draws of a rule that has them: what no other file has
  * seen. The same seed, rule and file name make the same bytes.
  *
  * A grammar is rules at the line's start, each with one alternative per indented line:
@@ -136,13 +136,13 @@ static const struct rule *find_rule(const struct generator *g, const char *name,
     return NULL;
 }
 
-/* Half of the draws of a rule that has held-out alternatives are of those, where they are allowed. */
+/* A quarter of the draws of a rule that has held-out alternatives are of those, where they are allowed. */
 static const struct alternative *draw_alternative(struct generator *g, const struct rule *r)
 {
     size_t i;
     int all[2] = { 0, 0 }, held, x;
     for (i = 0; i < r->n; i++) all[r->alternatives[i].held_out] += r->alternatives[i].weight;
-    held = !all[0] || (g->held_out && all[1] && draw(g, 2));
+    held = !all[0] || (g->held_out && all[1] && !draw(g, 4));
     if (!all[held]) die("a rule without alternatives", r->name, r->n_name);
     x = (int)draw(g, (unsigned)all[held]);
     for (i = 0; ; i++) {
