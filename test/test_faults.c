@@ -30,6 +30,7 @@ static const char *in_scratch(const char *name)
 
 /* ---- what fails ---- */
 
+#ifdef HAVE_WRAP
 /* Calls of one kind are counted while `on`; the n-th fails, and with `after` all that follow too. */
 struct fault { int on, after; long count, nth; };
 static struct fault memory, writing;
@@ -43,7 +44,6 @@ static void fault_set(struct fault *f, long nth, int after)
     f->after = after;
 }
 
-#ifdef HAVE_WRAP
 static int fails(struct fault *f)
 {
     if (!f->on) return 0;
@@ -263,8 +263,8 @@ static void put_words(void)
         "tokenizer_config.json", "{\"eos_token\":\"<|im_end|>\"}",
         "rows.jsonl", "{\"text\":\"a\",\"label\":\"ab\"}\n{\"text\":\"b\",\"label\":\"ba\"}\n{\"text\":\"c\",\"label\":\"a\"}\n",
         "rows.csv", "prompt,completion\n\"a, b\",ab\nb,\"a\"\nba,b\n",
-        "rows.json", "[{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]},"
-                     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"ab\"}]}]" };
+        "rows.json", ("[{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]},"
+                     "{\"messages\":[{\"role\":\"assistant\",\"content\":\"ab\"}]}]") };
     FILE *f;
     int i, rest = 0;
     make_directory(in_scratch("words"), NULL);
@@ -497,8 +497,6 @@ static void faults(void)
 {
     static scenario *const built[] = {train_ref, train_auto, read_adapter, train_full, read_rows};
     (void)built;
-    (void)fault_set;
-    (void)live;
     test_skip("failing allocations and writes", "this linker has no --wrap");
 }
 #endif
