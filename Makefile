@@ -27,7 +27,7 @@ WRAP := -Wl,$(subst $() ,$(comma),$(addprefix --wrap=,malloc calloc realloc posi
 probe = $(shell mkdir -p $(BUILD); printf '%b' '$(1)' > $(BUILD)/probe.c; \
           $(CC) $(CFLAGS) $(2) -o $(BUILD)/probe.out $(BUILD)/probe.c $(LDFLAGS) $(3) 2>/dev/null && echo yes)
 
-# The answers are kept in a file, so that only the first make asks, and one after a change here. and one after a change here.
+# The answers are kept in a file, so that only the first make asks, and one after a change here.
 PROBES := $(BUILD)/probes.mk
 ifeq ($(filter clean,$(MAKECMDGOALS)),)
 ifeq ($(shell [ $(PROBES) -nt Makefile ] && echo yes),)
