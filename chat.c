@@ -5,51 +5,155 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "unicode.h"
+
 /* What stands around the content of a role. */
 struct turn {
     const char *before, *after;
 };
 
+enum {
+    BOS_FIRST = 1,          /* the text starts with BOS */
+    BOS_PER_USER = 2,       /* each user turn does */
+    EOS_AFTER_ALL = 4,      /* EOS after the content of every role */
+    EOS_UNLESS_ASKED = 8,   /* EOS at the end where no answer is asked for */
+    TRIM_ALL = 16,          /* contents lose the white space around them */
+    TRIM_ANSWERS = 32,      /* the assistant's do */
+    ALTERNATES = 64,        /* user and assistant in turn, after a system message that may come first */
+    SYSTEM_FIRST = 128,     /* a system message comes first or not at all */
+    NO_SYSTEM = 256,
+    ALWAYS_ASKS = 512,      /* the text ends with what asks for an answer, asked or not */
+    EMPTY_SYSTEM_GONE = 1024,
+    SYSTEM_IN_FIRST_USER = 2048,    /* system.before and .after stand around it, inside the user's content */
+    SYSTEM_IN_LAST_USER = 4096,     /* the original drops it where an answer comes last: not here, since
+                                       generation met it before that answer */
+    THINKS = 8192           /* Qwen3: see put_thought() */
+};
+
 struct chat_template {
     const char *name;
     const char *const *forms;       /* the model's own texts that mean this, in normal form; NULL-ended */
-    int bos;                        /* the text starts with BOS */
+    const char *const *tells;       /* or what occurs in the normal form of all of them; NULL-ended */
+    int flags;
     const char *default_system;     /* the system turn put first where there is none, or NULL */
-    struct turn system, user, assistant;
-    const char *end_of_turn;        /* after the assistant's content, and trained; "": EOS */
-    const char *generation;         /* what asks for an answer */
+    struct turn system, user;
+    const char *assistant;          /* before the answer, not trained: what asks for it */
+    struct turn answer;             /* around the assistant's content, trained */
+    const char *end_of_turn;        /* ends an answer, trained; "": EOS */
+    const char *after;              /* what follows, not trained */
 };
 
 /* ---- the templates ---- */
 
-#define CHATML_LOOP "{%formessageinmessages%}"
-#define CHATML_TURN "{{'<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n'}}{%endfor%}"
-#define CHATML_ASK "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
-#define CHATML_ASK_DEFAULT "{%ifnotadd_generation_promptisdefined%}{%setadd_generation_prompt=false%}{%endif%}"
-#define CHATML_ROLES { "<|im_start|>system\n", "<|im_end|>\n" }, { "<|im_start|>user\n", "<|im_end|>\n" }, \
-    { "<|im_start|>assistant\n", "\n" }, "<|im_end|>", "<|im_start|>assistant\n"
+#define CHATML(role) "<|im_start|>" role "\n"
+#define CHATML_ROLES { CHATML("system"), "<|im_end|>\n" }, { CHATML("user"), "<|im_end|>\n" }, CHATML("assistant"), \
+    { "", "" }, "<|im_end|>", "\n"
+#define LLAMA3(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define LLAMA3_REST { LLAMA3("user"), "<|eot_id|>" }, LLAMA3("assistant"), { "", "" }, "<|eot_id|>", ""
+#define LLAMA3_DATE "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+#define TAGS(end) { "<|system|>\n", end }, { "<|user|>\n", end }, "<|assistant|>\n", { "", "" }
+#define VICUNA_SYSTEM "A chat between a curious user and an artificial intelligence assistant. The assistant gives " \
+    "helpful, detailed, and polite answers to the user's questions."
+#define ALPACA_SYSTEM "Below is an instruction that describes a task. Write a response that appropriately completes " \
+    "the request."
 #define SMOLLM2_SYSTEM "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-#define IF_NO_SYSTEM "{%ifloop.firstandmessages[0].role!='system'%}"
+#define QWEN2_SYSTEM "You are a helpful assistant."
+#define QWEN25_SYSTEM "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
-static const char *const chatml_forms[] = {
-    CHATML_LOOP CHATML_TURN CHATML_ASK,
-    CHATML_ASK_DEFAULT CHATML_LOOP CHATML_TURN CHATML_ASK,
-    NULL
+/* Parts of normal forms. */
+#define EACH "{%formessageinmessages%}"
+#define CHATML_TURN "{{'<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n'}}"
+#define CHATML_END CHATML_TURN "{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
+#define ASK_IS_DEFINED "{%ifnotadd_generation_promptisdefined%}{%setadd_generation_prompt=false%}{%endif%}"
+#define IF_NO_SYSTEM "{%ifloop.firstandmessages[0].role!='system'%}"
+#define DEFAULT_SYSTEM(text) "{{'<|im_start|>system\n" text "<|im_end|>\n'}}"
+#define LLAMA3_TURN "'<|start_header_id|>'+message.role+'<|end_header_id|>\n\n'+message.content|trim+'<|eot_id|>'"
+#define LLAMA3_EACH "{%setloop_messages=messages%}{%formessageinloop_messages%}{%setcontent=" LLAMA3_TURN \
+    "%}{%ifloop.index0==0%}{%setcontent=bos_token+content%}{%endif%}{{content}}{%endfor%}"
+#define LLAMA3_ASK "{{'<|start_header_id|>assistant<|end_header_id|>\n\n'}}"
+#define PHI3_TURN(role) "{{'<|" role "|>\n'+message.content+'<|end|>\n'}}"
+#define PHI3_FORM(system) EACH "{%ifmessage.role=='system'" system "%}" PHI3_TURN("system") "{%elifmessage.role=='user'%}" \
+    PHI3_TURN("user") "{%elifmessage.role=='assistant'%}" PHI3_TURN("assistant") \
+    "{%endif%}{%endfor%}{%ifadd_generation_prompt%}{{'<|assistant|>\n'}}{%else%}{{eos_token}}{%endif%}"
+#define ZEPHYR_TURN(role) "{{'<|" role "|>\n'+message.content+eos_token+'\n'}}"
+
+static const char *const none[] = { NULL };
+static const char *const chatml[] = { EACH CHATML_END, ASK_IS_DEFINED EACH CHATML_END, NULL };
+static const char *const chatml_bos[] = { "{{bos_token}}" EACH CHATML_END, NULL };
+static const char *const smollm2[] = { EACH IF_NO_SYSTEM DEFAULT_SYSTEM(SMOLLM2_SYSTEM) "{%endif%}" CHATML_END, NULL };
+static const char *const qwen2[] = { EACH IF_NO_SYSTEM DEFAULT_SYSTEM(QWEN2_SYSTEM) "{%endif%}" CHATML_END, NULL };
+static const char *const qwen2_tells[] = { DEFAULT_SYSTEM(QWEN2_SYSTEM), CHATML_TURN, "<tools>", NULL };
+static const char *const qwen25_tells[] = { DEFAULT_SYSTEM(QWEN25_SYSTEM), CHATML_TURN, "<tools>", NULL };
+static const char *const qwen3_tells[] = {
+    "{%ifloop.index0>ns.last_query_index%}{%ifloop.lastor(notloop.lastandreasoning_content)%}{{'<|im_start|>'"
+    "+message.role+'\n<think>\n'+reasoning_content.strip('\n')+'\n</think>\n\n'+content.lstrip('\n')}}",
+    "{{'<|im_start|>system\n'+messages[0].content+'<|im_end|>\n'}}", NULL
 };
-static const char *const chatml_bos_forms[] = {
-    "{{bos_token}}" CHATML_LOOP CHATML_TURN CHATML_ASK,
-    NULL
+static const char *const llama2_tells[] = {
+    "{{bos_token+'[INST] '+content.strip()+' [/INST]'}}", "{{' '+content.strip()+' '+eos_token}}",
+    "{%setsystem_message=messages[0].content%}{%else%}{%setloop_messages=messages%}{%setsystem_message=false%}{%endif%}",
+    "{%setcontent='<<SYS>>\n'+system_message+'\n<</SYS>>\n\n'+message.content%}", NULL
 };
-static const char *const smollm2_forms[] = {
-    CHATML_LOOP IF_NO_SYSTEM "{{'<|im_start|>system\n" SMOLLM2_SYSTEM "<|im_end|>\n'}}{%endif%}" CHATML_TURN CHATML_ASK,
-    NULL
+static const char *const llama3[] = { LLAMA3_EACH "{%ifadd_generation_prompt%}" LLAMA3_ASK "{%endif%}", NULL };
+static const char *const llama3_asks[] = { LLAMA3_EACH LLAMA3_ASK, NULL };
+static const char *const llama31_tells[] = {
+    "'Cutting Knowledge Date: December 2023\nToday Date: '+date_string+'\n\n'", "{{" LLAMA3_TURN "}}",
+    "{{system_message+'<|eot_id|>'}}", NULL
 };
+static const char *const mistral1_tells[] = {
+    "{%ifloop.firstandsystem_messageisdefined%}{{' [INST] '+system_message+'\n\n'+message.content+' [/INST]'}}",
+    "{{' [INST] '+message.content+' [/INST]'}}", "{{' '+message.content+eos_token}}", NULL
+};
+static const char *const mistral1_old_tells[] = {
+    "{%ifmessage.role=='user'%}{{'[INST] '+message.content+' [/INST]'}}{%elifmessage.role=='assistant'%}"
+    "{{message.content+eos_token}}{%else%}{{raise_exception(", NULL
+};
+static const char *const mistral3_tells[] = {
+    "{{'[INST] '+system_message+'\n\n'+message.content+'[/INST]'}}", "{{'[INST] '+message.content+'[/INST]'}}",
+    "{{' '+message.content|trim+eos_token}}", NULL
+};
+static const char *const tekken_tells[] = {
+    "{{'[INST]'+system_message+'\n\n'+message.content+'[/INST]'}}", "{{'[INST]'+message.content+'[/INST]'}}",
+    "{{message.content+eos_token}}", NULL
+};
+static const char *const zephyr[] = {
+    EACH "{%ifmessage.role=='user'%}" ZEPHYR_TURN("user") "{%elifmessage.role=='system'%}" ZEPHYR_TURN("system")
+    "{%elifmessage.role=='assistant'%}" ZEPHYR_TURN("assistant")
+    "{%endif%}{%ifloop.lastandadd_generation_prompt%}{{'<|assistant|>\n'}}{%endif%}{%endfor%}", NULL
+};
+static const char *const phi3[] = { PHI3_FORM(""), NULL };
+static const char *const phi35[] = { PHI3_FORM("andmessage.content"), NULL };
 
 /* The first row of a name is the one that the name means. */
 static const struct chat_template templates[] = {
-    { "chatml", chatml_forms, 0, NULL, CHATML_ROLES },
-    { "chatml", chatml_bos_forms, 1, NULL, CHATML_ROLES },
-    { "smollm2", smollm2_forms, 0, SMOLLM2_SYSTEM, CHATML_ROLES },
+    { "chatml", chatml, none, 0, NULL, CHATML_ROLES },
+    { "chatml", chatml_bos, none, BOS_FIRST, NULL, CHATML_ROLES },
+    { "smollm2", smollm2, none, 0, SMOLLM2_SYSTEM, CHATML_ROLES },
+    { "llama2", none, llama2_tells, BOS_PER_USER | TRIM_ALL | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL,
+      { "<<SYS>>\n", "\n<</SYS>>\n\n" }, { "[INST] ", " [/INST]" }, "", { " ", " " }, "", "" },
+    { "llama3", llama3, none, BOS_FIRST | TRIM_ALL, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
+    { "llama3", llama3_asks, none, BOS_FIRST | TRIM_ALL | ALWAYS_ASKS, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
+    { "llama3.1", none, llama31_tells, BOS_FIRST | TRIM_ALL | SYSTEM_FIRST, "", { LLAMA3("system") LLAMA3_DATE, "<|eot_id|>" },
+      LLAMA3_REST },
+    { "mistral-v1", none, mistral1_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL, { "", "\n\n" },
+      { " [INST] ", " [/INST]" }, "", { " ", "" }, "", "" },
+    { "mistral-v1", none, mistral1_old_tells, BOS_FIRST | ALTERNATES | NO_SYSTEM, NULL, { "", "" },
+      { "[INST] ", " [/INST]" }, "", { "", "" }, "", "" },
+    { "mistral-v3", none, mistral3_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER | TRIM_ANSWERS, NULL, { "", "\n\n" },
+      { "[INST] ", "[/INST]" }, "", { " ", "" }, "", "" },
+    { "mistral-tekken", none, tekken_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER, NULL, { "", "\n\n" },
+      { "[INST]", "[/INST]" }, "", { "", "" }, "", "" },
+    { "qwen2", qwen2, qwen2_tells, 0, QWEN2_SYSTEM, CHATML_ROLES },
+    { "qwen2.5", none, qwen25_tells, 0, QWEN25_SYSTEM, CHATML_ROLES },
+    { "qwen3", none, qwen3_tells, THINKS, NULL, CHATML_ROLES },
+    { "zephyr", zephyr, none, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
+    { "tinyllama", zephyr, none, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
+    { "phi3", phi3, none, EOS_UNLESS_ASKED, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
+    { "phi3.5", phi35, none, EOS_UNLESS_ASKED | EMPTY_SYSTEM_GONE, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
+    { "vicuna", none, none, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, VICUNA_SYSTEM, { "", " " }, { "USER: ", " " }, "ASSISTANT:",
+      { " ", "" }, "", "" },
+    { "alpaca", none, none, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, ALPACA_SYSTEM, { "", "\n\n" },
+      { "### Instruction:\n", "\n\n" }, "### Response:\n", { "", "" }, "", "\n\n" },
 };
 enum { N_TEMPLATES = sizeof templates / sizeof *templates };
 
@@ -240,19 +344,29 @@ const struct chat_template *chat_find(const char *name, struct lora_error *err)
     return unknown("unknown name", name, err);
 }
 
+/* Whether the normal form is one of the template's, or has all that tells it. */
+static int means(const struct chat_template *t, const char *form)
+{
+    int k;
+    for (k = 0; t->forms[k]; k++)
+        if (!strcmp(form, t->forms[k])) return 1;
+    for (k = 0; t->tells[k]; k++)
+        if (!strstr(form, t->tells[k])) return 0;
+    return k > 0;
+}
+
 const struct chat_template *chat_recognise(const char *template_text, struct lora_error *err)
 {
     struct normal f = { { 0 }, NONE };
     const struct chat_template *t = NULL;
-    int i, k, good = !normal_form(&f, template_text);
+    int i, good = !normal_form(&f, template_text);
     if (f.out.failed) {
         fail_memory(err, "a chat template", strlen(template_text));
         text_free(&f.out);
         return NULL;
     }
-    for (i = 0; i < N_TEMPLATES && good && !t; i++)
-        for (k = 0; templates[i].forms[k] && !t; k++)
-            if (f.out.s && !strcmp(f.out.s, templates[i].forms[k])) t = &templates[i];
+    for (i = 0; i < N_TEMPLATES && good && f.out.s && !t; i++)
+        if (means(&templates[i], f.out.s)) t = &templates[i];
     text_free(&f.out);
     if (t) return t;
     unknown("the model's own is not a known one", template_text, err);
@@ -272,54 +386,187 @@ void chat_text_free(struct chat_text *t)
     memset(t, 0, sizeof *t);
 }
 
-static const struct turn *turn_of(const struct chat_template *t, const char *role)
+struct renderer {
+    const struct chat_template *t;
+    const struct message *messages;
+    size_t n;
+    const char *bos, *eos;
+    size_t last_user;           /* the last message that asks; n without one */
+    struct chat_text *out;
+    struct lora_error *err;
+};
+
+static int is_role(const struct message *m, const char *role) { return !strcmp(m->role, role); }
+
+static int refuse_role(const struct renderer *r, size_t i, const char *wanted)
 {
-    return !strcmp(role, "system") ? &t->system : !strcmp(role, "user") ? &t->user
-         : !strcmp(role, "assistant") ? &t->assistant : NULL;
+    fail(r->err, "chat template", "%s, message %zu", r->t->name, i + 1);
+    expected(r->err, "%s", wanted);
+    return found(r->err, "%s", r->messages[i].role);
 }
 
-static int put_turn(const struct chat_template *t, const struct message *m, size_t number, const char *eos,
-                    struct chat_text *out, struct lora_error *err)
+/* Roles that the template has, in an order that it takes. */
+static int check_roles(struct renderer *r)
 {
-    const struct turn *turn = turn_of(t, m->role);
+    int flags = r->t->flags, folds = flags & (SYSTEM_IN_FIRST_USER | SYSTEM_IN_LAST_USER);
+    size_t i, turn = 0;
+    r->last_user = r->n;
+    for (i = 0; i < r->n; i++) {
+        int user = is_role(&r->messages[i], "user"), assistant = is_role(&r->messages[i], "assistant");
+        if (user) r->last_user = i;
+        if (is_role(&r->messages[i], "system")) {
+            if (flags & NO_SYSTEM) return refuse_role(r, i, "a role of: user assistant");
+            if (i && (flags & SYSTEM_FIRST || folds)) return refuse_role(r, i, "a system message first or not at all");
+            continue;
+        }
+        if (!user && !assistant) return refuse_role(r, i, "a role of: system user assistant");
+        if (flags & ALTERNATES && user != (turn % 2 == 0))
+            return refuse_role(r, i, turn % 2 ? "user and assistant in turn: assistant" : "user and assistant in turn: user");
+        turn++;
+    }
+    if (folds && is_role(&r->messages[0], "system") && r->last_user == r->n)
+        return refuse_role(r, 0, "a user message to put the system message into");
+    return 0;
+}
+
+static void put(const struct renderer *r, const char *s) { text_puts(&r->out->text, s); }
+
+static void put_content(const struct renderer *r, const struct message *m)
+{
+    const char *s = m->content;
+    size_t n = strlen(s), start;
+    if (!(r->t->flags & TRIM_ALL || (r->t->flags & TRIM_ANSWERS && is_role(m, "assistant")))) {
+        put(r, s);
+        return;
+    }
+    start = unicode_space_at_start(s, n);
+    n = unicode_space_at_end(s, n);
+    if (n > start) text_add(&r->out->text, s + start, n - start);
+}
+
+/* The last place of a word in s[n]; NULL without one. */
+static const char *last_of(const char *s, size_t n, const char *word)
+{
+    const char *at, *last = NULL;
+    size_t length = strlen(word);
+    for (at = s; (at = strstr(at, word)) && at + length <= s + n; at++) last = at;
+    return last;
+}
+
+/* Qwen3: what an answer has before </think> is its thought. Answers to the last question show theirs, an
+ * empty one too if they end the talk; others only what follows it. */
+static void put_thought(const struct renderer *r, size_t i)
+{
+    static const char open[] = "<think>", close[] = "</think>";
+    const char *content = r->messages[i].content, *thought = content, *stop = strstr(content, close), *start;
+    size_t n = 0;
+    int shows = i > (r->last_user < r->n ? r->last_user : r->n - 1);
+    if (stop) {
+        while (stop > thought && stop[-1] == '\n') stop--;
+        if ((start = last_of(thought, (size_t)(stop - thought), open))) thought = start + strlen(open);
+        while (thought < stop && *thought == '\n') thought++;
+        n = (size_t)(stop - thought);
+        content = last_of(content, strlen(content), close) + strlen(close);
+        content += strspn(content, "\n");
+    }
+    if (shows && (i + 1 == r->n || n)) {
+        put(r, "<think>\n");
+        text_add(&r->out->text, thought, n);
+        put(r, "\n</think>\n\n");
+        content += strspn(content, "\n");
+    }
+    put(r, content);
+}
+
+static int put_answer(const struct renderer *r, size_t i)
+{
+    const struct chat_template *t = r->t;
+    struct chat_text *out = r->out;
     struct span span;
-    if (!turn) {
-        fail(err, "chat template", "%s, message %zu", t->name, number);
-        expected(err, "a role of: system user assistant");
-        return found(err, "%s", m->role);
-    }
-    text_puts(&out->text, turn->before);
+    put(r, t->assistant);
     span.start = out->text.n;
-    text_puts(&out->text, m->content);
-    if (turn == &t->assistant) {
-        text_puts(&out->text, t->end_of_turn[0] ? t->end_of_turn : eos);
-        span.end = out->text.n;
-        if (grow_array((void **)&out->targets, &out->capacity, out->n_targets + 1, sizeof span, err)) return -1;
-        out->targets[out->n_targets++] = span;
+    put(r, t->answer.before);
+    if (t->flags & THINKS) put_thought(r, i);
+    else put_content(r, &r->messages[i]);
+    put(r, t->answer.after);
+    put(r, t->end_of_turn[0] ? t->end_of_turn : r->eos);
+    span.end = out->text.n;
+    put(r, t->after);
+    if (grow_array((void **)&out->targets, &out->capacity, out->n_targets + 1, sizeof span, r->err)) return -1;
+    out->targets[out->n_targets++] = span;
+    return 0;
+}
+
+/* A system message or a question. In a template that has no place for system messages the first one
+ * stands in front of a question, and both are trimmed as one. */
+static void put_question(const struct renderer *r, size_t i, const struct message *folded)
+{
+    const struct chat_template *t = r->t;
+    const struct message *m = &r->messages[i];
+    const struct turn *turn = is_role(m, "system") ? &t->system : &t->user;
+    size_t start;
+    if (t->flags & BOS_PER_USER) put(r, r->bos);
+    put(r, turn->before);
+    start = r->out->text.n;
+    if (folded) {
+        put(r, t->system.before);
+        put(r, folded->content);
+        put(r, t->system.after);
+        put(r, m->content);
+        if (t->flags & TRIM_ALL && !r->out->text.failed)
+            r->out->text.n = start + unicode_space_at_end(r->out->text.s + start, r->out->text.n - start);
+    } else {
+        put_content(r, m);
     }
-    text_puts(&out->text, turn->after);
+    if (t->flags & EOS_AFTER_ALL) put(r, r->eos);
+    put(r, turn->after);
+}
+
+static int put_messages(const struct renderer *r)
+{
+    const struct chat_template *t = r->t;
+    const struct message *folded = NULL;
+    size_t i, place = r->n;
+    if (is_role(&r->messages[0], "system") && t->flags & (SYSTEM_IN_FIRST_USER | SYSTEM_IN_LAST_USER)) {
+        folded = &r->messages[0];
+        place = t->flags & SYSTEM_IN_FIRST_USER ? 1 : r->last_user;
+    }
+    for (i = folded != NULL; i < r->n; i++) {
+        const struct message *m = &r->messages[i];
+        if (t->flags & EMPTY_SYSTEM_GONE && is_role(m, "system") && !m->content[0]) continue;
+        if (!is_role(m, "assistant")) put_question(r, i, i == place ? folded : NULL);
+        else if (put_answer(r, i)) return -1;
+    }
     return 0;
 }
 
 int chat_render(const struct chat_template *t, const struct message *messages, size_t n, int add_generation_prompt,
                 const char *bos, const char *eos, struct chat_text *out, struct lora_error *err)
 {
-    size_t i;
+    struct renderer r;
     out->text.n = out->n_targets = 0;
     if (!n) {
         fail(err, "chat template", "%s", t->name);
         expected(err, "at least one message");
         return found(err, "none");
     }
-    if (t->bos) text_puts(&out->text, bos);
-    if (t->default_system && strcmp(messages[0].role, "system")) {
-        text_puts(&out->text, t->system.before);
-        text_puts(&out->text, t->default_system);
-        text_puts(&out->text, t->system.after);
+    r.t = t;
+    r.messages = messages;
+    r.n = n;
+    r.bos = bos;
+    r.eos = eos;
+    r.out = out;
+    r.err = err;
+    if (check_roles(&r)) return -1;
+    if (t->flags & BOS_FIRST) put(&r, bos);
+    if (t->default_system && !is_role(&messages[0], "system")) {
+        put(&r, t->system.before);
+        put(&r, t->default_system);
+        put(&r, t->system.after);
     }
-    for (i = 0; i < n; i++)
-        if (put_turn(t, &messages[i], i + 1, eos, out, err)) return -1;
-    if (add_generation_prompt) text_puts(&out->text, t->generation);
+    if (put_messages(&r)) return -1;
+    if (add_generation_prompt || t->flags & ALWAYS_ASKS) put(&r, t->assistant);
+    else if (t->flags & EOS_UNLESS_ASKED) put(&r, eos);
     return text_check(&out->text, err);
 }
 

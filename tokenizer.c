@@ -315,30 +315,6 @@ static const struct added *match_added(const struct tokenizer *t, int set, const
     return best;
 }
 
-/* Where the white space that ends s[n] starts; where the one that starts it ends. */
-static size_t space_at_end(const char *s, size_t n)
-{
-    while (n) {
-        size_t start = n - 1;
-        uint32_t c;
-        while (start && n - start < 4 && ((unsigned char)s[start] & 0xc0) == 0x80) start--;
-        if (utf8_next(s + start, n - start, &c) != n - start || unicode_class(c) != CLASS_SPACE) break;
-        n = start;
-    }
-    return n;
-}
-
-static size_t space_at_start(const char *s, size_t n)
-{
-    size_t i = 0, length;
-    uint32_t c;
-    for (; i < n; i += length) {
-        length = utf8_next(s + i, n - i, &c);
-        if (unicode_class(c) != CLASS_SPACE) break;
-    }
-    return i;
-}
-
 static int encode_rest(struct encoder *e, const char *s, size_t n, int set);
 
 /* Cuts out the added tokens of a set, leftmost and longest first: set 0 is looked for in the text as it
@@ -358,8 +334,8 @@ static int encode_sections(struct encoder *e, const char *s, size_t n, int set)
         }
         i = end = i + a->n;
         if (a->special && e->text_only) continue;
-        if (a->lstrip) start = done + space_at_end(s + done, start - done);
-        if (a->rstrip) i = end = end + space_at_start(s + end, n - end);
+        if (a->lstrip) start = done + unicode_space_at_end(s + done, start - done);
+        if (a->rstrip) i = end = end + unicode_space_at_start(s + end, n - end);
         e->at_start = at_start && !done;
         if (encode_rest(e, s + done, start - done, set) || ids_add(e->out, a->id, e->err)) return -1;
         done = end;

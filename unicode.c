@@ -91,6 +91,29 @@ size_t utf8_whole(const char *s, size_t n)
     return n;
 }
 
+size_t unicode_space_at_end(const char *s, size_t n)
+{
+    while (n) {
+        size_t start = n - 1;
+        uint32_t c;
+        while (start && n - start < 4 && ((unsigned char)s[start] & 0xc0) == 0x80) start--;
+        if (utf8_next(s + start, n - start, &c) != n - start || unicode_class(c) != CLASS_SPACE) break;
+        n = start;
+    }
+    return n;
+}
+
+size_t unicode_space_at_start(const char *s, size_t n)
+{
+    size_t i = 0, length;
+    uint32_t c;
+    for (; i < n; i += length) {
+        length = utf8_next(s + i, n - i, &c);
+        if (unicode_class(c) != CLASS_SPACE) break;
+    }
+    return i;
+}
+
 /* ---- normalization ---- */
 
 /* Hangul syllables are made of jamo by a formula (the Unicode Standard, 3.12). */

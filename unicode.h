@@ -27,6 +27,9 @@ size_t utf8_put(char *s, uint32_t c);
  * beginning of a character that more bytes may complete. */
 size_t utf8_whole(const char *s, size_t n);
 
+/* Where the white space that ends s[n] starts; where the one that starts it ends. */
+size_t unicode_space_at_end(const char *s, size_t n);
+size_t unicode_space_at_start(const char *s, size_t n);
 /* Appends s[n] in normalization form C (Unicode Standard Annex 15); bytes that are not UTF-8 stay. */
 int unicode_nfc(struct text *out, const char *s, size_t n, struct lora_error *err);
 

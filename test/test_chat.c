@@ -57,22 +57,66 @@ static void test_texts(void)
                "<|im_start|>assistant\n[4<|im_end|>]\n");
 }
 
+static void test_other_texts(void)
+{
+    test_begin("what the other templates make of it");
+    check_text("llama2", talk, 4, 1, "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST][ Hello. </s>]<s>[INST] 2+2? [/INST]");
+    check_text("llama3", talk, 3, 1, "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+               "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+               "[Hello.<|eot_id|>]<|start_header_id|>assistant<|end_header_id|>\n\n");
+    check_text("llama3.1", talk + 1, 2, 0, "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: "
+               "December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+               "<|start_header_id|>assistant<|end_header_id|>\n\n[Hello.<|eot_id|>]");
+    check_text("mistral-v1", talk, 4, 1, "<s> [INST] Be brief.\n\nHi [/INST][ Hello.\n</s>] [INST]  2+2?  [/INST]");
+    check_text("mistral-v3", talk, 4, 1, "<s>[INST] Hi[/INST][ Hello.</s>][INST] Be brief.\n\n 2+2? [/INST]");
+    check_text("mistral-tekken", talk, 3, 0, "<s>[INST]Be brief.\n\nHi[/INST][Hello.\n</s>]");
+    check_text("qwen2", talk + 1, 1, 1, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi"
+               "<|im_end|>\n<|im_start|>assistant\n");
+    check_text("qwen2.5", talk + 1, 1, 0, "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+               "assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
+    check_text("qwen3", talk + 1, 4, 0, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello.\n<|im_end|>]\n"
+               "<|im_start|>user\n 2+2? <|im_end|>\n<|im_start|>assistant\n[<think>\n\n</think>\n\n4<|im_end|>]\n");
+    check_text("zephyr", talk, 3, 1, "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\n[Hello.\n</s>]\n<|assistant|>\n");
+    check_text("tinyllama", talk + 1, 2, 0, "<|user|>\nHi</s>\n<|assistant|>\n[Hello.\n</s>]\n");
+    check_text("phi3", talk, 3, 0, "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n[Hello.\n<|end|>]\n</s>");
+    check_text("phi3.5", talk + 1, 1, 1, "<|user|>\nHi<|end|>\n<|assistant|>\n");
+    check_text("vicuna", talk + 1, 3, 1, "<s>A chat between a curious user and an artificial intelligence assistant. The "
+               "assistant gives helpful, detailed, and polite answers to the user's questions. USER: Hi ASSISTANT:[ Hello.\n</s>]"
+               "USER:  2+2?  ASSISTANT:");
+    check_text("alpaca", talk, 3, 0, "<s>Be brief.\n\n### Instruction:\nHi\n\n### Response:\n[Hello.\n</s>]\n\n");
+}
+
+static const struct message thoughts[] = {
+    { "user", "a" }, { "assistant", "<think>\nx\n</think>\n\nb" }, { "user", "c" }, { "assistant", "<think>y</think>d" }
+};
+
+static void test_thoughts(void)
+{
+    test_begin("Qwen3: the last answer shows its thought, earlier ones do not");
+    check_text("qwen3", thoughts, 4, 0, "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n<|im_start|>user\nc"
+               "<|im_end|>\n<|im_start|>assistant\n[<think>\ny\n</think>\n\nd<|im_end|>]\n");
+}
+
 /* A row up to an answer, with what asks for it, is where the answer's target starts: what generation
  * is given is what training saw. */
 static void test_turn_by_turn(void)
 {
-    static const char *const names[] = { "chatml", "smollm2" };
-    size_t i, n, k;
+    static const char *const names[] = {
+        "chatml", "smollm2", "llama2", "llama3", "llama3.1", "mistral-v1", "qwen2", "qwen2.5", "qwen3", "zephyr", "tinyllama",
+        "phi3", "phi3.5", "vicuna", "alpaca", "mistral-v3", "mistral-tekken"
+    };
+    size_t i, n, k, first;
     test_begin("targets start where a generation prompt ends, turn by turn");
     for (i = 0; i < sizeof names / sizeof *names; i++) {
         const struct chat_template *t = find(names[i]);
         struct chat_text all = { { 0 }, NULL, 0, 0 }, part = { { 0 }, NULL, 0, 0 };
-        if (!t || chat_render(t, talk, 5, 0, "<s>", "</s>", &all, NULL)) continue;
+        first = !strncmp(names[i], "mistral-", 8);  /* some move a system message to the last question */
+        CHECK(t && !chat_render(t, talk + first, 5 - first, 0, "<s>", "</s>", &all, NULL), "%s", names[i]);
         CHECK(all.n_targets == 2, "%s", names[i]);
-        for (n = 2, k = 0; n < 5; n += 2, k++) {
+        for (n = 2 - first, k = 0; all.n_targets == 2 && n < 5 - first; n += 2, k++) {
             const char *end = chat_end_of_turn(t);
             const struct span *s = &all.targets[k];
-            CHECK(!chat_render(t, talk, n, 1, "<s>", "</s>", &part, NULL));
+            CHECK(!chat_render(t, talk + first, n, 1, "<s>", "</s>", &part, NULL));
             CHECK(part.text.n == s->start && !memcmp(part.text.s, all.text.s, s->start), "%s, answer %zu", names[i], k);
             if (!end[0]) end = "</s>";
             CHECK(s->end >= strlen(end) && !memcmp(all.text.s + s->end - strlen(end), end, strlen(end)), "%s", names[i]);
@@ -102,6 +146,15 @@ static void test_recognised(void)
         { "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
           "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' "
           "+ message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" ASK, "smollm2" },
+        { "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+          "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+          "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ "
+          "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}", "llama3" },
+        { "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}{{'<|system|>\n' + "
+          "message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + "
+          "'<|end|>\n'}}{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}"
+          "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
+          "phi3.5" },
         /* one thing in each that changes the text */
         { "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
           "You are a pirate<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
@@ -124,7 +177,8 @@ static void test_recognised(void)
         if (t) CHECK(!strcmp(chat_name(t), cases[i].name), "case %zu", i);
         else CHECK(strstr(err.expected, "chatml smollm2") != NULL, "case %zu: %s", i, err.expected);
     }
-    CHECK(!chat_find("mistral", &err) && strstr(err.expected, "chatml smollm2") && !strcmp(err.found, "mistral"));
+    CHECK(!chat_find("mistral", &err) && strstr(err.expected, "chatml smollm2 llama2 llama3 llama3.1 mistral-v1 mistral-v3 "
+          "mistral-tekken qwen2 qwen2.5 qwen3 zephyr tinyllama phi3 phi3.5 vicuna alpaca") && !strcmp(err.found, "mistral"));
     {   /* the one with BOS begins with it, the named one does not */
         struct chat_text c = { { 0 }, NULL, 0, 0 };
         const struct chat_template *t = chat_recognise(cases[5].text, &err);
@@ -141,6 +195,8 @@ static void test_refused(void)
     test_begin("an unknown role and no messages are errors");
     CHECK(chat_render(find("chatml"), &robot, 1, 0, "", "", &c, &err) == -1 && !strcmp(err.found, "robot"));
     CHECK(chat_render(find("chatml"), &robot, 0, 0, "", "", &c, &err) == -1);
+    CHECK(chat_render(find("mistral-v1"), talk + 2, 1, 0, "", "", &c, &err) == -1 && !strcmp(err.found, "assistant"));
+    CHECK(chat_render(find("llama2"), talk, 1, 0, "", "", &c, &err) == -1 && !strcmp(err.found, "system"));
     chat_text_free(&c);
 }
 
@@ -201,13 +257,83 @@ static void test_smollm2(void)
     json_free(&d);
 }
 
+/* The model's own text, recognised, against what the real Jinja made of it. */
+static void check_golden(const char *template_path, const char *key, const char *context, const char *golden, const char *name)
+{
+    char path[1024];
+    struct json_document d = { 0 }, config = { 0 };
+    struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
+    struct chat_text c = { { 0 }, NULL, 0, 0 };
+    struct message *m = NULL;
+    struct file_map f, g;
+    char *text = NULL;
+    const struct chat_template *t;
+    size_t n;
+    int ask = 0;
+    snprintf(path, sizeof path, "%s/%s", shared_dir(), template_path);
+    if (key && !json_read(&config, path, &err)) text = new_string(json_get(config.root, key)->string, &err);
+    else if (!key && !file_open(&f, path, &err)) {
+        text = new_string_n((const char *)f.data, f.size, &err);
+        file_close(&f);
+    }
+    CHECK(text != NULL, "%s", path);
+    t = text ? chat_recognise(text, &err) : NULL;
+    CHECK(t && !strcmp(chat_name(t), name), "%s: %s", template_path, t ? chat_name(t) : err.found);
+    free(text);
+    json_free(&config);
+    if (!t || !context) return;
+    snprintf(path, sizeof path, "%s/vectors/chat-goldens/contexts/%s", shared_dir(), context);
+    CHECK(!json_read(&d, path, &err) && !chat_read_messages(d.root, path, &m, &n, &err)
+          && !json_get_bool(d.root, "add_generation_prompt", &ask, path, &err), "%s", path);
+    CHECK(!chat_render(t, m, n, ask, "<|startoftext|>", "<|endoftext|>", &c, &err), "%s: %s", golden, err.where);
+    snprintf(path, sizeof path, "%s/vectors/chat-goldens/goldens/%s", shared_dir(), golden);
+    if (!file_open(&g, path, &err)) {
+        CHECK(c.text.n == g.size && !memcmp(c.text.s, g.data, g.size), "%s: %s", golden, c.text.s);
+        file_close(&g);
+    } else {
+        CHECK(0, "%s", path);
+    }
+    free(m);
+    chat_text_free(&c);
+    json_free(&d);
+}
+
+static void test_goldens(void)
+{
+    static const struct { const char *model, *name; } models[] = {
+        { "NousResearch-Hermes-2-Pro-Mistral-7B-default", "chatml" }, { "Qwen-Qwen2-7B-Instruct", "qwen2" },
+        { "meta-llama-Meta-Llama-3.1-8B-Instruct", "llama3.1" }, { "mistralai-Mistral-7B-Instruct-v0.2", "mistral-v1" }
+    };
+    size_t i, k;
+    if (!shared_dir()) {
+        test_skip("chat goldens", "no ../shared");
+        return;
+    }
+    test_begin("chat goldens, and the templates of real models' configurations");
+    for (i = 0; i < 4; i++)
+        for (k = 0; k < 2; k++) {
+            char template_path[256], golden[256];
+            snprintf(template_path, sizeof template_path, "vectors/chat-goldens/templates/%s.jinja", models[i].model);
+            snprintf(golden, sizeof golden, "%s-%s.txt", models[i].model, k ? "system" : "simple");
+            check_golden(template_path, NULL, k ? "system.json" : "simple.json", golden, models[i].name);
+        }
+    check_golden("vectors/chat-goldens/templates/Qwen-Qwen3-0.6B.jinja", NULL, NULL, NULL, "qwen3");
+    check_golden("tokenizers/qwen/qwen3_tokenizer_config.json", "chat_template", NULL, NULL, "qwen3");
+    check_golden("tokenizers/qwen/qwen2.5_tokenizer_config.json", "chat_template", NULL, NULL, "qwen2.5");
+    check_golden("tokenizers/tinyllama-chat/tokenizer_config.json", "chat_template", NULL, NULL, "zephyr");
+    check_golden("tokenizers/mistral/tokenizer_config.json", "chat_template", NULL, NULL, "chatml");
+}
+
 int main(void)
 {
     test_texts();
+    test_other_texts();
+    test_thoughts();
     test_turn_by_turn();
     test_recognised();
     test_refused();
     test_messages();
     test_smollm2();
+    test_goldens();
     return test_end();
 }
