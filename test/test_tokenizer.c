@@ -812,6 +812,8 @@ static void test_sentencepiece(void)
         check_ids(k, " a  b", 0, "259 263 264 261");
         check_ids(k, "a\xc3\xa9\n", 0, "263 198 172 13");
         check_ids(k, "a<s>a", 0, "263 1 263");
+        check_ids(k, "ab<s>a", TOKENIZE_CONTINUE, "262 1 263");
+        check_ids(k, " a", TOKENIZE_CONTINUE, "263");
         check_ids(k, "", TOKENIZE_SPECIAL, "1");
         check_ids(k, "<s>", TOKENIZE_TEXT_ONLY, "259 63 118 65");
         CHECK(tokenizer_bos(k) == 1 && tokenizer_eos(k) == 2 && tokenizer_adds_bos(k));
@@ -1046,6 +1048,48 @@ static const char *borrow(const char *dir, const char *from, const char *name, c
     return in_temporary(dir);
 }
 
+/* A conversation in Vicuna's form, piece by piece, EOS after each answer: ids and labels (Axolotl). */
+static void check_conversation(const struct tokenizer *t)
+{
+    static const char system[] = "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. ";
+    struct json_document d, w;
+    struct lora_error err;
+    struct ids ids = { 0 };
+    struct text piece = { 0 };
+    const struct json *m, *id, *label;
+    size_t i = 0, answer = 0;
+    if (json_read(&d, shared_path("vectors/sft-labels/conversation.json"), &err)
+        || json_read(&w, shared_path("vectors/sft-labels/conversation.tokenized.json"), &err)) {
+        CHECK(0, "%s", err.where);
+        return;
+    }
+    id = json_get(w.root, "input_ids")->child;
+    label = json_get(w.root, "labels")->child;
+    CHECK(!tokenizer_encode(t, system, strlen(system), TOKENIZE_SPECIAL, &ids, &err));
+    for (m = json_get(d.root, "conversations")->child; m; m = m->next) {
+        const char *value = json_get(m, "value")->string;
+        int asks = !strcmp(json_get(m, "from")->string, "human");
+        piece.n = 0;
+        if (asks) text_printf(&piece, "USER: %s ", value);
+        else text_puts(&piece, "ASSISTANT:");
+        CHECK(!tokenizer_encode(t, piece.s, piece.n, 0, &ids, &err));
+        answer = ids.n;
+        piece.n = 0;
+        text_printf(&piece, "%s</s>", value);      /* this tokenizer takes </s> after a word for text */
+        if (!asks) CHECK(!tokenizer_encode(t, piece.s, piece.n, 0, &ids, &err));
+        if (!asks && !grow_array((void **)&ids.v, &ids.capacity, ids.n + 1, sizeof *ids.v, &err))
+            ids.v[ids.n++] = tokenizer_eos(t);
+        for (; i < ids.n && id && label; i++, id = id->next, label = label->next)
+            CHECK((int)id->number == ids.v[i] && (int)label->number == (i < answer ? -100 : ids.v[i]), "id %zu", i);
+    }
+    CHECK(!id && i == ids.n, "%zu ids", i);
+    ids_free(&ids);
+    text_free(&piece);
+    json_free(&d);
+    json_free(&w);
+}
+
 static void test_llama(void)
 {
     struct tokenizer *t;
@@ -1055,6 +1099,7 @@ static void test_llama(void)
     }
     test_begin("Llama-2's and TinyLlama's vectors: tokenizer.json, tokenizer.model and GGUF alike");
     if ((t = open_or_fail(shared_path("tokenizers/llama2")))) {
+        check_conversation(t);
         check_llamacpp(t, "ggml-vocab-llama-spm.gguf");
         check_encoded(t, "coreml-projects/Llama-2-7b-chat-coreml", "vectors/hf-encoded-text/llama_encoded.json");
         check_multilingual(t, "vectors/hf-multilingual/TinyLlama__TinyLlama-1.1B-Chat-v1.0.json");
