@@ -265,7 +265,11 @@ int make_directory(const char *path, struct lora_error *err)
         char c = *p;
         if (c != '/' && c) continue;
         *p = 0;
-        bad = mkdir(copy, 0777) && !is_directory(copy);
+        if (mkdir(copy, 0777)) {
+            int e = errno;      /* the reason, which looking there would overwrite */
+            bad = !is_directory(copy);
+            errno = e;
+        }
         *p = c;
         if (!c) break;
     }
