@@ -328,6 +328,11 @@ int tokenizer_make_merges(struct tokenizer *t, const float *scores, struct lora_
     for (id = 0; id < t->n && !bad; id++) {
         const char *s = t->pool.s + t->tokens[id].text;
         size_t length = t->tokens[id].n_text;
+        if (length > TOKENIZER_LONGEST) {       /* a damaged file, on which the cuts would take hours */
+            fail(err, "tokenizer", "%s, token %zu", t->path, id);
+            expected(err, "at most %d bytes", TOKENIZER_LONGEST);
+            bad = found(err, "%zu", length);
+        }
         for (i = 1; i < length && !bad; i++) {
             struct way w = { 0, 0, 0, 0, 0, 0 };
             if (((unsigned char)s[i] & 0xc0) == 0x80) continue;

@@ -43,7 +43,7 @@ static int read_gguf_tokens(struct tokenizer *t, const struct gguf *g, struct lo
     if (types && (types->type != GGUF_ARRAY || types->element == GGUF_STRING || types->n != v->n))
         return refuse_key(t, "tokenizer.ggml.token_type", "a number for each token", "something else", err);
     for (i = 0; i < v->n; i++) {
-        int type = types ? (int)gguf_array_number(types, i) : GGUF_TOKEN_NORMAL;
+        double type = types ? gguf_array_number(types, i) : GGUF_TOKEN_NORMAL;     /* it may be any number */
         struct added a = { 0 };
         if (tokenizer_put(t, i, v->strings[i].s, v->strings[i].n, err)) return -1;
         a.id = (int)i;

@@ -46,7 +46,7 @@ static int read_field(struct message *m, struct field *f)
     int i;
     if (m->p == m->end) return 0;
     f->data = NULL;
-    f->value = 0;
+    f->value = f->n = 0;
     if (read_varint(m, &tag)) return -1;
     f->number = tag >> 3;
     switch (tag & 7) {

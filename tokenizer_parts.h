@@ -9,6 +9,8 @@ enum { TOKEN_THERE = 1, TOKEN_ADDED = 2, TOKEN_SPECIAL = 4 };
 
 #define TOKENIZER_MOST_IDS (1 << 22)    /* more is a damaged file, not a vocabulary */
 
+#define TOKENIZER_LONGEST 1024          /* bytes of a token that is cut in two in every way */
+
 /* Strings are offsets in the pool, NUL-ended there. */
 struct token {
     size_t text, n_text;        /* as the vocabulary writes it ("\u0120the") */
@@ -107,7 +109,8 @@ int tokenizer_put_added(struct tokenizer *t, const struct added *a, struct lora_
 int tokenizer_put_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right, size_t n_right,
                         size_t rank, struct lora_error *err);
 /* The merges of a vocabulary that has none written down: every way to cut a token in two tokens, in the
- * order of the joined token's score (the highest first), or with scores NULL of its id. */
+ * order of the joined token's score (the highest first), or with scores NULL of its id. A token of more
+ * than TOKENIZER_LONGEST bytes is an error. */
 int tokenizer_make_merges(struct tokenizer *t, const float *scores, struct lora_error *err);
 int tokenizer_put_normalizer(struct tokenizer *t, int kind, const char *from, const char *to, struct lora_error *err);
 int tokenizer_put_step(struct tokenizer *t, int kind, const struct split_rule *rule, int prefix,

@@ -800,6 +800,7 @@ static void test_sentencepiece(void)
     struct text t = { 0 }, out = { 0 }, pending = { 0 };
     struct lora_error err;
     struct tokenizer *k, *again;
+    char piece[1026] = "";
     size_t i, n;
     test_begin("tokenizer.model: merges by score, the mark for spaces, bytes of unknown characters");
     make_directory(in_temporary("spm"), NULL);
@@ -841,6 +842,12 @@ static void test_sentencepiece(void)
         put_bytes("spm/tokenizer.model", t.s, t.n);
         CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1, "case %zu", i);
     }
+    t.n = 0;
+    memset(piece, 'a', sizeof piece - 1);
+    put_sentencepiece(&t, "\x18\x02", "", 0);
+    put_piece(&t, piece, -1, 1);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.expected, "at most 1024 bytes"), "%s", err.expected);
     t.n = 0;
     put_sentencepiece(&t, "\x18\x02", "\x12\x01x", 3);
     put_bytes("spm/tokenizer.model", t.s, t.n);
