@@ -347,7 +347,7 @@ static int config_check(struct config *c, const char *path, struct lora_error *e
     }
     if (c->HS % 2 || (long long)c->NH * c->HS > 1 << 22) {
         fail(err, "bad configuration", "%s: head_dim", path);
-        expected(err, "an even number");
+        expected(err, "an even number, of all heads together at most %d", 1 << 22);
         return found(err, "%d", c->HS);
     }
     if (!(c->norm_eps > 0 && c->norm_eps < 1) || !(c->rope.theta > 1) || !(c->rope.factor >= 1)
@@ -449,7 +449,6 @@ int config_read(struct config *c, const char *path, struct lora_error *err)
 
 static int gguf_rope(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
 {
-    const struct gguf_tensor *t = gguf_find(g, "rope_freqs.weight");
     char key[96], *name = NULL;
     int bad = 0;
     snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
@@ -459,13 +458,26 @@ static int gguf_rope(struct config *c, const struct gguf *g, const char *arch, s
     snprintf(key, sizeof key, "%s.rope.scaling.factor", arch);
     if (bad || gguf_get_number(g, key, &c->rope.factor, err)) return -1;
     snprintf(key, sizeof key, "%s.rope.scaling.original_context_length", arch);
-    if (gguf_get_int(g, key, &c->rope.original, err)) return -1;
+    return gguf_get_int(g, key, &c->rope.original, err);
+}
+
+/* Llama-3's scaling as a tensor of divisors. */
+static int gguf_divisors(struct config *c, const struct gguf *g, struct lora_error *err)
+{
+    const struct gguf_tensor *t = gguf_find(g, "rope_freqs.weight");
+    int i;
     if (!t) return 0;
     if (t->type != TYPE_F32 || t->count != (size_t)c->HS / 2 || ((uintptr_t)t->data & 3)) {
         fail(err, "bad tensor", "%s: rope_freqs.weight", g->path);
         return expected(err, "%d aligned F32 numbers", c->HS / 2);
     }
     c->rope.divide = (const float *)(const void *)t->data;
+    for (i = 0; i < c->HS / 2; i++)
+        if (!(c->rope.divide[i] > 0)) {
+            fail(err, "bad tensor", "%s: rope_freqs.weight", g->path);
+            expected(err, "numbers above 0");
+            return found(err, "%g", (double)c->rope.divide[i]);
+        }
     return 0;
 }
 
@@ -525,7 +537,7 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct lora_error *
         c->o_bias = gguf_find(g, "blk.0.attn_output.bias") != NULL;
         c->mlp_bias = gguf_find(g, "blk.0.ffn_gate.bias") != NULL;
         c->qk_norm = gguf_find(g, "blk.0.attn_q_norm.weight") != NULL;
-        bad = config_check(c, g->path, err) || gguf_rope(c, g, arch, err) ? -1 : 0;
+        bad = gguf_rope(c, g, arch, err) || config_check(c, g->path, err) || gguf_divisors(c, g, err) ? -1 : 0;
     }
     free(arch);
     return bad;

@@ -3,6 +3,7 @@
 #include "test.h"
 #include "tiny.h"
 
+#include "../formats/gguf.h"
 #include "../formats/safetensors.h"
 
 #include <unistd.h>
@@ -334,6 +335,81 @@ static void test_rope(void)
     CHECK(f[0] == plain[0] && fabs(f[63] * 4 / plain[63] - 1) < 1e-12 && fabs(factor - (0.1 * log(4.0) + 1)) < 1e-15);
 }
 
+static void put_number(struct text *t, uint64_t x, int bytes)
+{
+    for (; bytes; bytes--, x >>= 8) {
+        char c = (char)(x & 255);
+        text_add(t, &c, 1);
+    }
+}
+
+static void put_gguf_text(struct text *t, const char *s)
+{
+    put_number(t, strlen(s), 8);
+    text_puts(t, s);
+}
+
+static void put_gguf_int(struct text *t, const char *key, uint32_t x)
+{
+    put_gguf_text(t, key);
+    put_number(t, GGUF_U32, 4);
+    put_number(t, x, 4);
+}
+
+static void put_gguf_float(struct text *t, const char *key, float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    put_gguf_text(t, key);
+    put_number(t, GGUF_F32, 4);
+    put_number(t, bits, 4);
+}
+
+/* A configuration alone: the embedding, whose rows are the vocabulary, and divisors of rotary frequencies. */
+static int gguf_config(struct config *c, float scaling, float divisor, struct lora_error *err)
+{
+    struct text t = { 0 };
+    struct gguf g;
+    uint32_t bits;
+    int bad, i;
+    memcpy(&bits, &divisor, 4);
+    text_puts(&t, "GGUF");
+    put_number(&t, 3, 4);
+    put_number(&t, 2, 8);
+    put_number(&t, 8, 8);
+    put_gguf_text(&t, "general.architecture"), put_number(&t, GGUF_STRING, 4), put_gguf_text(&t, "llama");
+    put_gguf_int(&t, "llama.embedding_length", 8);
+    put_gguf_int(&t, "llama.block_count", 1);
+    put_gguf_int(&t, "llama.attention.head_count", 2);
+    put_gguf_int(&t, "llama.feed_forward_length", 8);
+    put_gguf_float(&t, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    put_gguf_text(&t, "llama.rope.scaling.type"), put_number(&t, GGUF_STRING, 4), put_gguf_text(&t, "linear");
+    put_gguf_float(&t, "llama.rope.scaling.factor", scaling);
+    put_gguf_text(&t, "token_embd.weight"), put_number(&t, 2, 4), put_number(&t, 8, 8), put_number(&t, 4, 8);
+    put_number(&t, 0, 4), put_number(&t, 0, 8);
+    put_gguf_text(&t, "rope_freqs.weight"), put_number(&t, 1, 4), put_number(&t, 2, 8);
+    put_number(&t, 0, 4), put_number(&t, 128, 8);
+    while (t.n % 32) put_number(&t, 0, 1);
+    for (i = 0; i < 34; i++) put_number(&t, bits, 4);
+    put_file("config.gguf", t.s, t.n);
+    text_free(&t);
+    CHECK(!gguf_open(&g, in_dir("config.gguf"), err), "%s, %s, %s", err->where, err->expected, err->found);
+    bad = config_from_gguf(c, &g, err);
+    gguf_close(&g);
+    return bad;
+}
+
+static void test_gguf_rope(void)
+{
+    struct lora_error err = { 0 };
+    struct config c;
+    test_begin("rope settings of GGUF are checked as those of config.json are");
+    CHECK(!gguf_config(&c, 2, 1, &err) && c.rope.type == ROPE_LINEAR && c.rope.factor == 2 && c.HS == 4, "%s, %s", err.where, err.found);
+    CHECK(gguf_config(&c, 0, 1, &err) && strstr(err.expected, "factor >= 1"), "factor 0");
+    CHECK(gguf_config(&c, 2, 0, &err) && strstr(err.where, "rope_freqs.weight"), "divisor 0");
+    CHECK(gguf_config(&c, 2, NAN, &err) && strstr(err.where, "rope_freqs.weight"), "divisor NaN");
+}
+
 int main(void)
 {
     snprintf(dir, sizeof dir, "/tmp/lora-test-model-%ld", (long)getpid());
@@ -347,6 +423,7 @@ int main(void)
     test_tied();
     test_damage();
     test_rope();
+    test_gguf_rope();
     remove_tree(dir, NULL);
     return test_end();
 }
