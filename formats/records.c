@@ -1,5 +1,6 @@
 /* records.c - see records.h. */
 #include "records.h"
+#include "names.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,11 +35,25 @@ void records_close(struct records *r)
     file_close(&r->file);
 }
 
-/* The header's names become the keys of `columns` cells. */
+/* The names, one behind the other, become the cells' keys. */
+static int name_columns(struct records *r, const char *name, struct lora_error *err)
+{
+    struct names *seen = names_new((size_t)r->columns, err);
+    int i, bad = !seen;
+    for (i = 0; i < r->columns && !bad; i++, name += strlen(name) + 1) {
+        r->cells[i].key = name;
+        if (!names_add(seen, name, name)) continue;
+        fail(err, "cannot read the table", "%s, line %d", r->path, r->csv.record_line);
+        expected(err, "one column of each name");
+        bad = found(err, "two columns %s", name);
+    }
+    names_free(seen);
+    return bad ? -1 : 0;
+}
+
 static int open_csv(struct records *r, char delimiter, struct lora_error *err)
 {
-    int i, k, got;
-    const char *name;
+    int got;
     csv_open(&r->csv, (const char *)r->file.data, r->file.size, delimiter ? delimiter : ',', r->path);
     got = csv_next(&r->csv, err);
     if (got < 0) return -1;
@@ -46,17 +61,7 @@ static int open_csv(struct records *r, char delimiter, struct lora_error *err)
     r->cells = new_array((size_t)r->columns, sizeof *r->cells, err);
     if (!r->cells) return -1;
     text_add(&r->header, r->csv.cells.s, r->csv.cells.n);
-    if (text_check(&r->header, err)) return -1;
-    for (i = 0, name = r->header.s; i < r->columns; i++, name += strlen(name) + 1) {
-        for (k = 0; k < i; k++)
-            if (!strcmp(r->cells[k].key, name)) {
-                fail(err, "cannot read the table", "%s, line %d", r->path, r->csv.record_line);
-                expected(err, "one column of each name");
-                return found(err, "two columns %s", name);
-            }
-        r->cells[i].key = name;
-    }
-    return 0;
+    return text_check(&r->header, err) || name_columns(r, r->header.s, err) ? -1 : 0;
 }
 
 int records_open(struct records *r, const char *path, char delimiter, struct lora_error *err)
