@@ -1,6 +1,7 @@
 /* steps.c - rows to steps to packs. */
 #include "train.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,16 +68,42 @@ int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, i
 
 /* ---- sizes ---- */
 
-/* The order of rows is known, so every pack of the run is laid once and measured. */
+/* Tokens that are laid to be measured; a step counts as some, whatever it has. A second or so. */
+#define MEASURED_TOKENS (1LL << 25)
+#define STEP_TOKENS 256
+
+/* What any step can need, in whatever order its rows come. */
+static void any_step(struct lora_sizes *z, const struct steps *s, int tokens_per_pack)
+{
+    long long longest = 1, most = 0, tokens, T;
+    int i, t;
+    for (i = 0; i < s->data->n; i++) {
+        struct pack_input in = input_of(&s->data->rows[i], 0);
+        int inputs = pack_inputs(&in), targets = 0;
+        for (t = 1; t <= inputs; t++) targets += in.mask[t] != 0;
+        if (inputs > longest) longest = inputs;
+        if (targets > most) most = targets;
+    }
+    tokens = longest * s->per_step;
+    if (tokens > tokens_per_pack) tokens = tokens_per_pack > longest ? tokens_per_pack : longest;
+    T = most * s->per_step;
+    z->N = z->U = (int)tokens;
+    z->T = (int)(T < 1 << 30 ? T : 1 << 30);
+    z->S = 2 * s->per_step;     /* a segment a row, and one at most where two part */
+    z->positions = (int)longest;
+}
+
+/* The order of rows is known, so every pack of the run is laid once and measured: of a long run the
+ * first ones, and then there must be room for any. In file order the epochs are alike. */
 int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share, int tokens_per_pack,
                struct lora_error *err)
 {
     struct pack p;
-    long long step;
+    long long step, different = s->shuffle || total < s->per_epoch ? total : s->per_epoch;
     int bad = 0, next;
     memset(&p, 0, sizeof p);
     s->computed = 0;
-    for (step = 0; step < total && !bad; step++) {
+    for (step = 0; step < different && !bad && s->computed + STEP_TOKENS * step < MEASURED_TOKENS; step++) {
         steps_seek(s, step);
         for (next = 0; next < s->n && !bad; s->computed += p.N) {
             if ((bad = step_pack(&p, s->rows, s->n, &next, -1, share, tokens_per_pack, err))) break;
@@ -84,5 +111,10 @@ int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share
         }
     }
     pack_free(&p);
+    if (!bad && step < different) any_step(z, s, tokens_per_pack);
+    if (!bad && step < total) {
+        double all = (double)s->computed / (double)step * (double)total;
+        s->computed = all < 9e18 ? (long long)all : LLONG_MAX;
+    }
     return bad;
 }

@@ -58,8 +58,9 @@ void steps_seek(struct steps *s, long long step);       /* from 0 */
  * alone. share: what rows begin with in common is computed once. */
 int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, int adapter, int share,
               int tokens_per_pack, struct lora_error *err);
-/* What the packs of the steps 0 .. total - 1 need, exactly, and how many tokens they compute
- * (s->computed). Rows whose beginnings are shared need less than rows apart. */
+/* What the packs of the steps 0 .. total - 1 need, and how many tokens they compute (s->computed):
+ * measured, as rows whose beginnings are shared need less than rows apart; of a very long run a part
+ * is measured, the sizes are then those that any step can need, and the tokens an estimate. */
 int step_sizes(struct lora_sizes *sizes, struct steps *s, long long total, int share, int tokens_per_pack,
                struct lora_error *err);
 

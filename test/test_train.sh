@@ -277,6 +277,8 @@ expect 1 train "$@" --out "$dir/least" --max-memory 10000
 says "not enough memory"
 expect 0 plan --model "$dir/config.json" --max-length 32
 says "256 an epoch, 256 of them targets"
+expect 0 train "$@" --dry-run --max-steps 9000000000000000
+says "steps: 9000000000000000 "
 
 begin "merge: W + s B A; without an adapter a conversion"
 expect 0 merge --model "$model" --out "$dir/same"
