@@ -2,6 +2,7 @@
  * and only counts, so the plan is what is taken (design: "Plan"); then again for real. */
 #include "lora_state.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,6 +100,9 @@ static buf *take(struct lora *l, struct arena *a, size_t count)
     return arena_take(a, count, (size_t)l->k->elem);
 }
 
+/* Element `offset` of a buffer; of one that is not there, as when only counting, NULL. */
+static buf *part(const struct lora *l, const buf *p, size_t offset) { return p ? at(l->k, p, offset) : NULL; }
+
 static size_t area(int rows, int cols) { return (size_t)rows * (size_t)cols; }
 
 /* Where a trained tensor lies, or -1. */
@@ -117,7 +121,7 @@ static struct weight real_weight(const struct lora *l, size_t offset, int rows, 
     w.type = TYPE_REAL;
     w.rows = rows;
     w.cols = cols;
-    w.data = at(l->k, l->params, offset);
+    w.data = part(l, l->params, offset);
     return w;
 }
 
@@ -131,7 +135,7 @@ static void carve_matrix(struct lora *l, struct arena *a, int id, int layer, str
     *dw = NULL;
     if (offset >= 0) {
         *w = real_weight(l, (size_t)offset, m->rows, m->cols);
-        *dw = at(l->k, l->grads, (size_t)offset);
+        *dw = part(l, l->grads, (size_t)offset);
         return;
     }
     *w = *m;
@@ -147,8 +151,8 @@ static buf *carve_vector(struct lora *l, struct arena *a, int id, int layer, buf
     *dv = NULL;
     if (!tensor_present(l->c, id)) return NULL;
     if (offset >= 0) {
-        *dv = at(l->k, l->grads, (size_t)offset);
-        return at(l->k, l->params, (size_t)offset);
+        *dv = part(l, l->grads, (size_t)offset);
+        return part(l, l->params, (size_t)offset);
     }
     return take(l, a, area(tensor_rows(l->c, id), tensor_cols(l->c, id)));
 }
@@ -213,8 +217,8 @@ static void set_branches(struct lora *l, const struct lora_setup *s)
                 b->scale = m->scale;
                 b->a = real_weight(l, start + m->a, m->r, m->cols);
                 b->b = real_weight(l, start + m->b, m->rows, m->r);
-                b->da = at(l->k, l->grads, start + m->a);
-                b->db = at(l->k, l->grads, start + m->b);
+                b->da = part(l, l->grads, start + m->a);
+                b->db = part(l, l->grads, start + m->b);
                 b->key = random_key(s->seed, adapter_tensor_name(name, sizeof name, m, 0));
             }
         }
@@ -300,7 +304,7 @@ static void carve_work(struct lora *l, struct arena *a)
 static void carve_tables(struct lora *l, struct arena *a)
 {
     const struct lora_sizes *z = &l->sizes;
-    size_t N = (size_t)z->N, U = (size_t)z->U, T = (size_t)z->T, I = sizeof(int);
+    size_t N = (size_t)z->N, U = (size_t)max_int(z->U, 1), T = (size_t)z->T, I = sizeof(int);  /* a chunk has a row */
     l->ids = arena_take(a, N, I);
     l->pos = arena_take(a, N, I);
     l->visit = arena_take(a, N, I);
@@ -455,6 +459,10 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
     if (z->N < 1 || z->S < 1 || z->T < 0 || z->U < 0 || z->positions < 1 || z->keys < 0 || s->threads < 1) {
         fail(err, "bad setup", "sizes");
         return expected(err, "positive sizes and threads");
+    }
+    if ((long long)z->N * s->model->config.NH > INT_MAX) {     /* the rows of a norm of heads are an int */
+        fail(err, "too many tokens in a pack", "%d", z->N);
+        return expected(err, "at most %d with this model's %d heads", INT_MAX / s->model->config.NH, s->model->config.NH);
     }
     for (i = 0; i < s->n_adapters; i++)
         if (!s->adapters[i]->values) return fail(err, "bad setup", "adapter %d has no values", i);
