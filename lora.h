@@ -50,7 +50,8 @@ struct lora_setup {
 
 /* Bytes by purpose. The same code that carves the arena fills it in (design: "Plan"). */
 struct lora_plan {
-    size_t weights;         /* copies of base tensors: norms, and all of them under `full` */
+    size_t weights;         /* copies of norms and biases (of all tensors on a backend with its own memory),
+                             * and the rotary tables; under `full` the tensors are trainable */
     size_t trainable, gradients, moments;
     size_t activations;     /* kept for the backward pass */
     size_t workspace;       /* the rest of the working memory */

@@ -82,7 +82,7 @@ struct lora {
     /* working memory */
     buf **x;                    /* [L + 1] the residual stream before each layer; shared where not kept */
     struct activations *acts;   /* [L], shared where not kept */
-    buf *xn, *act, *drop, *gh;  /* [N,C], [N,F], [N,max in], [N,max r] */
+    buf *xn, *act, *drop, *gh;  /* [N,C], [N, the larger of F and NH*HS], [N,max in], [N,max r] */
     buf *dx, *dxn, *dq, *dk, *dv, *datt, *delta, *dact;
     buf *hx, *hn, *dhn, *logits;    /* chunk rows of C, C, C, V */
     int chunk;
