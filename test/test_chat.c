@@ -268,7 +268,7 @@ static void check_golden(const char *template_path, const char *key, const char 
     struct file_map f, g;
     char *text = NULL;
     const struct chat_template *t;
-    size_t n;
+    size_t n = 0;
     int ask = 0;
     snprintf(path, sizeof path, "%s/%s", shared_dir(), template_path);
     if (key && !json_read(&config, path, &err)) text = new_string(json_get(config.root, key)->string, &err);
