@@ -623,10 +623,11 @@ static int read_file(struct reader *r, const char *path, int labels_only)
 
 static int read_files(struct reader *r, const char *paths, int labels_only)
 {
+    const char *list = paths;
     while (paths) {
         size_t n = strcspn(paths, ",");
-        char *path = new_string_n(paths, n, r->err);
-        int bad = !path || read_file(r, path, labels_only);
+        char *path = n ? new_string_n(paths, n, r->err) : NULL;
+        int bad = !n ? fail(r->err, "a file without a name in the list", "--data: %s", list) : !path || read_file(r, path, labels_only);
         free(path);
         if (bad) return -1;
         paths = paths[n] ? paths + n + 1 : NULL;

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 const struct option common_options[] = {
-    { "model", NULL, OPTION_TEXT, offsetof(struct common, model), NULL, "PATH",
+    { "model", "model-name-or-path", OPTION_TEXT, offsetof(struct common, model), NULL, "PATH",
       "a Hugging Face directory or a .gguf file", 0, 0 },
     { "chat-template", NULL, OPTION_TEXT, offsetof(struct common, chat_template), NULL, "NAME",
       "chat template by name (default: the model's own)", 0, 0 },
@@ -274,7 +274,7 @@ static int in_range(struct parser *p, const struct option *o, const char *place,
     char what[96];
     if (!(o->low < o->high) || (x >= o->low && x <= o->high)) return 0;
     if (o->high >= INT_MAX) snprintf(what, sizeof what, "at least %g", o->low);
-    else snprintf(what, sizeof what, "%g to %g", o->low, o->high);
+    else snprintf(what, sizeof what, "%.9g to %.9g", o->low, o->high);
     return wrong_value(p, place, value, what);
 }
 
@@ -313,7 +313,8 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
     char what[256];
     if (!value && o->type != OPTION_FLAG) {
         fail(&p->err, "an option without its value", "%s", place);
-        return expected(&p->err, "%s", o->value ? o->value : o->choices ? o->choices : "a value");
+        expected(&p->err, "%s", o->value ? o->value : o->choices ? o->choices : "a value");
+        return strncmp(place, "--", 2) ? -1 : hint(&p->err, "a value that begins with -- is written %s=VALUE", place);
     }
     switch (o->type) {
     case OPTION_FLAG:
@@ -325,7 +326,8 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
         return 0;
     case OPTION_CHOICE:
         snprintf(what, sizeof what, "one of %s", o->choices);
-        if (read_choice(o->choices, value, field)) return wrong_value(p, place, value, what);
+        if (!strncmp(o->choices, "on|off", 6) && !read_flag(value, field)) *(int *)field = !*(int *)field;
+        else if (read_choice(o->choices, value, field)) return wrong_value(p, place, value, what);
         return 0;
     case OPTION_TEXT:
         *(const char **)field = value;
@@ -359,7 +361,7 @@ static int read_word(struct parser *p, int argc, char **argv, int *i)
     char place[128];
     size_t n;
     const struct option *o;
-    int row;
+    int row, flag;
     if (strncmp(word, "--", 2) || !word[2]) {
         fail(&p->err, "unexpected word", "%s", word);
         return hint(&p->err, "options begin with --; `lora help %s` lists them", p->job->name);
@@ -371,7 +373,8 @@ static int read_word(struct parser *p, int argc, char **argv, int *i)
     o = option_at(p->job, row);
     if (o->type == OPTION_LATER) return later_option(p, place);
     if (name[n]) value = name + n + 1;
-    else if (o->type != OPTION_FLAG && *i + 1 < argc && strncmp(argv[*i + 1], "--", 2)) value = argv[++*i];
+    else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2)
+             && (o->type != OPTION_FLAG || !read_flag(argv[*i + 1], &flag))) value = argv[++*i];
     p->given[row] = 1;
     return set_option(p, o, place, value);
 }
@@ -451,6 +454,7 @@ static int read_config(struct parser *p, const char *path, int rows)
         p->given = all;
         text = all + rows;
         if (file.size) memcpy(text, file.data, file.size);
+        if (file.size >= 3 && !memcmp(text, "\357\273\277", 3)) i = 3;   /* a byte order mark */
         bad = memchr(text, 0, file.size) != NULL;
         if (bad) fail(&p->err, "cannot read the configuration", "%s: it is not text", path);
         while (!bad && i < file.size) {

@@ -54,7 +54,7 @@ run 2 eval --max_new_tokns 3; err "did you mean --max-new-tokens?"
 run 2 eval --batch-size 16x; last '^lora: wrong value: --batch-size: expected a whole number, found "16x"$'
 run 2 eval --batch-size=0; last "expected 1 to 4096"
 run 2 eval --batch-size 99999999999999999999; last "a whole number"
-run 2 eval --batch-size; last "an option without its value: --batch-size"
+run 2 eval --batch-size; err "an option without its value: --batch-size"
 run 2 eval --task loss; last 'expected one of lm|classify|generate, found "loss"'
 run 2 eval --max-memory 5Q; last "expected a size"
 run 2 generate --temperature nan; last 'expected a number, found "nan"'
@@ -104,6 +104,18 @@ run 2 eval --config "$dir/c"; last "line 1: .*expected name: value"
 printf 'batch-size: 2.5\n' >"$dir/c"
 run 2 eval --config "$dir/c"; last "line 1: batch-size: expected a whole number"
 run 2 eval --config "$dir/none"; last "none"
+printf '\357\273\277model: %s\r\ndata: %s\r\nbackend: ref\r\n' "$m" "$dir/t.jsonl" >"$dir/c"
+run 0 eval --config "$dir/c"; out "^loss "
+
+begin "words that users of other tools write"
+run 0 eval --model_name_or_path "$m" --data "$dir/t.jsonl" --backend ref; out "^loss "
+run 2 train --load_best_model_at_end True --use_rslora false; err "--model, --data and --out are needed"
+run 2 train --gradient_checkpointing true; err "--model, --data and --out are needed"
+run 2 train --gradient_checkpointing maybe; last "one of on|off|auto"
+run 2 train --use_rslora maybe; err "unexpected word: maybe"
+run 2 generate --prompt --raw; last "written --prompt=VALUE"
+run 2 train --adam-beta1 1; last 'expected 0 to 0.9999999, found "1"'
+run 1 eval $small --data "$dir/t.jsonl,"; last "a file without a name in the list: --data: "
 
 begin "lm: the report is the mean of the token losses, however rows are packed"
 printf '%s\n' '{"text":"one two"}' '{"text":""}' '{"text":"three"}' '{"text":"one two three four five six seven"}' >"$dir/t.jsonl"
