@@ -716,6 +716,25 @@ static int open_directory(struct model *m, struct lora_error *err)
     return bad ? -1 : check_complete(m, err);
 }
 
+/* Keys of the architecture that nothing reads are shown, as those of config.json are. */
+static int note_gguf_keys(struct model *m, const char *arch, struct lora_error *err)
+{
+    static const char *const known[] = {
+        "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+        "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
+        "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
+        "rope.scaling.factor", "rope.scaling.original_context_length", "expert_count",
+        "attention.value_length", "vocab_size",     /* the tensors' shapes say them */
+    };
+    size_t n = strlen(arch);
+    int i;
+    for (i = 0; i < m->gguf->n_values; i++) {
+        const char *key = m->gguf->values[i].key;
+        if (!strncmp(key, arch, n) && key[n] == '.' && !IN_LIST(key + n + 1, known)) note_ignored(&m->ignored, key);
+    }
+    return text_check(&m->ignored, err);
+}
+
 static int open_gguf(struct model *m, struct lora_error *err)
 {
     const struct family *f;
@@ -723,7 +742,7 @@ static int open_gguf(struct model *m, struct lora_error *err)
     m->is_gguf = 1;
     if (!(m->gguf = new_array(1, sizeof *m->gguf, err)) || gguf_open(m->gguf, m->path, err)
         || config_from_gguf(&m->config, m->gguf, err) || new_weights(m, err)
-        || !(f = find_family(m->config.model_type, 0, m->path, err))) return -1;
+        || !(f = find_family(m->config.model_type, 0, m->path, err)) || note_gguf_keys(m, f->gguf, err)) return -1;
     for (i = 0; i < m->gguf->n_tensors; i++) {
         const struct gguf_tensor *t = &m->gguf->tensors[i];
         if (!strcmp(t->name, "rope_freqs.weight")) continue;

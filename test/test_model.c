@@ -399,6 +399,43 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
     return bad;
 }
 
+static void test_gguf_keys(void)
+{
+    static const struct { const char *name; int dims[2]; } tensors[] = {
+        { "token_embd.weight", { 8, 4 } }, { "output_norm.weight", { 8, 0 } }, { "blk.0.attn_norm.weight", { 8, 0 } },
+        { "blk.0.attn_q.weight", { 8, 8 } }, { "blk.0.attn_k.weight", { 8, 8 } }, { "blk.0.attn_v.weight", { 8, 8 } },
+        { "blk.0.attn_output.weight", { 8, 8 } }, { "blk.0.ffn_norm.weight", { 8, 0 } },
+        { "blk.0.ffn_gate.weight", { 8, 8 } }, { "blk.0.ffn_up.weight", { 8, 8 } }, { "blk.0.ffn_down.weight", { 8, 8 } }
+    };
+    struct lora_error err = { 0 };
+    struct text t = { 0 };
+    struct model *m;
+    size_t i;
+    test_begin("keys of a GGUF file that nothing reads are shown");
+    text_puts(&t, "GGUF");
+    put_number(&t, 3, 4), put_number(&t, 11, 8), put_number(&t, 7, 8);
+    put_gguf_text(&t, "general.architecture"), put_number(&t, GGUF_STRING, 4), put_gguf_text(&t, "llama");
+    put_gguf_int(&t, "llama.embedding_length", 8);
+    put_gguf_int(&t, "llama.block_count", 1);
+    put_gguf_int(&t, "llama.attention.head_count", 2);
+    put_gguf_int(&t, "llama.feed_forward_length", 8);
+    put_gguf_float(&t, "llama.rope.scaling.attn_factor", 2);
+    put_gguf_int(&t, "general.file_type", 0);
+    for (i = 0; i < 11; i++) {
+        put_gguf_text(&t, tensors[i].name), put_number(&t, tensors[i].dims[1] ? 2 : 1, 4);
+        put_number(&t, (uint64_t)tensors[i].dims[0], 8);
+        if (tensors[i].dims[1]) put_number(&t, (uint64_t)tensors[i].dims[1], 8);
+        put_number(&t, 0, 4), put_number(&t, i * 256, 8);
+    }
+    while (t.n % 32) put_number(&t, 0, 1);
+    for (i = 0; i < 11 * 64; i++) put_number(&t, 0, 4);
+    put_file("keys.gguf", t.s, t.n);
+    text_free(&t);
+    if (model_open(&m, in_dir("keys.gguf"), &err)) CHECK(0, "%s, %s, %s", err.where, err.expected, err.found);
+    else CHECK(m->ignored.s && !strcmp(m->ignored.s, "llama.rope.scaling.attn_factor"), "%s", m->ignored.s ? m->ignored.s : "nothing");
+    model_close(m);
+}
+
 static void test_gguf_rope(void)
 {
     struct lora_error err = { 0 };
@@ -424,6 +461,7 @@ int main(void)
     test_damage();
     test_rope();
     test_gguf_rope();
+    test_gguf_keys();
     remove_tree(dir, NULL);
     return test_end();
 }
