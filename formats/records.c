@@ -1,5 +1,6 @@
 /* records.c - see records.h. */
 #include "records.h"
+#include "../unicode.h"
 #include "names.h"
 
 #include <stdio.h>
@@ -64,6 +65,24 @@ static int open_csv(struct records *r, char delimiter, struct lora_error *err)
     return text_check(&r->header, err) || name_columns(r, r->header.s, err) ? -1 : 0;
 }
 
+/* A table saved in an older encoding would be trained on as it is: its letters would be bytes of no text. */
+static int check_utf8(const struct records *r, struct lora_error *err)
+{
+    const char *p = (const char *)r->file.data, *end = p + r->file.size;
+    size_t line = 1;
+    uint32_t c;
+    for (; p < end; p += utf8_next(p, (size_t)(end - p), &c)) {
+        line += *p == '\n';
+        if (utf8_next(p, (size_t)(end - p), &c) == 1 && c == UTF8_BAD) {
+            fail(err, "cannot read the text", "%s, line %zu", r->path, line);
+            expected(err, "valid UTF-8");
+            found(err, "byte 0x%02x", (unsigned char)*p);
+            return hint(err, "save the file as UTF-8; `iconv -f LATIN1 -t UTF-8` turns an older encoding into it");
+        }
+    }
+    return 0;
+}
+
 int records_open(struct records *r, const char *path, char delimiter, struct lora_error *err)
 {
     const char *text;
@@ -73,6 +92,7 @@ int records_open(struct records *r, const char *path, char delimiter, struct lor
     if (file_open(&r->file, path, err)) return -1;
     text = (const char *)r->file.data;
     if (r->file.size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) r->at = 3;   /* byte order mark */
+    if ((has_ending(path, ".csv") || has_ending(path, ".txt")) && check_utf8(r, err)) return -1;
     if (has_ending(path, ".csv")) {
         r->kind = RECORDS_CSV;
         return open_csv(r, delimiter, err);

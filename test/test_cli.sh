@@ -115,6 +115,8 @@ run 2 train --gradient_checkpointing maybe; last "one of on|off|auto"
 run 2 train --use_rslora maybe; err "unexpected word: maybe"
 run 2 generate --prompt --raw; last "written --prompt=VALUE"
 run 2 train --adam-beta1 1; last 'expected 0 to 0.9999999, found "1"'
+printf 'text\nx\ncaf\351\n' >"$dir/latin.csv"
+run 1 eval $small --data "$dir/latin.csv"; err "latin.csv, line 3: expected valid UTF-8, found byte 0xe9$"; last "iconv"
 run 1 eval $small --data "$dir/t.jsonl,"; last "a file without a name in the list: --data: "
 
 begin "lm: the report is the mean of the token losses, however rows are packed"
