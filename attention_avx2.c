@@ -367,18 +367,21 @@ static int has_gradient(const struct attention *a, int t)
 /* Over all blocks of all segments and key heads, the longest rows first. Called by one thread. */
 static void over_queries(struct kernel_ctx *c, const struct attention *a, visitor *visit)
 {
-    int blocks = 0, s, i;
+    int blocks = 0, s;
+    long long i, count;
     double work = 0;
     for (s = 0; s < a->S; s++) {
         blocks = larger(blocks, (a->segments[s].q_len + a->queries - 1) / a->queries);
         work += (double)a->segments[s].q_len * a->segments[s].k_len * a->NH * a->HS;
     }
+    count = (long long)blocks * a->S * a->NKV;
+    (void)work;                 /* without OpenMP nothing reads it */
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
-    for (i = 0; i < blocks * a->S * a->NKV; i++) {
+    for (i = 0; i < count; i++) {
         struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
-        b.g = i % a->NKV;
-        b.s = i / a->NKV % a->S;
-        b.i = (blocks - 1 - i / a->NKV / a->S) * a->queries;
+        b.g = (int)(i % a->NKV);
+        b.s = (int)(i / a->NKV % a->S);
+        b.i = (int)(blocks - 1 - i / a->NKV / a->S) * a->queries;
         b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
         if (b.n > 0) {
             struct scratch x = scratch_of(c, a);
@@ -389,18 +392,21 @@ static void over_queries(struct kernel_ctx *c, const struct attention *a, visito
 
 static void over_keys(struct kernel_ctx *c, const struct attention *a)
 {
-    int blocks = 0, t, i;
+    int blocks = 0, t;
+    long long i, count;
     double work = 0;
     for (t = 0; t < a->S; t++) {
         blocks = larger(blocks, (a->segments[t].k_len + KEYS - 1) / KEYS);
         work += (double)a->segments[t].q_len * a->segments[t].k_len * a->NH * a->HS;
     }
+    count = (long long)blocks * a->S * a->NKV;
+    (void)work;                 /* without OpenMP nothing reads it */
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
-    for (i = 0; i < blocks * a->S * a->NKV; i++) {
+    for (i = 0; i < count; i++) {
         struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
-        b.g = i % a->NKV;
-        b.t = i / a->NKV % a->S;
-        b.j = i / a->NKV / a->S * KEYS;
+        b.g = (int)(i % a->NKV);
+        b.t = (int)(i / a->NKV % a->S);
+        b.j = (int)(i / a->NKV / a->S) * KEYS;
         b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
         if (b.keys > 0 && has_gradient(a, b.t)) {
             struct scratch x = scratch_of(c, a);
