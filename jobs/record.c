@@ -151,14 +151,33 @@ static void put_labels(struct text *t, const struct dataset *d)
     text_puts(t, "]");
 }
 
+/* The settings with the values that were used where the user left them open. */
+static struct train_settings resolved(const struct run *r)
+{
+    struct train_settings set = *r->set;
+    if (r->adapter) {
+        set.lora_r = r->adapter->r;
+        set.lora_alpha = r->adapter->alpha;
+        set.lora_dropout = r->adapter->dropout;
+        set.use_rslora = r->adapter->use_rslora;
+    }
+    set.warmup_steps = r->warmup;
+    if (set.warmup_ratio < 0 && r->total) set.warmup_ratio = (double)r->warmup / (double)r->total;
+    set.data.max_length = r->data_options.max_length;
+    set.common.threads = r->setup.threads;
+    set.common.max_memory = r->setup.max_memory;
+    return set;
+}
+
 static void put_run(struct text *t, const struct run *r)
 {
     const struct session *s = &r->session;
+    struct train_settings set = resolved(r);
     const char *template = s->tokenizer ? tokenizer_chat_template(s->tokenizer) : NULL;
     int n = 0;
     text_puts(t, "{\n  \"version\": \"" LORA_VERSION "\",\n  \"options\": {");
-    put_options(t, train_options, r->set, &n);
-    put_options(t, common_options, &r->set->common, &n);
+    put_options(t, train_options, &set, &n);
+    put_options(t, common_options, &set.common, &n);
     text_puts(t, "\n  },\n  \"model_path\": ");
     put_text(t, s->model->path);
     text_puts(t, ",\n  \"model_hash\": ");
