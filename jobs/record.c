@@ -277,6 +277,8 @@ static void announce_row(const struct run *r, const struct row *row)
     if (t.s && !t.failed) {
         int shown = (int)(t.n < ROW_SHOWN ? t.n : ROW_SHOWN);
         status("a row, its targets between \xc2\xab and \xc2\xbb:\n%.*s%s", shown, t.s, shown < (int)t.n ? "..." : "");
+    } else {
+        status("no memory to show a row");
     }
     text_free(&t);
 }
