@@ -147,7 +147,7 @@ for s in INT TERM; do
     pid=$!
     i=0
     while [ "$(grep -c . "$out/metrics.jsonl" 2>/dev/null || :)" -lt 3 ] 2>/dev/null || [ ! -e "$out/metrics.jsonl" ]; do
-        i=$((i + 1)); [ $i -lt 200 ] || break
+        i=$((i + 1)); [ $i -lt 3000 ] && kill -0 $pid 2>/dev/null || break     # a busy machine needs time
         sleep 0.02 2>/dev/null || sleep 1
     done
     kill -$s $pid
