@@ -456,7 +456,12 @@ static int name_not_finite(struct lora *l, const buf *b, const char *what, struc
 int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err)
 {
     struct adamw_step s;
-    double sum = l->k->sum_squares(&l->ctx, l->grads, l->n_params);
+    double sum;
+    if (!l->grads) {
+        fail(err, "cannot step", "lora_step");
+        return expected(err, "a setup with sizes.backward");
+    }
+    sum = l->k->sum_squares(&l->ctx, l->grads, l->n_params);
     *norm = sqrt(sum);
     if (!(sum - sum == 0)) {
         if (name_not_finite(l, l->grads, "a gradient is not finite", err)) return -1;

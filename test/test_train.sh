@@ -270,6 +270,8 @@ expect 0 train "$@" --out "$dir/planned"
 arena=$(sed -n 's/.*arena: all of these *\([0-9]*\).*/\1/p' "$dir/plan")
 grep -q "\"arena_bytes\": $arena\$" "$dir/planned/run.json" || wrong "planned $arena"
 grep -q '"arena_bytes": [1-9]' "$dir/planned/run.json" || wrong "no arena in run.json"
+grep -q '"lora-dropout": 0,' "$dir/planned/run.json" || wrong "run.json without the dropout that was used"
+grep -q '"max-length": [1-9]' "$dir/planned/run.json" || wrong "run.json without the length that was used"
 expect 0 train "$@" --out "$dir/less" --max-memory $((arena - 1))
 says "[012] of 3 layers kept"
 same "$dir/less/adapter_model.safetensors" "$dir/planned/adapter_model.safetensors"
