@@ -4,7 +4,7 @@
  * looks into a buffer: all arithmetic is in the table of kernels, where each operation's equation
  * stands (kernels.h); all memory is carved in setup.c.
  *
- * One layer (Touvron et al. 2023; letters as in model.h):
+ * One layer (Touvron et al. 2023; letters as in config.h):
  *
  *     x --+-- rmsnorm -- q,k,v -- rope -- attention -- o --(+)--+-- rmsnorm -- gate,up -- swiglu -- down --(+)-- next x
  *         |                                                 |   |                                            |

@@ -1,35 +1,12 @@
-/* model.h - a model on disk: its configuration and the table of its tensors, checked.
+/* model.h - a model on disk: the table of its tensors, checked, over its configuration (config.h).
  *
  * One table row per tensor says its name in Hugging Face's and in GGUF's files, its dims by letter
  * and what it is; that row finds, checks, allocates, saves and prints it. */
 #ifndef MODEL_H
 #define MODEL_H
 
-#include "weight.h"
+#include "config.h"
 #include "kernels.h"
-
-/* Letters for shapes, everywhere: N tokens of a pack, C hidden, V vocabulary, L layers, NH query
- * heads, NKV key/value heads, HS head size, F feed-forward, R rank. */
-
-enum rope_type { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
-
-struct config {
-    char model_type[32];            /* "llama" */
-    int C, V, L, NH, NKV, HS, F;
-    int max_positions;
-    double norm_eps;
-    int tied;                       /* the head is the embedding */
-    int qkv_bias, o_bias, mlp_bias; /* added where the family or the file has them */
-    int qk_norm;                    /* Qwen3: RMSNorm of each head's q and k before rope */
-    int window;                     /* sliding window in positions, 0: none */
-    struct {
-        int type;
-        double theta, factor, low, high, beta_fast, beta_slow, attention_factor;
-        int original;               /* original_max_position_embeddings */
-        const float *divide;        /* GGUF rope_freqs [HS/2], or NULL */
-    } rope;
-    int bos, eos[8], n_eos;         /* -1 / 0 when the configuration names none */
-};
 
 /* In the order in which forward meets them. Per layer from T_ATTN_NORM to T_BDOWN. */
 enum tensor_id {
@@ -57,7 +34,6 @@ int tensor_cols(const struct config *c, int id);
  * in target_modules, is that without ".weight". */
 char *tensor_name(char *name, size_t n, int id, int layer);
 
-struct gguf;
 struct safetensors;
 
 struct model {
@@ -80,11 +56,6 @@ struct model {
 int model_open(struct model **m, const char *path, struct lora_error *err);
 void model_close(struct model *m);
 
-/* config.json alone (for `plan` and `init`); and as text, to be written into a model directory. */
-int config_read(struct config *c, const char *path, struct lora_error *err);
-int config_from_gguf(struct config *c, const struct gguf *g, struct lora_error *err);
-int config_write(const struct config *c, const char *path, int dtype, struct lora_error *err);
-
 /* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. */
 const struct weight *model_weight(const struct model *m, int id, int layer);
 
@@ -95,9 +66,5 @@ int model_write(const struct config *c, const char *dir, int dtype, model_row_so
                 struct lora_error *err);
 
 long long config_parameters(const struct config *c);    /* of all tensors; a tied head counts once */
-
-/* Rotary frequencies f[HS/2] in radians a position, with the scaling of the configuration, and the
- * factor on cos and sin (yarn's attention factor, else 1). facts and sources: docs/math.md */
-void rope_frequencies(const struct config *c, double *f, double *factor);
 
 #endif

@@ -139,6 +139,12 @@ void text_printf(struct text *t, const char *format, ...)
     if (s != small) free(s);
 }
 
+void text_list(struct text *t, const char *s)
+{
+    if (t->n) text_puts(t, ", ");
+    text_puts(t, s);
+}
+
 void text_free(struct text *t)
 {
     free(t->s);

@@ -62,6 +62,7 @@ struct text {
 void text_add(struct text *t, const char *s, size_t n);
 void text_puts(struct text *t, const char *s);
 void text_printf(struct text *t, const char *format, ...) PRINTF_LIKE(2, 3);
+void text_list(struct text *t, const char *s);       /* "a", then "a, b" */
 void text_free(struct text *t);
 int text_check(const struct text *t, struct lora_error *err);   /* -1 with an error if failed */
 

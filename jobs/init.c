@@ -78,7 +78,7 @@ static int make(const struct settings *set, struct lora_error *err)
     struct source s;
     s.c = &c;
     s.seed = (uint64_t)set->seed;
-    if (config_read(&c, set->config, err) || initializer_range(&s.std, set->config, err)
+    if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
         || make_directory(set->out, err) || model_write(&c, set->out, types[set->dtype], random_row, &s, err)
         || copy_tokenizer(set->config, set->out, err)) return -1;
     status("%s: %lld parameters, normal with deviation %g", set->out, config_parameters(&c), s.std);

@@ -124,7 +124,7 @@ static struct model *shape_model(const char *config, struct lora_error *err)
     struct model *m = new_array(1, sizeof *m, err);
     int id, layer;
     if (!m) return NULL;
-    if (config_read(&m->config, config, err) || !(m->path = new_string(config, err))
+    if (config_read(&m->config, config, &m->ignored, err) || !(m->path = new_string(config, err))
         || !(m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err))) {
         model_close(m);
         return NULL;

@@ -452,7 +452,7 @@ static void check_peft(void)
     struct config c;
     size_t i;
     test_begin("directories that PEFT wrote");
-    CHECK(!config_read(&c, "test/goldens/data/lora-grad/llama/model/config.json", &err), "%s: %s", err.what, err.where);
+    CHECK(!config_read(&c, "test/goldens/data/lora-grad/llama/model/config.json", NULL, &err), "%s: %s", err.what, err.where);
     for (i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct adapter *a = NULL;
         char path[200];

@@ -153,7 +153,7 @@ static void test_config(void)
         int bad;
         memset(&err, 0, sizeof err);
         put_file("config.json", text, strlen(text));
-        bad = config_read(&c, in_dir("config.json"), &err);
+        bad = config_read(&c, in_dir("config.json"), NULL, &err);
         CHECK(bad == (edits[i].word ? -1 : 0), "%s: %s %s", edits[i].put, err.what, err.where);
         if (edits[i].word) CHECK(strstr(err.where, edits[i].word) != NULL, "%s: %s", edits[i].put, err.where);
         if (edits[i].word) CHECK(err.what[0] && !strchr(err.where, '\n'));
@@ -394,7 +394,7 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
     put_file("config.gguf", t.s, t.n);
     text_free(&t);
     CHECK(!gguf_open(&g, in_dir("config.gguf"), err), "%s, %s, %s", err->where, err->expected, err->found);
-    bad = config_from_gguf(c, &g, err);
+    bad = config_from_gguf(c, &g, NULL, err);
     gguf_close(&g);
     return bad;
 }

@@ -1,0 +1,570 @@
+/* config.c - see config.h: config.json and GGUF's keys read into a configuration, and written again. */
+#include "config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weight.h"
+#include "formats/gguf.h"
+#include "formats/json.h"
+
+/* ---- families ---- */
+
+static const struct family families[] = {
+    { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, "llama", 1 },
+    { "mistral", "MistralForCausalLM",  0,  0, 0, 1, NULL,    1 },
+    { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, "qwen2", 0 },
+    { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, "qwen3", 0 },
+};
+#define N_FAMILIES (sizeof families / sizeof *families)
+
+static void list_families(char *list, size_t n, int gguf)
+{
+    size_t i, used = 0;
+    for (i = 0; i < N_FAMILIES; i++) {
+        const char *name = gguf ? families[i].gguf : families[i].type;
+        if (name && used < n) used += (size_t)snprintf(list + used, n - used, "%s%s", used ? ", " : "", name);
+    }
+}
+
+static const struct family *find_family(const char *type, int gguf, const char *path, struct lora_error *err)
+{
+    char list[128];
+    size_t i;
+    for (i = 0; i < N_FAMILIES; i++) {
+        const char *name = gguf ? families[i].gguf : families[i].type;
+        if (name && type && !strcmp(name, type)) return &families[i];
+    }
+    list_families(list, sizeof list, gguf);
+    fail(err, "unsupported model", "%s: %s", path, gguf ? "general.architecture" : "model_type");
+    expected(err, "one of %s", list);
+    found(err, "%s", type ? type : "nothing");
+    return NULL;
+}
+
+const struct family *config_family(const struct config *c, struct lora_error *err)
+{
+    return find_family(c->model_type, 0, "the configuration", err);
+}
+
+/* Keys that say nothing about the numbers here: names, files, tokens (the tokenizer has them),
+ * settings of training elsewhere or of generation. */
+static const char *const inert_keys[] = {
+    "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache",
+    "pad_token_id", "initializer_range", "model_type", "_attn_implementation_autoset", "unsloth_version",
+    "output_attentions", "output_hidden_states", "return_dict", "is_llama_config", "transformers.js_config",
+    "max_window_layers", "unsloth_fixed", "auto_map", "chunk_size_feed_forward", "id2label", "label2id",
+    "is_encoder_decoder", "problem_type", "use_mup",
+};
+
+/* Keys that are read below. */
+static const char *const read_keys[] = {
+    "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "attention_bias",
+    "mlp_bias", "rope_theta", "rope_scaling", "rope_parameters", "bos_token_id", "eos_token_id",
+    "sliding_window", "use_sliding_window", "layer_types", "hidden_act",
+};
+
+/* Keys that change the numbers, and the only value that this program computes. */
+static const struct { const char *key; double only; } fixed_keys[] = {
+    { "pretraining_tp", 1 }, { "rope_interleaved", 0 }, { "partial_rotary_factor", 1 },
+    { "attention_dropout", 0 }, { "use_qk_norm", 0 }, { "attn_logit_softcapping", 0 },
+    { "final_logit_softcapping", 0 }, { "logit_scale", 1 }, { "embedding_multiplier", 1 },
+    { "attention_multiplier", 1 }, { "residual_multiplier", 1 }, { "logits_scaling", 1 },
+    { "num_local_experts", 0 }, { "num_experts", 0 }, { "clip_qkv", 0 }, { "alibi", 0 },
+    { "no_rope_layers", 0 }, { "hidden_dropout", 0 }, { "embd_pdrop", 0 }, { "resid_pdrop", 0 },
+    { "use_sliding_window", 0 },
+};
+
+static int in_list(const char *key, const char *const *list, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) if (!strcmp(key, list[i])) return 1;
+    return 0;
+}
+#define IN_LIST(key, list) in_list(key, list, sizeof list / sizeof *list)
+
+/* Every key is read, inert, at the only value we compute, or shown to the user; quantised bases are
+ * refused by name. */
+static int check_keys(const struct json *o, const char *path, struct text *ignored, struct lora_error *err)
+{
+    const struct json *v;
+    size_t i;
+    for (v = o->child; v; v = v->next) {
+        int fixed = 0;
+        for (i = 0; i < sizeof fixed_keys / sizeof *fixed_keys; i++) {
+            if (strcmp(v->key, fixed_keys[i].key)) continue;
+            fixed = 1;
+            if (v->type == JSON_NULL) break;
+            if ((v->type == JSON_NUMBER || v->type == JSON_BOOL) && v->number == fixed_keys[i].only) break;
+            fail(err, "unsupported configuration", "%s, line %d: %s", path, v->line, v->key);
+            expected(err, "%g", fixed_keys[i].only);
+            if (v->type == JSON_NUMBER || v->type == JSON_BOOL) return found(err, "%g", v->number);
+            return found(err, "another kind of value");
+        }
+        if (fixed || IN_LIST(v->key, inert_keys) || IN_LIST(v->key, read_keys)) continue;
+        if (!strcmp(v->key, "quantization_config") && v->type != JSON_NULL) {
+            fail(err, "unsupported configuration", "%s, line %d: quantization_config", path, v->line);
+            return expected(err, "a model in f32, f16 or bf16");
+        }
+        if (ignored) text_list(ignored, v->key);
+    }
+    return ignored ? text_check(ignored, err) : 0;
+}
+
+/* ---- rope ---- */
+
+static const char *const rope_names[] = { "default", "linear", "llama3", "yarn" };
+
+static int rope_type(struct config *c, const char *name, const char *path, struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < 4; i++)
+        if (!strcmp(name, rope_names[i])) {
+            c->rope.type = i;
+            return 0;
+        }
+    fail(err, "unsupported rope type", "%s: rope_type", path);
+    expected(err, "default, linear, llama3 or yarn");
+    return found(err, "%s", name);
+}
+
+/* rope_scaling (older) or rope_parameters (Transformers 5): the same keys inside. */
+static int read_rope(struct config *c, const struct json *o, const char *path, struct lora_error *err)
+{
+    static const char *const known[] = {
+        "type", "rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast",
+        "beta_slow", "attention_factor", "original_max_position_embeddings", "partial_rotary_factor",
+    };
+    const char *name = "default";
+    const struct json *v;
+    double partial = 1;
+    if (!o || o->type == JSON_NULL) return 0;
+    if (o->type != JSON_OBJECT) {
+        fail(err, "bad configuration", "%s, line %d: rope settings", path, o->line);
+        return expected(err, "an object");
+    }
+    for (v = o->child; v; v = v->next)
+        if (!IN_LIST(v->key, known)) {
+            fail(err, "unsupported rope setting", "%s, line %d: %s", path, v->line, v->key);
+            return expected(err, "the settings of default, linear, llama3 or yarn");
+        }
+    if (json_get_string(o, "type", &name, path, err) || json_get_string(o, "rope_type", &name, path, err)
+        || rope_type(c, name, path, err)
+        || json_get_number(o, "rope_theta", &c->rope.theta, path, err)
+        || json_get_number(o, "factor", &c->rope.factor, path, err)
+        || json_get_number(o, "low_freq_factor", &c->rope.low, path, err)
+        || json_get_number(o, "high_freq_factor", &c->rope.high, path, err)
+        || json_get_number(o, "beta_fast", &c->rope.beta_fast, path, err)
+        || json_get_number(o, "beta_slow", &c->rope.beta_slow, path, err)
+        || json_get_number(o, "attention_factor", &c->rope.attention_factor, path, err)
+        || json_get_number(o, "partial_rotary_factor", &partial, path, err)
+        || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)) return -1;
+    if (partial != 1) {
+        fail(err, "unsupported rope setting", "%s: partial_rotary_factor", path);
+        expected(err, "1");
+        return found(err, "%g", partial);
+    }
+    return 0;
+}
+
+void rope_frequencies(const struct config *c, double *f, double *factor)
+{
+    const double two_pi = 6.283185307179586476925;
+    double theta = c->rope.theta, s = c->rope.factor, L = c->rope.original;
+    int half = c->HS / 2, i;
+    *factor = 1;
+    for (i = 0; i < half; i++) {
+        f[i] = pow(theta, -2.0 * i / c->HS);
+        if (c->rope.divide) f[i] /= (double)c->rope.divide[i];
+        if (c->rope.type == ROPE_LINEAR) f[i] /= s;
+        if (c->rope.type == ROPE_LLAMA3) {      /* long waves slower, short ones kept, a ramp between */
+            double wave = two_pi / f[i];
+            double smooth = (L / wave - c->rope.low) / (c->rope.high - c->rope.low);
+            if (wave > L / c->rope.low) f[i] /= s;
+            else if (!(wave < L / c->rope.high)) f[i] = (1 - smooth) * f[i] / s + smooth * f[i];
+        }
+    }
+    if (c->rope.type == ROPE_YARN) {            /* Peng et al. 2023: a ramp over the dimensions */
+        double low = floor(c->HS * log(L / (c->rope.beta_fast * two_pi)) / (2 * log(theta)));
+        double high = ceil(c->HS * log(L / (c->rope.beta_slow * two_pi)) / (2 * log(theta)));
+        if (low < 0) low = 0;
+        if (high > c->HS - 1) high = c->HS - 1;
+        if (low == high) high += 0.001;
+        for (i = 0; i < half; i++) {
+            double ramp = (i - low) / (high - low);
+            if (ramp < 0) ramp = 0;
+            if (ramp > 1) ramp = 1;
+            f[i] = f[i] / s * ramp + f[i] * (1 - ramp);
+        }
+        *factor = c->rope.attention_factor > 0 ? c->rope.attention_factor : s > 1 ? 0.1 * log(s) + 1 : 1;
+    }
+}
+
+static void config_defaults(struct config *c)
+{
+    memset(c, 0, sizeof *c);
+    c->max_positions = 2048;
+    c->norm_eps = 1e-6;
+    c->bos = -1;
+    c->rope.theta = 10000;
+    c->rope.factor = 1;
+    c->rope.low = 1;
+    c->rope.high = 4;
+    c->rope.beta_fast = 32;
+    c->rope.beta_slow = 1;
+}
+
+/* What every configuration must fulfil, wherever it came from. */
+static int config_check(struct config *c, const char *path, struct lora_error *err)
+{
+    static const struct { const char *name; size_t offset; int most; } sizes[] = {
+        { "hidden_size", offsetof(struct config, C), 1 << 20 },
+        { "vocab_size", offsetof(struct config, V), 1 << 26 },
+        { "num_hidden_layers", offsetof(struct config, L), 1 << 12 },
+        { "num_attention_heads", offsetof(struct config, NH), 1 << 14 },
+        { "num_key_value_heads", offsetof(struct config, NKV), 1 << 14 },
+        { "head_dim", offsetof(struct config, HS), 1 << 14 },
+        { "intermediate_size", offsetof(struct config, F), 1 << 22 },
+        { "max_position_embeddings", offsetof(struct config, max_positions), 1 << 28 },
+    };
+    size_t i;
+    if (!c->NKV) c->NKV = c->NH;
+    if (!c->HS && c->NH > 0 && c->C % c->NH == 0) c->HS = c->C / c->NH;
+    if (!c->rope.original) c->rope.original = c->max_positions;
+    for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int v = *(const int *)((const char *)c + sizes[i].offset);
+        if (v >= 1 && v <= sizes[i].most) continue;
+        fail(err, "bad configuration", "%s: %s", path, sizes[i].name);
+        expected(err, "1 to %d", sizes[i].most);
+        return found(err, "%d", v);
+    }
+    if (c->NH % c->NKV) {
+        fail(err, "bad configuration", "%s: num_attention_heads", path);
+        expected(err, "a multiple of num_key_value_heads (%d)", c->NKV);
+        return found(err, "%d", c->NH);
+    }
+    if (c->HS % 2 || (long long)c->NH * c->HS > 1 << 22) {
+        fail(err, "bad configuration", "%s: head_dim", path);
+        expected(err, "an even number, of all heads together at most %d", 1 << 22);
+        return found(err, "%d", c->HS);
+    }
+    if (!(c->norm_eps > 0 && c->norm_eps < 1) || !(c->rope.theta > 1) || !(c->rope.factor >= 1)
+        || (c->rope.type == ROPE_LLAMA3 && !(c->rope.low > 0 && c->rope.high > c->rope.low))
+        || (c->rope.type == ROPE_YARN && !(c->rope.beta_fast > 0 && c->rope.beta_slow > 0))
+        || c->rope.original < 1 || c->window < 0) {
+        fail(err, "bad configuration", "%s: rms_norm_eps, rope settings or sliding_window", path);
+        expected(err, "0 < rms_norm_eps < 1, rope_theta > 1, factor >= 1");
+        return found(err, "%g, %g, %g", c->norm_eps, c->rope.theta, c->rope.factor);
+    }
+    return 0;
+}
+
+static int read_eos(struct config *c, const struct json *v, const char *path, struct lora_error *err)
+{
+    const struct json *e;
+    if (!v || v->type == JSON_NULL) return 0;
+    for (e = v->type == JSON_ARRAY ? v->child : v; e; e = v->type == JSON_ARRAY ? e->next : NULL) {
+        if (e->type != JSON_NUMBER || e->number != floor(e->number) || fabs(e->number) > 1e9 || c->n_eos == 8) {
+            fail(err, "bad configuration", "%s: eos_token_id", path);
+            return expected(err, "a token id, or at most 8 of them");
+        }
+        c->eos[c->n_eos++] = (int)e->number;
+    }
+    return 0;
+}
+
+static int read_family(struct config *c, const struct json *o, const char *path, struct lora_error *err)
+{
+    const char *type = NULL, *act = "silu";
+    const struct family *f;
+    const struct json *v;
+    int bias = 0, mlp = 0;
+    if (json_get_string(o, "model_type", &type, path, err) || !(f = find_family(type, 0, path, err))
+        || json_get_string(o, "hidden_act", &act, path, err)
+        || json_get_bool(o, "attention_bias", &bias, path, err) || json_get_bool(o, "mlp_bias", &mlp, path, err))
+        return -1;
+    snprintf(c->model_type, sizeof c->model_type, "%s", f->type);
+    c->qkv_bias = f->qkv_bias < 0 ? bias : f->qkv_bias;
+    c->o_bias = f->qkv_bias < 0 ? bias : 0;
+    c->mlp_bias = f->mlp_bias < 0 ? mlp : f->mlp_bias;
+    c->qk_norm = f->qk_norm;
+    if (f->window && json_get_int(o, "sliding_window", &c->window, path, err)) return -1;
+    if (strcmp(act, "silu")) {
+        fail(err, "unsupported configuration", "%s: hidden_act", path);
+        expected(err, "silu");
+        return found(err, "%s", act);
+    }
+    v = json_get(o, "layer_types");
+    for (v = v && v->type == JSON_ARRAY ? v->child : NULL; v; v = v->next)
+        if (v->type != JSON_STRING || strcmp(v->string, c->window ? "sliding_attention" : "full_attention")) {
+            fail(err, "unsupported configuration", "%s, line %d: layer_types", path, v->line);
+            expected(err, "%s in all layers", c->window ? "sliding_attention" : "full_attention");
+            return found(err, "%s", v->type == JSON_STRING ? v->string : "another kind of value");
+        }
+    return 0;
+}
+
+static int config_parse(struct config *c, const struct json *o, const char *path, struct text *ignored,
+                        struct lora_error *err)
+{
+    config_defaults(c);
+    if (!o || o->type != JSON_OBJECT) {
+        fail(err, "bad configuration", "%s", path);
+        return expected(err, "an object");
+    }
+    if (read_family(c, o, path, err) || check_keys(o, path, ignored, err)
+        || json_get_int(o, "hidden_size", &c->C, path, err)
+        || json_get_int(o, "vocab_size", &c->V, path, err)
+        || json_get_int(o, "num_hidden_layers", &c->L, path, err)
+        || json_get_int(o, "num_attention_heads", &c->NH, path, err)
+        || json_get_int(o, "num_key_value_heads", &c->NKV, path, err)
+        || json_get_int(o, "head_dim", &c->HS, path, err)
+        || json_get_int(o, "intermediate_size", &c->F, path, err)
+        || json_get_int(o, "max_position_embeddings", &c->max_positions, path, err)
+        || json_get_number(o, "rms_norm_eps", &c->norm_eps, path, err)
+        || json_get_bool(o, "tie_word_embeddings", &c->tied, path, err)
+        || json_get_int(o, "bos_token_id", &c->bos, path, err)
+        || json_get_number(o, "rope_theta", &c->rope.theta, path, err)
+        || read_rope(c, json_get(o, "rope_scaling"), path, err)
+        || read_rope(c, json_get(o, "rope_parameters"), path, err)
+        || read_eos(c, json_get(o, "eos_token_id"), path, err)) return -1;
+    return config_check(c, path, err);
+}
+
+int config_read(struct config *c, const char *path, struct text *ignored, struct lora_error *err)
+{
+    struct json_document d;
+    int bad;
+    if (json_read(&d, path, err)) return -1;
+    bad = config_parse(c, d.root, path, ignored, err);
+    json_free(&d);
+    return bad;
+}
+
+/* ---- GGUF ---- */
+
+static int gguf_rope(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
+{
+    char key[96], *name = NULL;
+    int bad = 0;
+    snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
+    if (gguf_get_string(g, key, &name, err)) return -1;
+    if (name && strcmp(name, "none")) bad = rope_type(c, name, g->path, err);
+    free(name);
+    snprintf(key, sizeof key, "%s.rope.scaling.factor", arch);
+    if (bad || gguf_get_number(g, key, &c->rope.factor, err)) return -1;
+    snprintf(key, sizeof key, "%s.rope.scaling.original_context_length", arch);
+    return gguf_get_int(g, key, &c->rope.original, err);
+}
+
+/* Llama-3's scaling as a tensor of divisors. */
+static int gguf_divisors(struct config *c, const struct gguf *g, struct lora_error *err)
+{
+    const struct gguf_tensor *t = gguf_find(g, "rope_freqs.weight");
+    int i;
+    if (!t) return 0;
+    if (t->type != TYPE_F32 || t->count != (size_t)c->HS / 2 || ((uintptr_t)t->data & 3)) {
+        fail(err, "bad tensor", "%s: rope_freqs.weight", g->path);
+        return expected(err, "%d aligned F32 numbers", c->HS / 2);
+    }
+    c->rope.divide = (const float *)(const void *)t->data;
+    for (i = 0; i < c->HS / 2; i++)
+        if (!(c->rope.divide[i] > 0)) {
+            fail(err, "bad tensor", "%s: rope_freqs.weight", g->path);
+            expected(err, "numbers above 0");
+            return found(err, "%g", (double)c->rope.divide[i]);
+        }
+    return 0;
+}
+
+static int gguf_int(const struct gguf *g, const char *arch, const char *name, int *out, struct lora_error *err)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    return gguf_get_int(g, key, out, err);
+}
+
+static int gguf_number(const struct gguf *g, const char *arch, const char *name, double *out, struct lora_error *err)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    return gguf_get_number(g, key, out, err);
+}
+
+static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
+{
+    const struct gguf_tensor *embed = gguf_find(g, "token_embd.weight");
+    int experts = 0, rotary = 0, key_length = 0;
+    if (gguf_int(g, arch, "embedding_length", &c->C, err) || gguf_int(g, arch, "block_count", &c->L, err)
+        || gguf_int(g, arch, "attention.head_count", &c->NH, err)
+        || gguf_int(g, arch, "attention.head_count_kv", &c->NKV, err)
+        || gguf_int(g, arch, "attention.key_length", &key_length, err)
+        || gguf_int(g, arch, "rope.dimension_count", &rotary, err)
+        || gguf_int(g, arch, "feed_forward_length", &c->F, err)
+        || gguf_int(g, arch, "context_length", &c->max_positions, err)
+        || gguf_int(g, arch, "attention.sliding_window", &c->window, err)
+        || gguf_int(g, arch, "expert_count", &experts, err)
+        || gguf_number(g, arch, "attention.layer_norm_rms_epsilon", &c->norm_eps, err)
+        || gguf_number(g, arch, "rope.freq_base", &c->rope.theta, err)
+        || gguf_get_int(g, "tokenizer.ggml.bos_token_id", &c->bos, err)
+        || gguf_get_int(g, "tokenizer.ggml.eos_token_id", &c->eos[0], err)) return -1;
+    c->n_eos = gguf_get(g, "tokenizer.ggml.eos_token_id") != NULL;
+    if (embed && embed->n_dims == 2 && embed->dims[1] <= 1u << 26) c->V = (int)embed->dims[1];
+    c->HS = key_length ? key_length : rotary;
+    if (experts || (rotary && c->HS != rotary)) {
+        fail(err, "unsupported configuration", "%s: %s", g->path, experts ? "expert_count" : "rope.dimension_count");
+        expected(err, "%d", experts ? 0 : c->HS);
+        return found(err, "%d", experts ? experts : rotary);
+    }
+    return 0;
+}
+
+/* Keys of the architecture that nothing reads are shown, as those of config.json are. */
+static int gguf_ignored(const struct gguf *g, const char *arch, struct text *ignored, struct lora_error *err)
+{
+    static const char *const known[] = {
+        "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+        "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
+        "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
+        "rope.scaling.factor", "rope.scaling.original_context_length", "expert_count",
+        "attention.value_length", "vocab_size",     /* the tensors' shapes say them */
+    };
+    size_t n = strlen(arch);
+    int i;
+    for (i = 0; i < g->n_values; i++) {
+        const char *key = g->values[i].key;
+        if (!strncmp(key, arch, n) && key[n] == '.' && !IN_LIST(key + n + 1, known)) text_list(ignored, key);
+    }
+    return text_check(ignored, err);
+}
+
+int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignored, struct lora_error *err)
+{
+    char *arch = NULL;
+    const struct family *f;
+    int bad = -1;
+    config_defaults(c);
+    if (gguf_get_string(g, "general.architecture", &arch, err)) return -1;
+    if ((f = find_family(arch, 1, g->path, err)) && !gguf_shape(c, g, arch, err)) {
+        snprintf(c->model_type, sizeof c->model_type, "%s", f->type);
+        c->tied = !gguf_find(g, "output.weight");
+        c->qkv_bias = gguf_find(g, "blk.0.attn_q.bias") != NULL;
+        c->o_bias = gguf_find(g, "blk.0.attn_output.bias") != NULL;
+        c->mlp_bias = gguf_find(g, "blk.0.ffn_gate.bias") != NULL;
+        c->qk_norm = gguf_find(g, "blk.0.attn_q_norm.weight") != NULL;
+        bad = gguf_rope(c, g, arch, err) || config_check(c, g->path, err) || gguf_divisors(c, g, err)
+              || (ignored && gguf_ignored(g, arch, ignored, err)) ? -1 : 0;
+    }
+    free(arch);
+    return bad;
+}
+
+uint64_t config_hash(const struct config *c, uint64_t h)
+{
+    int sizes[14];
+    double rope[8];
+    sizes[0] = c->C; sizes[1] = c->V; sizes[2] = c->L; sizes[3] = c->NH; sizes[4] = c->NKV; sizes[5] = c->HS;
+    sizes[6] = c->F; sizes[7] = c->tied; sizes[8] = c->qkv_bias; sizes[9] = c->mlp_bias; sizes[10] = c->qk_norm;
+    sizes[11] = c->window; sizes[12] = c->rope.type; sizes[13] = c->rope.original;
+    rope[0] = c->norm_eps; rope[1] = c->rope.theta; rope[2] = c->rope.factor; rope[3] = c->rope.low;
+    rope[4] = c->rope.high; rope[5] = c->rope.beta_fast; rope[6] = c->rope.beta_slow;
+    rope[7] = c->rope.attention_factor;
+    return hash_bytes(hash_bytes(h, sizes, sizeof sizes), rope, sizeof rope);
+}
+
+/* ---- writing ---- */
+
+/* GGUF files hold llama3's scaling as divisors: find the parameters that give them back. */
+static int llama3_of_divisors(const struct config *c, struct config *out)
+{
+    double plain[1 << 13], f[1 << 13], factor;
+    int i, half = c->HS / 2;
+    if (half > 1 << 13) return -1;
+    *out = *c;
+    out->rope.divide = NULL;
+    rope_frequencies(out, plain, &factor);
+    out->rope.type = ROPE_LLAMA3;
+    out->rope.factor = (double)c->rope.divide[half - 1];
+    out->rope.low = 1;
+    out->rope.high = 4;
+    out->rope.original = 8192;
+    rope_frequencies(out, f, &factor);
+    for (i = 0; i < half; i++)
+        if (!(fabs(plain[i] / f[i] - (double)c->rope.divide[i]) <= 1e-5 * (double)c->rope.divide[i])) return -1;
+    return 0;
+}
+
+static void put_pair(struct text *t, const char *key, double value)
+{
+    text_printf(t, "  \"%s\": ", key);
+    json_put_number(t, value, 0);
+    text_puts(t, ",\n");
+}
+
+static void put_rope(struct text *t, const struct config *c)
+{
+    put_pair(t, "rope_theta", c->rope.theta);
+    if (c->rope.type == ROPE_PLAIN) return;
+    text_printf(t, "  \"rope_scaling\": {\n    \"rope_type\": \"%s\",\n", rope_names[c->rope.type]);
+    if (c->rope.type == ROPE_LLAMA3) {
+        text_puts(t, "  "), put_pair(t, "low_freq_factor", c->rope.low);
+        text_puts(t, "  "), put_pair(t, "high_freq_factor", c->rope.high);
+    }
+    if (c->rope.type == ROPE_YARN) {
+        text_puts(t, "  "), put_pair(t, "beta_fast", c->rope.beta_fast);
+        text_puts(t, "  "), put_pair(t, "beta_slow", c->rope.beta_slow);
+        if (c->rope.attention_factor > 0)
+            text_puts(t, "  "), put_pair(t, "attention_factor", c->rope.attention_factor);
+    }
+    if (c->rope.type != ROPE_LINEAR)
+        text_puts(t, "  "), put_pair(t, "original_max_position_embeddings", c->rope.original);
+    text_puts(t, "    \"factor\": ");
+    json_put_number(t, c->rope.factor, 0);
+    text_puts(t, "\n  },\n");
+}
+
+static const char *dtype_name(int dtype)
+{
+    return dtype == TYPE_F16 ? "float16" : dtype == TYPE_BF16 ? "bfloat16" : "float32";
+}
+
+/* The older form (rope_theta, rope_scaling, torch_dtype), which old and new Transformers read. */
+int config_write(const struct config *c, const char *path, int dtype, struct lora_error *err)
+{
+    struct text t = { NULL, 0, 0, 0 };
+    struct config copy = *c;
+    const struct family *f = config_family(c, err);
+    int i, bad;
+    if (!f) return -1;
+    if (c->rope.divide && llama3_of_divisors(c, &copy)) {
+        fail(err, "cannot write the configuration", "%s: rope_freqs.weight", path);
+        return expected(err, "divisors of llama3 rope scaling, which config.json can say");
+    }
+    text_printf(&t, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n", f->architecture, f->type);
+    put_pair(&t, "hidden_size", c->C);
+    put_pair(&t, "vocab_size", c->V);
+    put_pair(&t, "num_hidden_layers", c->L);
+    put_pair(&t, "num_attention_heads", c->NH);
+    put_pair(&t, "num_key_value_heads", c->NKV);
+    put_pair(&t, "head_dim", c->HS);
+    put_pair(&t, "intermediate_size", c->F);
+    put_pair(&t, "max_position_embeddings", c->max_positions);
+    put_pair(&t, "rms_norm_eps", c->norm_eps);
+    put_rope(&t, &copy);
+    if (f->qkv_bias < 0) text_printf(&t, "  \"attention_bias\": %s,\n", c->qkv_bias ? "true" : "false");
+    if (f->mlp_bias < 0) text_printf(&t, "  \"mlp_bias\": %s,\n", c->mlp_bias ? "true" : "false");
+    if (f->window && c->window) put_pair(&t, "sliding_window", c->window);
+    else if (f->window) text_puts(&t, "  \"sliding_window\": null,\n");
+    if (c->bos >= 0) put_pair(&t, "bos_token_id", c->bos);
+    for (i = 0; i < c->n_eos; i++)
+        text_printf(&t, i ? ", %d" : c->n_eos > 1 ? "  \"eos_token_id\": [%d" : "  \"eos_token_id\": %d", c->eos[i]);
+    if (c->n_eos) text_puts(&t, c->n_eos > 1 ? "],\n" : ",\n");
+    text_printf(&t, "  \"hidden_act\": \"silu\",\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"%s\"\n}\n",
+                c->tied ? "true" : "false", dtype_name(dtype));
+    bad = text_check(&t, err) || file_write(path, t.s, t.n, err) ? -1 : 0;
+    text_free(&t);
+    return bad;
+}
