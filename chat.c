@@ -344,6 +344,14 @@ const struct chat_template *chat_find(const char *name, struct lora_error *err)
     return unknown("unknown name", name, err);
 }
 
+const struct chat_template *chat_variant(const char *name, int n)
+{
+    int i;
+    for (i = 0; i < N_TEMPLATES; i++)
+        if (!strcmp(name, templates[i].name) && !n--) return &templates[i];
+    return NULL;
+}
+
 /* Whether the normal form is one of the template's, or has all that tells it. */
 static int means(const struct chat_template *t, const char *form)
 {

@@ -24,6 +24,9 @@ struct chat_template;
 const struct chat_template *chat_find(const char *name, struct lora_error *err);
 const struct chat_template *chat_recognise(const char *template_text, struct lora_error *err);
 const char *chat_name(const struct chat_template *t);
+/* Models have several texts of one name, with and without a BOS: number n of them from 0, as chat_find()
+ * has it, or NULL after the last. */
+const struct chat_template *chat_variant(const char *name, int n);
 /* The text that ends an assistant's turn ("<|im_end|>"); "": the tokenizer's EOS. */
 const char *chat_end_of_turn(const struct chat_template *t);
 

@@ -181,11 +181,14 @@ static int put_raw(struct reader *r, const char *prompt, const char *answer)
     return put_id(r, tokenizer_eos(t), 1);
 }
 
-static const char *special_text(const struct tokenizer *t, int id)
+static const char *token_text(const struct tokenizer *t, int id)
 {
-    const char *s = t && id >= 0 ? tokenizer_token(t, id) : NULL;
+    const char *s = id >= 0 ? tokenizer_token(t, id) : NULL;
     return s ? s : "";
 }
+
+const char *data_bos_text(const struct tokenizer *t) { return t ? token_text(t, tokenizer_bos(t)) : ""; }
+const char *data_eos_text(const struct tokenizer *t) { return t ? token_text(t, tokenizer_eos(t)) : ""; }
 
 /* The messages by the chat template; of its targets the last `answers` are trained. */
 static int put_chat(struct reader *r, size_t answers)
@@ -198,8 +201,8 @@ static int put_chat(struct reader *r, size_t answers)
         fail_record(r, "messages without a chat template");
         return hint(r->err, "give --chat-template NAME");
     }
-    if (chat_render(r->o->chat, r->messages, r->n_messages, 0, special_text(t, t ? tokenizer_bos(t) : -1),
-                    special_text(t, t ? tokenizer_eos(t) : -1), c, r->err)) return place_record(r);
+    if (chat_render(r->o->chat, r->messages, r->n_messages, 0, data_bos_text(t), data_eos_text(t), c, r->err))
+        return place_record(r);
     if (c->n_targets > answers) first = c->n_targets - answers;
     if (first == c->n_targets) return 0;
     if (put_piece(r, c->text.s, c->targets[first].start, 0)) return -1;
@@ -212,7 +215,7 @@ static int put_chat(struct reader *r, size_t answers)
     }
     n = at - c->targets[c->n_targets - 1].start;
     end = chat_end_of_turn(r->o->chat);
-    if (!*end) end = special_text(t, t ? tokenizer_eos(t) : -1);
+    if (!*end) end = data_eos_text(t);
     if (n >= strlen(end) && !memcmp(c->text.s + at - strlen(end), end, strlen(end))) n -= strlen(end);
     r->completion = new_string_n(c->text.s + c->targets[c->n_targets - 1].start, n, r->err);
     return r->completion ? 0 : -1;

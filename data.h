@@ -83,4 +83,8 @@ int data_label_ids(const struct data_options *o, const char *label, struct ids *
  * generation is given. Appended to out. */
 int data_prompt_ids(const struct data_options *o, const char *user, struct ids *out, struct lora_error *err);
 
+/* BOS and EOS as templates write them; "" without one, or without a tokenizer. */
+const char *data_bos_text(const struct tokenizer *t);
+const char *data_eos_text(const struct tokenizer *t);
+
 #endif

@@ -456,8 +456,12 @@ int checkpoint_resume(struct run *r, struct lora_error *err)
 /* ---- the rest of DIR ---- */
 
 static const char *const run_files[] = {
-    "run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json"
+    "run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json",
+    /* these are there beside a run, and do not tell one */
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model"
 };
+enum { TELLING = 6 };
 
 int checkpoint_any(const char *dir)
 {
@@ -465,7 +469,7 @@ int checkpoint_any(const char *dir)
     size_t i;
     int any = checkpoint_list(&list, dir, NULL) || list.n;
     free(list.v);
-    for (i = 0; i < sizeof run_files / sizeof *run_files && !any; i++) {
+    for (i = 0; i < TELLING && !any; i++) {
         char *path = path_join(dir, run_files[i], NULL);
         any = !path || file_exists(path);
         free(path);

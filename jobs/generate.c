@@ -166,12 +166,6 @@ static int prompt_ids(struct run *r, struct ids *ids)
     return bad;
 }
 
-static const char *special_text(const struct tokenizer *t, int id)
-{
-    const char *s = id >= 0 ? tokenizer_token(t, id) : NULL;
-    return s ? s : "";
-}
-
 /* The messages and what asks for an answer. */
 static int chat_ids(struct run *r, const struct message *messages, size_t n, struct ids *ids)
 {
@@ -183,8 +177,7 @@ static int chat_ids(struct run *r, const struct message *messages, size_t n, str
         fail(&r->err, "no chat template", "%s", r->o.common.model);
         return hint(&r->err, "--chat-template NAME picks one");
     }
-    bad = chat_render(r->s.chat, messages, n, 1, special_text(t, tokenizer_bos(t)), special_text(t, tokenizer_eos(t)),
-                      &c, &r->err)
+    bad = chat_render(r->s.chat, messages, n, 1, data_bos_text(t), data_eos_text(t), &c, &r->err)
        || tokenizer_encode(t, c.text.s, c.text.n, 0, ids, &r->err);
     chat_text_free(&c);
     return bad ? -1 : 0;

@@ -169,11 +169,29 @@ static struct train_settings resolved(const struct run *r)
     return set;
 }
 
-static void put_run(struct text *t, const struct run *r)
+/* What the tokenizer, the template and the model's own template do: session_check_run() compares. */
+struct identities { uint64_t tokenizer, chat, template; };
+
+static int identify(struct identities *h, const struct session *s, struct lora_error *err)
+{
+    const struct chat_template *own;
+    memset(h, 0, sizeof *h);
+    return (s->tokenizer && (tokenizer_identity(s->tokenizer, &h->tokenizer, err)
+                             || template_identity(s->tokenizer, &own, &h->template, err)))
+           || (s->chat && chat_identity(s->chat, s->tokenizer, &h->chat, err)) ? -1 : 0;
+}
+
+static void put_identity(struct text *t, const char *name, int is_there, uint64_t hash)
+{
+    text_printf(t, ",\n  \"%s\": ", name);
+    if (is_there) put_hash(t, hash);
+    else text_puts(t, "null");
+}
+
+static void put_run(struct text *t, const struct run *r, const struct identities *h)
 {
     const struct session *s = &r->session;
     struct train_settings set = resolved(r);
-    const char *template = s->tokenizer ? tokenizer_chat_template(s->tokenizer) : NULL;
     int n = 0;
     text_puts(t, "{\n  \"version\": \"" LORA_VERSION "\",\n  \"options\": {");
     put_options(t, train_options, &set, &n);
@@ -182,14 +200,11 @@ static void put_run(struct text *t, const struct run *r)
     put_text(t, s->model->path);
     text_puts(t, ",\n  \"model_hash\": ");
     put_hash(t, s->model->hash);
-    text_puts(t, ",\n  \"tokenizer_hash\": ");
-    if (s->tokenizer) put_hash(t, tokenizer_hash(s->tokenizer));
-    else text_puts(t, "null");
+    put_identity(t, "tokenizer_hash", s->tokenizer != NULL, h->tokenizer);
     text_puts(t, ",\n  \"chat_template\": ");
     put_text(t, s->chat ? chat_name(s->chat) : NULL);
-    text_puts(t, ",\n  \"chat_template_hash\": ");
-    if (template) put_hash(t, hash_string(HASH_START, template));
-    else text_puts(t, "null");
+    put_identity(t, "chat_template_hash", s->chat != NULL, h->chat);
+    put_identity(t, "model_template_hash", h->template != 0, h->template);
     text_puts(t, ",\n  \"prompt_template\": ");
     put_text(t, r->data.prompt_template);
     put_labels(t, &r->data);
@@ -211,9 +226,12 @@ int record_run(const struct run *r, struct lora_error *err)
 {
     char *path = path_join(r->set->out, "run.json", err);
     struct text t = { 0 };
-    int bad;
-    put_run(&t, r);
-    bad = !path || text_check(&t, err) || file_write(path, t.s, t.n, err);
+    struct identities h;
+    int bad = !path || identify(&h, &r->session, err);
+    if (!bad) {
+        put_run(&t, r, &h);
+        bad = text_check(&t, err) || file_write(path, t.s, t.n, err);
+    }
     text_free(&t);
     free(path);
     return bad ? -1 : 0;

@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../chat.h"
-#include "../formats/json.h"
-#include "../tokenizer.h"
+#include "../data.h"
 
 struct settings {
     struct common common;
@@ -24,12 +22,6 @@ static const struct option options[] = {
       "put the trained spans between \xc2\xab and \xc2\xbb", 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
-
-static const char *token_text(const struct tokenizer *t, int id)
-{
-    const char *text = t && id >= 0 ? tokenizer_token(t, id) : NULL;
-    return text ? text : "";
-}
 
 static void print(const struct chat_text *out, int targets)
 {
@@ -68,8 +60,7 @@ static int render(const struct settings *s, struct lora_error *err)
     int bad = s->common.model && tokenizer_open(&t, s->common.model, err);
     bad = bad || !(chat = pick(s, t, err)) || json_read(&d, s->messages, err)
         || chat_read_messages(d.root, s->messages, &messages, &n, err)
-        || chat_render(chat, messages, n, s->add_generation_prompt, token_text(t, t ? tokenizer_bos(t) : -1),
-                       token_text(t, t ? tokenizer_eos(t) : -1), &out, err);
+        || chat_render(chat, messages, n, s->add_generation_prompt, data_bos_text(t), data_eos_text(t), &out, err);
     if (!bad) print(&out, s->targets);
     chat_text_free(&out);
     free(messages);

@@ -8,7 +8,71 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the adapter's run.json ---- */
+/* ---- the adapter's run.json: is this what it was trained with? ---- */
+
+static int is_hash(const char *text, uint64_t hash)
+{
+    char own[24];
+    snprintf(own, sizeof own, "%016llx", (unsigned long long)hash);
+    return !strcmp(text, own);
+}
+
+/* An adapter belongs to the base it was trained on: another one is allowed, and said. */
+static int check_weights(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const char *hash = NULL, *trained_on = NULL;
+    if (json_get_string(root, "model_hash", &hash, path, err)
+        || json_get_string(root, "model_path", &trained_on, path, err)) return -1;
+    if (hash && !is_hash(hash, s->model->hash))
+        status("warning: the adapter was trained on other weights%s%s", trained_on ? ": " : "", trained_on ? trained_on : "");
+    return 0;
+}
+
+static int check_tokenizer(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const char *hash = NULL;
+    uint64_t own;
+    if (json_get_string(root, "tokenizer_hash", &hash, path, err)) return -1;
+    if (!hash || !s->tokenizer) return 0;
+    if (tokenizer_identity(s->tokenizer, &own, err)) return -1;
+    if (!is_hash(hash, own))
+        status("warning: another tokenizer than the adapter was trained with: %s: expected %s (%s), found %016llx; "
+               "its ids may stand for other text: take the base that the adapter was trained on", s->model->path, hash, path,
+               (unsigned long long)own);
+    return 0;
+}
+
+/* The template in use against the one trained with; and, where that is the same, the model's own against what
+ * it was then. */
+static int check_chat(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    const struct json *used = json_get(root, "chat_template_hash"), *model = json_get(root, "model_template_hash");
+    const char *name = NULL, *used_hash = NULL, *model_hash = NULL;
+    const struct chat_template *own = NULL;
+    uint64_t hash = 0, own_hash = 0;
+    if (json_get_string(root, "chat_template", &name, path, err)
+        || json_get_string(root, "chat_template_hash", &used_hash, path, err)
+        || json_get_string(root, "model_template_hash", &model_hash, path, err)
+        || (s->chat && chat_identity(s->chat, s->tokenizer, &hash, err))
+        || (s->tokenizer && template_identity(s->tokenizer, &own, &own_hash, err))) return -1;
+    if (used && s->chat && !(used_hash && is_hash(used_hash, hash)))
+        status("warning: another chat template than the adapter was trained with: expected %s (%s), found %s%s; "
+               "leave out --chat-template, or take the base that the adapter was trained on", name ? name : "none", path,
+               chat_name(s->chat), name && !strcmp(name, chat_name(s->chat)) ? " with another BOS or EOS" : "");
+    else if (model && s->tokenizer && (model_hash ? !is_hash(model_hash, own_hash) : own_hash != 0))
+        status("warning: another chat template in the model than the adapter was trained on: %s: expected %s (%s), "
+               "found %s; %s", s->model->path, model_hash ? model_hash : "none", path,
+               own ? chat_name(own) : own_hash ? "an unknown one" : "none",
+               s->chat ? "the adapter's is used" : "none is used");
+    return 0;
+}
+
+static int check_run(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    return check_weights(s, root, path, err) || check_tokenizer(s, root, path, err) || check_chat(s, root, path, err) ? -1 : 0;
+}
+
+/* ---- and what it gives ---- */
 
 static int take_prompt(struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
@@ -21,27 +85,23 @@ static int take_prompt(struct session *s, const struct json *root, const char *p
     return 0;
 }
 
+/* A name may mean several templates: the one that renders as what was trained with. */
 static int take_chat(struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
-    const char *name = NULL;
-    if (json_get_string(root, "chat_template", &name, path, err)) return -1;
+    const char *name = NULL, *hash = NULL;
+    const struct chat_template *t = NULL;
+    uint64_t own;
+    int i;
+    if (json_get_string(root, "chat_template", &name, path, err)
+        || json_get_string(root, "chat_template_hash", &hash, path, err)) return -1;
     if (!name || s->chat) return 0;
-    s->chat = chat_find(name, err);
+    for (i = 0; hash && (t = chat_variant(name, i)); i++) {
+        if (chat_identity(t, s->tokenizer, &own, err)) return -1;
+        if (is_hash(hash, own)) break;
+    }
+    s->chat = t ? t : chat_find(name, err);
     if (s->chat) status("chat template of the adapter: %s", name);
     return s->chat ? 0 : -1;
-}
-
-/* An adapter belongs to the base it was trained on: another one is allowed, and said. */
-static int check_base(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
-{
-    const char *hash = NULL, *trained_on = NULL;
-    char own[24];
-    snprintf(own, sizeof own, "%016llx", (unsigned long long)s->model->hash);
-    if (json_get_string(root, "model_hash", &hash, path, err)
-        || json_get_string(root, "model_path", &trained_on, path, err)) return -1;
-    if (hash && strcmp(hash, own))
-        status("warning: the adapter was trained on other weights%s%s", trained_on ? ": " : "", trained_on ? trained_on : "");
-    return 0;
 }
 
 static int take_labels(struct session *s, const struct json *root, const char *path, struct lora_error *err)
@@ -66,17 +126,27 @@ static int take_labels(struct session *s, const struct json *root, const char *p
     return 0;
 }
 
-static int take_run(struct session *s, const char *dir, struct lora_error *err)
+static int take_run(struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    return take_prompt(s, root, path, err) || take_chat(s, root, path, err) || take_labels(s, root, path, err) ? -1 : 0;
+}
+
+/* Takes from DIR/run.json, if there is one, or with `seen` compares with it. */
+static int read_run(struct session *taker, const struct session *seen, const char *dir, struct lora_error *err)
 {
     char *path = path_join(dir, "run.json", err);
     struct json_document d = { NULL, NULL };
     int bad = !path;
     if (path && file_exists(path))
-        bad = json_read(&d, path, err) || check_base(s, d.root, path, err) || take_prompt(s, d.root, path, err) || take_chat(s, d.root, path, err)
-           || take_labels(s, d.root, path, err);
+        bad = json_read(&d, path, err) || (seen ? check_run(seen, d.root, path, err) : take_run(taker, d.root, path, err));
     json_free(&d);
     free(path);
     return bad ? -1 : 0;
+}
+
+int session_check_run(const struct session *s, const char *dir, struct lora_error *err)
+{
+    return read_run(NULL, s, dir, err);
 }
 
 /* ---- adapters ---- */
@@ -94,7 +164,7 @@ static int open_adapter(struct session *s, const char *word, struct adapter **a,
                         struct lora_error *err)
 {
     char *dir = split_word(word, factor, err);
-    int bad = !dir || adapter_read(a, dir, &s->model->config, err);
+    int bad = !dir || session_check_run(s, dir, err) || adapter_read(a, dir, &s->model->config, err);
     if (!bad && adapter_is_zero(*a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
     if (!bad && !*factor) status("warning: the adapter %s changes nothing: its scale is 0", dir);
     free(dir);
@@ -122,15 +192,18 @@ static int open_adapters(struct session *s, const struct option_list *words, str
 
 /* ---- opening ---- */
 
-static int open_tokenizer(struct session *s, const char *path, int raw, struct lora_error *err)
+static int open_tokenizer(struct session *s, const char *path, struct lora_error *err)
 {
     int is_there = s->model->is_gguf ? gguf_get(s->model->gguf, "tokenizer.ggml.model") != NULL
                                      : tokenizer_is_there(path, err);
-    const char *template;
-    if (is_there <= 0) return is_there;
-    if (tokenizer_open(&s->tokenizer, path, err)) return -1;
-    template = tokenizer_chat_template(s->tokenizer);
-    if (s->chat || raw || !template) return 0;
+    return is_there > 0 ? tokenizer_open(&s->tokenizer, path, err) : is_there;
+}
+
+/* The model's own, where no other was named. */
+static int open_chat(struct session *s, struct lora_error *err)
+{
+    const char *template = s->tokenizer ? tokenizer_chat_template(s->tokenizer) : NULL;
+    if (s->chat || !template) return 0;
     s->chat = chat_recognise(template, err);
     return s->chat ? 0 : -1;
 }
@@ -152,14 +225,14 @@ int session_open(struct session *s, const struct common *c, const struct option_
     }
     if (!(s->kernels = kernels_find(c->backend, err))) return -1;
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
-    if (model_open(&s->model, c->model, err)) return -1;
+    if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, err)) return -1;
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
-        bad = take_run(s, dir, err);
+        bad = read_run(s, NULL, dir, err);
         free(dir);
         if (bad) return -1;
     }
-    if (open_tokenizer(s, c->model, raw, err)) return -1;
+    if (!raw && open_chat(s, err)) return -1;
     return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
 }
 

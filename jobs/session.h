@@ -45,11 +45,25 @@ struct session {
 /* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there,
  * gives what the options leave open: "chat_template" (a name), "prompt_template" and "labels" (an
  * array); what was taken is said on stderr. A model's own chat template that is not known is refused
- * unless raw or --chat-template is given. An adapter that changes nothing is warned of. Close it also
- * after a failure. */
+ * unless raw or --chat-template is given. An adapter that changes nothing is warned of, and one that was
+ * trained with other weights, another tokenizer or another template. Close it also after a failure. */
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err);
 void session_close(struct session *s);
+/* Those warnings for the run.json of one adapter's directory, if it has one. */
+int session_check_run(const struct session *s, const char *dir, struct lora_error *err);
+
+/* ---- identity.c: what travels with an adapter, as hashes of what it does and not of a file's bytes, so
+ * that one model as a directory and as GGUF has the same ---- */
+
+/* Of the tokens' texts, EOS, and the ids of texts that tokenizers cut differently. */
+int tokenizer_identity(const struct tokenizer *t, uint64_t *hash, struct lora_error *err);
+/* Of talks as they are rendered with the BOS and EOS of t, which may be NULL. */
+int chat_identity(const struct chat_template *chat, const struct tokenizer *t, uint64_t *hash, struct lora_error *err);
+/* Of the model's own template, which *own is if it is a known one (else the hash is of its text); NULL and
+ * 0 without one. */
+int template_identity(const struct tokenizer *t, const struct chat_template **own, uint64_t *hash,
+                      struct lora_error *err);
 
 /* The memory to run it forwards (sizes.backward 0), with the adapter as number 0 if there is one. */
 int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err);

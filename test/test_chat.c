@@ -1,6 +1,6 @@
 /* test_chat.c - templates against their written-out texts, target marks turn by turn, recognition by
  * the model's own text, messages from JSON. */
-#include "../chat.h"
+#include "../jobs/identity.c"
 #include "test.h"
 
 static const struct chat_template *find(const char *name)
@@ -324,9 +324,57 @@ static void test_goldens(void)
     check_golden("tokenizers/mistral/tokenizer_config.json", "chat_template", NULL, NULL, "chatml");
 }
 
+/* What a template does is what is compared, not its name. */
+static void test_identity(void)
+{
+    uint64_t all[32];
+    int i, k, n = 0;
+    const struct chat_template *t;
+    struct lora_error err;
+    static const char *const names[] = { "zephyr", "chatml", "smollm2", "llama2", "llama3", "llama3.1", "mistral-v1",
+        "mistral-v3", "mistral-tekken", "qwen2", "qwen2.5", "qwen3", "phi3", "phi3.5", "vicuna", "alpaca" };
+    test_begin("templates that render alike are the same, others are not");
+    for (i = 0; i < (int)(sizeof names / sizeof *names); i++)
+        for (k = 0; (t = chat_variant(names[i], k)); k++) CHECK(!chat_identity(t, NULL, &all[n++], &err));
+    CHECK(n >= 16 && chat_variant("chatml", 0) == find("chatml") && !chat_variant("nonsense", 0));
+    for (i = 0; i < n; i++)
+        for (k = 0; k < i; k++)     /* without a tokenizer BOS is nothing: variants of chatml are alike */
+            CHECK(all[i] != all[k] || (i == 2 && k == 1), "%d and %d", i, k);
+    CHECK(!chat_identity(find("tinyllama"), NULL, &all[1], &err) && all[1] == all[0]);
+}
+
+static uint64_t tokenizer_at(const char *path)
+{
+    char full[1024];
+    struct tokenizer *t;
+    struct lora_error err;
+    uint64_t hash = 0;
+    snprintf(full, sizeof full, "%s/%s", shared_dir(), path);
+    CHECK(!tokenizer_open(&t, full, &err) && !tokenizer_identity(t, &hash, &err), "%s: %s", full, err.where);
+    tokenizer_close(t);
+    return hash;
+}
+
+static void test_tokenizers(void)
+{
+    uint64_t llama;
+    if (!shared_dir()) {
+        test_skip("one tokenizer as directory and GGUF", "no ../shared");
+        return;
+    }
+    test_begin("one tokenizer as directory and GGUF is the same, others are not");
+    llama = tokenizer_at("tokenizers/llama2");
+    CHECK(llama == tokenizer_at("vectors/llamacpp-vocab/ggml-vocab-llama-spm.gguf"));
+    CHECK(llama == tokenizer_at("tokenizers/tinyllama-chat"));
+    CHECK(llama != tokenizer_at("tokenizers/mistral") && llama != tokenizer_at("tokenizers/llama3")
+          && llama != tokenizer_at("tokenizers/gpt2"));
+}
+
 int main(void)
 {
     test_texts();
+    test_identity();
+    test_tokenizers();
     test_other_texts();
     test_thoughts();
     test_turn_by_turn();

@@ -249,6 +249,66 @@ for key in accuracy macro_f1 weighted_f1; do
 done
 expect 2 train --model "$dir/byte" --data "$dir/labels.jsonl" --eval-task classify --out "$dir/class2"
 
+begin "tokenizer and template travel with the adapter; another base is warned of, the same in other bytes is not"
+chatml="{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+b=$dir/base
+cp -R "$dir/byte" "$b"
+printf '%s' "{{bos_token}}$chatml" >"$b/chat_template.jinja"
+echo '{"eos_token": "<|im_end|>", "bos_token": "~"}' >"$b/tokenizer_config.json"
+echo '{}' >"$b/special_tokens_map.json"
+echo '{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}' >"$dir/talk.jsonl"
+expect 0 train --model "$b" --data "$dir/talk.jsonl" --lora-r 1 --learning-rate 0.01 --lr-scheduler constant --max-steps 1 --out "$dir/travel"
+for f in tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja; do same "$b/$f" "$dir/travel/$f"; done
+expect 0 tokenize --model "$dir/travel" --text ab
+quiet() { grep -q "warning" "$dir/log" && { wrong "a warning: $(grep warning "$dir/log")"; }; }
+# warned BASE [WORDS]: eval and generate, with what the run says in $dir/log
+jobs() {
+    base=$1; shift
+    expect 0 eval --model "$base" --adapter "$dir/travel" --data "$dir/talk.jsonl" "$@"; cp "$dir/log" "$dir/log1"
+    expect 0 generate --model "$base" --adapter "$dir/travel" --prompt hi --max-new-tokens 1 "$@"
+}
+jobs "$b"; quiet
+grep -q "data: 1 rows, 25 tokens" "$dir/log1" || { wrong "the template lost its BOS"; grep "tokens" "$dir/log1"; }
+cp -R "$b" "$dir/bytes"
+sed 's/"normalizer"/\n "normalizer"/' "$b/tokenizer.json" >"$dir/bytes/tokenizer.json"
+printf '{# the same #}{{ bos_token }}%s\n' "$chatml" >"$dir/bytes/chat_template.jinja"
+jobs "$dir/bytes"; quiet
+expect 0 merge --model "$dir/bytes" --adapter "$dir/travel" --out "$dir/merged-bytes"; quiet
+cp -R "$b" "$dir/other"
+sed 's/<|im_start|>/<|in_start|>/g' "$b/tokenizer.json" >"$dir/other/tokenizer.json"
+echo '{"eos_token": "<|im_end|>", "bos_token": "}"}' >"$dir/other/tokenizer_config.json"
+jobs "$dir/other"
+for log in "$dir/log" "$dir/log1"; do
+    grep -q "^warning: another tokenizer than the adapter was trained with: $dir/other: expected [0-9a-f]* ($dir/travel/run.json), found [0-9a-f]*; " "$log" \
+        || wrong "no warning of the tokenizer in $log"
+done
+says "warning: another chat template .* found chatml with another BOS or EOS"
+expect 0 merge --model "$dir/other" --adapter "$dir/travel" --out "$dir/merged-other"
+says "warning: another tokenizer"
+expect 0 train --model "$dir/other" --init-adapter "$dir/travel" --data "$dir/talk.jsonl" --max-steps 1 --out "$dir/travel2"
+says "warning: another tokenizer"
+jobs "$b" --chat-template zephyr
+for log in "$dir/log" "$dir/log1"; do
+    grep -q "^warning: another chat template than the adapter was trained with: expected chatml ($dir/travel/run.json), found zephyr; leave out --chat-template" "$log" \
+        || wrong "no warning of the template in $log"
+done
+cp -R "$b" "$dir/new"
+printf '%s' "{{bos_token}}{% for message in messages %}x{% endfor %}" >"$dir/new/chat_template.jinja"
+jobs "$dir/new"
+says "^warning: another chat template in the model than the adapter was trained on: $dir/new: expected [0-9a-f]* ($dir/travel/run.json), found an unknown one; the adapter's is used"
+rm "$dir/new/chat_template.jinja"
+jobs "$dir/new"
+says "found none; the adapter's is used"
+expect 0 train --model "$dir/new" --data "$dir/talk.jsonl" --chat-template chatml --lora-r 1 --max-steps 1 --out "$dir/travel" --overwrite
+[ -e "$dir/travel/chat_template.jinja" ] && wrong "the template of the run before is still there"
+jobs "$dir/new"; grep -q "warning: another" "$dir/log" && wrong "$(grep warning "$dir/log")"
+jobs "$b"
+says "found chatml; the adapter's is used"
+echo '{"text":"ab"}' >"$dir/raw.jsonl"
+expect 0 train --model "$dir/new" --data "$dir/raw.jsonl" --lora-r 1 --max-steps 1 --out "$dir/travel" --overwrite
+jobs "$b"
+says "^warning: another chat template than the adapter was trained with: expected none "
+
 begin "what must not happen stops the run: a loss that is not finite, a gradient that cannot be zero"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --batch-size 8 --epochs 2
 expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 0 --lora-alpha 1e30 --out "$dir/nan"
