@@ -1,0 +1,432 @@
+/* adapter_peft.c - PEFT's directory, read and written: adapter_config.json and adapter_model.safetensors.
+ *
+ * PEFT 0.21's rules: src/peft/tuners/lora/config.py, src/peft/utils/save_and_load.py. */
+#include "adapter_parts.h"
+#include "formats/safetensors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- reading it ---- */
+
+/* PEFT's settings. standard: the value, as JSON, that changes nothing; NULL: any value is taken
+ * (read below, or of no effect on the numbers). null is always a default. */
+static const struct setting {
+    const char *key, *standard, *why;
+} settings[] = {
+    { "peft_type", NULL, NULL }, { "task_type", "\"CAUSAL_LM\"", "the model is a causal language model" },
+    { "r", NULL, NULL }, { "lora_alpha", NULL, NULL }, { "lora_dropout", NULL, NULL },
+    { "target_modules", NULL, NULL }, { "exclude_modules", NULL, NULL },
+    { "layers_to_transform", NULL, NULL }, { "layers_pattern", NULL, NULL },
+    { "rank_pattern", NULL, NULL }, { "alpha_pattern", NULL, NULL }, { "use_rslora", NULL, NULL },
+    { "inference_mode", NULL, NULL }, { "peft_version", NULL, NULL }, { "auto_mapping", NULL, NULL },
+    { "base_model_name_or_path", NULL, NULL }, { "revision", NULL, NULL },
+    { "megatron_core", NULL, NULL }, { "qalora_group_size", NULL, NULL }, { "runtime_config", NULL, NULL },
+    { "init_lora_weights", NULL, NULL },
+    { "use_dora", "false", "DoRA is not supported yet" },
+    { "bias", "\"none\"", "trained biases are not supported" },
+    { "lora_bias", "false", "a bias on lora_B is not supported" },
+    { "modules_to_save", "[]", "modules saved whole are not supported yet" },
+    { "fan_in_fan_out", "false", "it is for layers that store their weight transposed, which these are not" },
+    { "layer_replication", "[]", "it changes the model's layers" },
+    { "trainable_token_indices", "[]", "trained tokens of the embedding are not supported" },
+    { "target_parameters", "[]", "adapters on bare parameters are not supported" },
+    { "loftq_config", "{}", "LoftQ changes the base's weights" },
+    { "eva_config", "{}", NULL }, { "corda_config", "{}", "CorDA changes the base's weights" },
+    { "lora_ga_config", "{}", "LoRA-GA changes the base's weights" },
+    { "megatron_config", "{}", "Megatron's layers are not these" },
+    { "alora_invocation_tokens", "[]", "activated LoRA is not supported" },
+    { "use_qalora", "false", "QALoRA is not supported" }, { "use_bdlora", "false", "BD-LoRA is not supported" },
+    { "velora_config", "{}", NULL }, { "monteclora_config", "{}", NULL }, { "arrow_config", "{}", NULL },
+    { "kasa_config", "{}", NULL }, { "ensure_weight_tying", "false", NULL },
+};
+
+/* Whether a value is what `standard` says, or, without one, says nothing: null, false, empty. */
+static int is_standard(const struct json *v, const char *standard, const char *text)
+{
+    if (v->type == JSON_NULL) return 1;
+    if ((v->type == JSON_OBJECT || v->type == JSON_ARRAY) && !v->n) return 1;
+    if (!standard) return v->type == JSON_BOOL && !v->number;
+    return !strcmp(text, standard) || (v->type == JSON_BOOL && !v->number && strchr("[{", standard[0]));
+}
+
+static int check_setting(const struct json *v, const char *path, struct lora_error *err)
+{
+    const struct setting *s = NULL;
+    struct text t = { 0 };
+    size_t i;
+    int good;
+    for (i = 0; i < sizeof settings / sizeof *settings; i++)
+        if (!strcmp(settings[i].key, v->key)) s = &settings[i];
+    if (s && !s->standard) return 0;
+    json_put(&t, v);
+    if (text_check(&t, err)) {
+        text_free(&t);
+        return -1;
+    }
+    good = is_standard(v, s ? s->standard : NULL, t.s);
+    if (!good) {
+        fail(err, "cannot use the adapter", "%s: %s", path, v->key);
+        expected(err, "%s", s ? s->standard : "a setting that is known, or at its default");
+        found(err, "%s", t.s);
+        if (s && s->why) hint(err, "%s", s->why);
+    }
+    text_free(&t);
+    return good ? 0 : -1;
+}
+
+static int check_initialisation(const struct json *v, const char *path, struct lora_error *err)
+{
+    if (!v || v->type == JSON_NULL || v->type == JSON_BOOL) return 0;
+    if (v->type == JSON_STRING && !strcmp(v->string, "gaussian")) return 0;
+    fail(err, "cannot use the adapter", "%s: init_lora_weights", path);
+    expected(err, "true, false or \"gaussian\"");
+    found(err, "%s", v->type == JSON_STRING ? v->string : "something else");
+    return hint(err, "such a start may have changed the base's weights too; save the adapter converted to plain LoRA");
+}
+
+/* target_modules: a list, an expression (kept, not needed: the tensors say what is adapted), or null. */
+static int read_targets(struct adapter *a, const struct json *v, const char *path, struct lora_error *err)
+{
+    const struct json *e;
+    if (!v || v->type == JSON_NULL || (v->type == JSON_STRING && !strcmp(v->string, "all-linear"))) return 0;
+    if (v->type != JSON_ARRAY && v->type != JSON_STRING) goto bad;
+    if (!(a->names = new_array(v->type == JSON_ARRAY ? v->n : 1, sizeof *a->names, err))) return -1;
+    a->is_regex = v->type == JSON_STRING;
+    for (e = a->is_regex ? v : v->child; e; e = a->is_regex ? NULL : e->next) {
+        if (e->type != JSON_STRING) goto bad;
+        if (!(a->names[a->n_names] = new_string(e->string, err))) return -1;
+        a->n_names++;
+        if (a->is_regex) continue;
+        if (adapter_names_module(e->string, "model.embed_tokens") || adapter_names_module(e->string, "lm_head")) {
+            fail(err, "cannot use the adapter", "%s: target_modules: %s", path, e->string);
+            return hint(err, "adapters on the embedding or the head are not supported yet");
+        }
+    }
+    return 0;
+bad:
+    fail(err, "cannot use the adapter", "%s: target_modules", path);
+    return expected(err, "a list of names, or one regular expression");
+}
+
+static int read_settings(struct adapter *a, struct adapter_rules *rules, const struct json *root, const char *path,
+                         struct lora_error *err)
+{
+    const struct json *v;
+    const char *type = NULL;
+    if (root->type != JSON_OBJECT) {
+        fail(err, "cannot use the adapter", "%s", path);
+        return expected(err, "an object of settings");
+    }
+    if (json_get_string(root, "peft_type", &type, path, err)) return -1;
+    if (!type || strcmp(type, "LORA")) {
+        fail(err, "cannot use the adapter", "%s: peft_type", path);
+        expected(err, "LORA");
+        return found(err, "%s", type ? type : "nothing");
+    }
+    for (v = root->child; v; v = v->next)
+        if (check_setting(v, path, err)) return -1;
+    a->r = 8;
+    a->alpha = 8;
+    if (check_initialisation(json_get(root, "init_lora_weights"), path, err)
+        || json_get_int(root, "r", &a->r, path, err)
+        || json_get_number(root, "lora_alpha", &a->alpha, path, err)
+        || json_get_number(root, "lora_dropout", &a->dropout, path, err)
+        || json_get_bool(root, "use_rslora", &a->use_rslora, path, err)
+        || adapter_patterns(&rules->ranks, json_get(root, "rank_pattern"), path, "rank_pattern", err)
+        || adapter_patterns(&rules->alphas, json_get(root, "alpha_pattern"), path, "alpha_pattern", err))
+        return -1;
+    if (!(a->dropout >= 0 && a->dropout < 1)) {
+        fail(err, "cannot use the adapter", "%s: lora_dropout", path);
+        expected(err, "a number from 0 to below 1");
+        return found(err, "%g", a->dropout);
+    }
+    return read_targets(a, json_get(root, "target_modules"), path, err);
+}
+
+/* 1: the settings want this module; 0: they do not; -1: they leave it to the tensors. */
+static int wanted(const struct adapter *a, const struct json *root, const char *module, int layer)
+{
+    const struct json *layers = json_get(root, "layers_to_transform"), *e, *exclude = json_get(root, "exclude_modules");
+    const struct json *pattern = json_get(root, "layers_pattern");
+    int i;
+    if (!a->n_names || a->is_regex || (exclude && exclude->type != JSON_NULL)
+        || (pattern && pattern->type != JSON_NULL)) return -1;
+    for (i = 0; i < a->n_names; i++) if (!strcmp(a->names[i], module)) return 1;
+    if (!adapter_is_target(a, NULL, module, NULL)) return 0;
+    if (!layers || layers->type == JSON_NULL || (layers->type == JSON_ARRAY && !layers->n)) return 1;
+    if (layers->type == JSON_NUMBER) return layers->number == layer;
+    for (e = layers->child; e; e = e->next) if (e->type == JSON_NUMBER && e->number == layer) return 1;
+    return 0;
+}
+
+static void shape_text(char out[64], const struct st_tensor *t)
+{
+    int i, n = 0;
+    n += snprintf(out, 64, "[");
+    for (i = 0; i < t->n_dims && n < 50; i++) n += snprintf(out + n, 64 - (size_t)n, i ? ",%zu" : "%zu", t->dims[i]);
+    snprintf(out + n, 64 - (size_t)n, "]");
+}
+
+static int read_tensor(float *out, const struct st_tensor *t, const char *path, int rows, int cols,
+                       struct lora_error *err)
+{
+    struct weight w = { 0 };
+    char shape[64];
+    int r;
+    if (t->type != TYPE_F32 && t->type != TYPE_F16 && t->type != TYPE_BF16) {
+        fail(err, "cannot use the adapter", "%s: %s", path, t->name);
+        expected(err, "F32, F16 or BF16");
+        return found(err, "%s", weight_types[t->type].name);
+    }
+    if (t->n_dims != 2 || t->dims[0] != (size_t)rows || t->dims[1] != (size_t)cols) {
+        shape_text(shape, t);
+        fail(err, "cannot use the adapter", "%s: %s", path, t->name);
+        expected(err, "the shape [%d,%d]", rows, cols);
+        return found(err, "%s", shape);
+    }
+    w.type = t->type;
+    w.rows = rows;
+    w.cols = cols;
+    w.data = t->data;
+    for (r = 0; r < rows; r++) weight_decode(&w, r, 0, cols, out + (size_t)r * (size_t)cols);
+    return 0;
+}
+
+/* Which modules the file adapts; seen[] marks its tensors. */
+static int find_modules(struct adapter *a, const struct config *c, const struct adapter_rules *rules,
+                        const struct json *root, const struct safetensors *s, unsigned char *seen,
+                        struct lora_error *err)
+{
+    char name[2][ADAPTER_NAME_SIZE], module[ADAPTER_MODULE_SIZE];
+    int layer, id, i;
+    for (layer = 0; layer < c->L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct st_tensor *t[2];
+            struct adapted m = { 0 };
+            int want;
+            if (!adapter_adaptable(c, id)) continue;
+            m.id = id;
+            m.layer = layer;
+            for (i = 0; i < 2; i++) {
+                t[i] = safetensors_find(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
+                if (t[i]) seen[t[i] - s->tensors] = 1;
+            }
+            want = wanted(a, root, adapter_module_name(module, sizeof module, id, layer), layer);
+            if (!t[0] && !t[1] && want < 1) continue;
+            if (!t[0] || !t[1]) {
+                fail(err, "cannot use the adapter", "%s: %s", s->path, name[t[0] ? 1 : 0]);
+                expected(err, "this tensor");
+                return found(err, "none of that name");
+            }
+            if (!want) {
+                fail(err, "cannot use the adapter", "%s: %s", s->path, name[0]);
+                expected(err, "a module that target_modules in adapter_config.json names");
+                return found(err, "%s", module);
+            }
+            if (adapter_add_module(a, c, rules, id, layer, err)) return -1;
+        }
+    return 0;
+}
+
+static int fail_unknown_tensor(const char *path, const char *name, struct lora_error *err)
+{
+    fail(err, "cannot use the adapter", "%s: %s", path, name);
+    expected(err, "lora_A and lora_B of the model's linears");
+    found(err, "an unknown tensor");
+    if (strstr(name, "lora_magnitude_vector")) return hint(err, "DoRA is not supported yet");
+    if (strstr(name, "lora_embedding_") || strstr(name, "embed_tokens.") || strstr(name, "lm_head."))
+        return hint(err, "adapters on the embedding or the head are not supported yet");
+    if (strstr(name, "lora_B.bias")) return hint(err, "a bias on lora_B is not supported");
+    if (!strstr(name, "lora_")) return hint(err, "modules saved whole are not supported yet");
+    return hint(err, "is it an adapter of this model?");
+}
+
+static int read_tensors(struct adapter *a, const struct config *c, const struct adapter_rules *rules,
+                        const struct json *root, const char *path, struct lora_error *err)
+{
+    struct safetensors s;
+    unsigned char *seen = NULL;
+    char name[ADAPTER_NAME_SIZE];
+    int i, is_b, bad = -1;
+    if (safetensors_open(&s, path, err)) return -1;
+    if (!(seen = new_array((size_t)s.n, 1, err)) || find_modules(a, c, rules, root, &s, seen, err)) goto done;
+    for (i = 0; i < s.n; i++)
+        if (!seen[i]) {
+            fail_unknown_tensor(path, s.tensors[i].name, err);
+            goto done;
+        }
+    if (!a->n) {
+        fail(err, "cannot use the adapter", "%s", path);
+        expected(err, "at least one adapted module");
+        found(err, "none");
+        goto done;
+    }
+    if (!(a->values = new_array(a->size, sizeof *a->values, err))) goto done;
+    for (i = 0; i < a->n; i++)
+        for (is_b = 0; is_b < 2; is_b++) {
+            const struct adapted *m = &a->modules[i];
+            const struct st_tensor *t = safetensors_find(&s, adapter_tensor_name(name, sizeof name, m, is_b));
+            if (read_tensor(a->values + (is_b ? m->b : m->a), t, path, is_b ? m->rows : m->r,
+                            is_b ? m->r : m->cols, err)) goto done;
+        }
+    bad = 0;
+done:
+    free(seen);
+    safetensors_close(&s);
+    return bad;
+}
+
+int adapter_read(struct adapter **out, const char *dir, const struct config *c, struct lora_error *err)
+{
+    struct adapter *a = adapter_empty(c->L, err);
+    struct adapter_rules rules;
+    struct json_document d = { 0 };
+    char *config = path_join(dir, "adapter_config.json", err);
+    char *tensors = path_join(dir, "adapter_model.safetensors", err);
+    int bad = -1;
+    memset(&rules, 0, sizeof rules);
+    *out = NULL;
+    if (a && config && tensors && !json_read(&d, config, err) && !read_settings(a, &rules, d.root, config, err))
+        bad = read_tensors(a, c, &rules, d.root, tensors, err);
+    json_free(&d);
+    adapter_rules_free(&rules);
+    free(config);
+    free(tensors);
+    if (bad) adapter_free(a);
+    else *out = a;
+    return bad;
+}
+
+/* ---- writing it ---- */
+
+/* One of rank_pattern and alpha_pattern: the values that are not the default, by a kind's short name
+ * where all modules of the kind share one, else by the whole name. */
+static void put_pattern(struct text *t, const struct adapter *a, const char *key, int is_rank)
+{
+    char module[ADAPTER_MODULE_SIZE];
+    const char *name;
+    int i, j, n = 0;
+    for (i = 0; i < a->n; i++) {
+        const struct adapted *m = &a->modules[i];
+        double value = is_rank ? m->r : m->alpha;
+        int same = 1, first = 1;
+        for (j = 0; j < a->n; j++) {
+            if (a->modules[j].id != m->id) continue;
+            if ((is_rank ? a->modules[j].r : a->modules[j].alpha) != value) same = 0;
+            if (j < i) first = 0;
+        }
+        if (value == (is_rank ? a->r : a->alpha) || (same && !first)) continue;
+        adapter_module_name(module, sizeof module, m->id, m->layer);
+        text_puts(t, n++ ? ", " : "");
+        if (n == 1) text_printf(t, ",\n \"%s\": {", key);
+        name = same ? adapter_short_name(module) : module;
+        json_put_string(t, name, strlen(name));
+        text_puts(t, ": ");
+        json_put_number(t, value, 0);
+    }
+    if (n) text_puts(t, "}");
+}
+
+/* 1 when every kind that is adapted is so in every layer that has one: then short names and a list of
+ * layers say it all. */
+static int is_grid(const struct adapter *a, unsigned char kinds[T_COUNT], int *layers)
+{
+    int i, n_kinds = 0, last = -1;
+    memset(kinds, 0, T_COUNT);
+    *layers = 0;
+    for (i = 0; i < a->n; i++) {
+        n_kinds += !kinds[a->modules[i].id];
+        kinds[a->modules[i].id] = 1;
+        *layers += a->modules[i].layer != last;
+        last = a->modules[i].layer;
+    }
+    return a->n == n_kinds * *layers;
+}
+
+static void put_targets(struct text *t, const struct adapter *a)
+{
+    unsigned char kinds[T_COUNT];
+    char module[ADAPTER_MODULE_SIZE];
+    int layers, grid = is_grid(a, kinds, &layers), i, n = 0, last = -1;
+    text_puts(t, ",\n \"target_modules\": [");
+    for (i = 0; i < a->n; i++) {
+        const struct adapted *m = &a->modules[i];
+        const char *name = adapter_module_name(module, sizeof module, m->id, m->layer);
+        if (grid && m->layer != a->modules[0].layer) break;
+        if (grid) name = adapter_short_name(module);
+        text_printf(t, "%s\"%s\"", n++ ? ", " : "", name);
+    }
+    text_puts(t, "]");
+    if (!grid || layers == a->layers) return;
+    text_puts(t, ",\n \"layers_to_transform\": [");
+    for (i = n = 0; i < a->n; i++) {
+        if (a->modules[i].layer != last) text_printf(t, "%s%d", n++ ? ", " : "", a->modules[i].layer);
+        last = a->modules[i].layer;
+    }
+    text_puts(t, "]");
+}
+
+static void put_config(struct text *t, const struct adapter *a, const char *base_model)
+{
+    text_puts(t, "{\n \"peft_type\": \"LORA\",\n \"task_type\": \"CAUSAL_LM\",\n \"base_model_name_or_path\": ");
+    if (base_model) json_put_string(t, base_model, strlen(base_model));
+    else text_puts(t, "null");
+    text_printf(t, ",\n \"inference_mode\": true,\n \"r\": %d,\n \"lora_alpha\": ", a->r);
+    json_put_number(t, a->alpha, 0);
+    text_puts(t, ",\n \"lora_dropout\": ");
+    json_put_number(t, a->dropout, 0);
+    text_puts(t, ",\n \"bias\": \"none\",\n \"fan_in_fan_out\": false,\n \"init_lora_weights\": true,"
+                 "\n \"modules_to_save\": null");
+    put_targets(t, a);
+    if (a->use_rslora) text_puts(t, ",\n \"use_rslora\": true");
+    put_pattern(t, a, "rank_pattern", 1);
+    put_pattern(t, a, "alpha_pattern", 0);
+    text_puts(t, "\n}\n");
+}
+
+static int write_config(const struct adapter *a, const char *path, const char *base_model, struct lora_error *err)
+{
+    struct text t = { 0 };
+    int bad;
+    put_config(&t, a, base_model);
+    bad = text_check(&t, err) || file_write(path, t.s, t.n, err);
+    text_free(&t);
+    return bad ? -1 : 0;
+}
+
+static int write_tensors(const struct adapter *a, const float *values, const char *path, struct lora_error *err)
+{
+    struct st_writer w;
+    char name[ADAPTER_NAME_SIZE];
+    int i, is_b;
+    memset(&w, 0, sizeof w);
+    for (i = 0; i < a->n; i++)
+        for (is_b = 0; is_b < 2; is_b++) {
+            const struct adapted *m = &a->modules[i];
+            size_t dims[2];
+            dims[0] = (size_t)(is_b ? m->rows : m->r);
+            dims[1] = (size_t)(is_b ? m->r : m->cols);
+            if (st_writer_add(&w, adapter_tensor_name(name, sizeof name, m, is_b), TYPE_F32, dims, 2, err))
+                goto bad;
+        }
+    /* the flat buffer has the same order, and no gaps */
+    if (st_writer_begin(&w, path, err) || st_writer_put(&w, values, a->size * sizeof *values, err)) goto bad;
+    return st_writer_commit(&w, err);
+bad:
+    st_writer_abandon(&w);
+    return -1;
+}
+
+int adapter_write(const struct adapter *a, const float *values, const char *dir, const char *base_model,
+                  struct lora_error *err)
+{
+    char *config = path_join(dir, "adapter_config.json", err);
+    char *tensors = path_join(dir, "adapter_model.safetensors", err);
+    int bad = !config || !tensors || write_tensors(a, values, tensors, err)
+              || write_config(a, config, base_model, err);
+    free(config);
+    free(tensors);
+    return bad ? -1 : 0;
+}
