@@ -13,10 +13,11 @@
 /* ---- families ---- */
 
 static const struct family families[] = {
-    { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, "llama", 1 },
-    { "mistral", "MistralForCausalLM",  0,  0, 0, 1, NULL,    1 },
-    { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, "qwen2", 0 },
-    { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, "qwen3", 0 },
+    { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, 0, "llama", 1 },
+    { "mistral", "MistralForCausalLM",  0,  0, 0, 0, 1, NULL,    1 },
+    { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, 0, "qwen2", 0 },
+    { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, 0, "qwen3", 0 },
+    { "phi3",    "Phi3ForCausalLM",     0,  0, 0, 1, 1, "phi3",  0 },
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -53,7 +54,7 @@ const struct family *config_family(const struct config *c, struct lora_error *er
  * settings of training elsewhere or of generation. */
 static const char *const inert_keys[] = {
     "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache",
-    "pad_token_id", "initializer_range", "model_type", "_attn_implementation_autoset", "unsloth_version",
+    "initializer_range", "model_type", "_attn_implementation_autoset", "unsloth_version",
     "output_attentions", "output_hidden_states", "return_dict", "is_llama_config", "transformers.js_config",
     "max_window_layers", "unsloth_fixed", "auto_map", "chunk_size_feed_forward", "id2label", "label2id",
     "is_encoder_decoder", "problem_type", "use_mup",
@@ -64,7 +65,7 @@ static const char *const read_keys[] = {
     "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "attention_bias",
     "mlp_bias", "rope_theta", "rope_scaling", "rope_parameters", "bos_token_id", "eos_token_id",
-    "sliding_window", "use_sliding_window", "layer_types", "hidden_act",
+    "pad_token_id", "sliding_window", "use_sliding_window", "layer_types", "hidden_act", "original_max_position_embeddings",
 };
 
 /* Keys that change the numbers, and the only value that this program computes. */
@@ -208,7 +209,7 @@ static void config_defaults(struct config *c)
     memset(c, 0, sizeof *c);
     c->max_positions = 2048;
     c->norm_eps = 1e-6;
-    c->bos = -1;
+    c->bos = c->pad = -1;
     c->rope.theta = 10000;
     c->rope.factor = 1;
     c->rope.low = 1;
@@ -291,6 +292,7 @@ static int read_family(struct config *c, const struct json *o, const char *path,
     c->o_bias = f->qkv_bias < 0 ? bias : 0;
     c->mlp_bias = f->mlp_bias < 0 ? mlp : f->mlp_bias;
     c->qk_norm = f->qk_norm;
+    c->fused = f->fused;
     if (f->window && json_get_int(o, "sliding_window", &c->window, path, err)) return -1;
     if (strcmp(act, "silu")) {
         fail(err, "unsupported configuration", "%s: hidden_act", path);
@@ -327,7 +329,9 @@ static int config_parse(struct config *c, const struct json *o, const char *path
         || json_get_number(o, "rms_norm_eps", &c->norm_eps, path, err)
         || json_get_bool(o, "tie_word_embeddings", &c->tied, path, err)
         || json_get_int(o, "bos_token_id", &c->bos, path, err)
+        || json_get_int(o, "pad_token_id", &c->pad, path, err)
         || json_get_number(o, "rope_theta", &c->rope.theta, path, err)
+        || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)
         || read_rope(c, json_get(o, "rope_scaling"), path, err)
         || read_rope(c, json_get(o, "rope_parameters"), path, err)
         || read_eos(c, json_get(o, "eos_token_id"), path, err)) return -1;
@@ -455,6 +459,7 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
         c->o_bias = gguf_find(g, "blk.0.attn_output.bias") != NULL;
         c->mlp_bias = gguf_find(g, "blk.0.ffn_gate.bias") != NULL;
         c->qk_norm = gguf_find(g, "blk.0.attn_q_norm.weight") != NULL;
+        c->fused = f->fused;
         bad = gguf_rope(c, g, arch, err) || config_check(c, g->path, err) || gguf_divisors(c, g, err)
               || (ignored && gguf_ignored(g, arch, ignored, err)) ? -1 : 0;
     }
@@ -464,11 +469,12 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
 
 uint64_t config_hash(const struct config *c, uint64_t h)
 {
-    int sizes[14];
+    int sizes[15];
     double rope[8];
     sizes[0] = c->C; sizes[1] = c->V; sizes[2] = c->L; sizes[3] = c->NH; sizes[4] = c->NKV; sizes[5] = c->HS;
     sizes[6] = c->F; sizes[7] = c->tied; sizes[8] = c->qkv_bias; sizes[9] = c->mlp_bias; sizes[10] = c->qk_norm;
     sizes[11] = c->window; sizes[12] = c->rope.type; sizes[13] = c->rope.original;
+    sizes[14] = c->fused;
     rope[0] = c->norm_eps; rope[1] = c->rope.theta; rope[2] = c->rope.factor; rope[3] = c->rope.low;
     rope[4] = c->rope.high; rope[5] = c->rope.beta_fast; rope[6] = c->rope.beta_slow;
     rope[7] = c->rope.attention_factor;
@@ -559,6 +565,8 @@ int config_write(const struct config *c, const char *path, int dtype, struct lor
     if (f->window && c->window) put_pair(&t, "sliding_window", c->window);
     else if (f->window) text_puts(&t, "  \"sliding_window\": null,\n");
     if (c->bos >= 0) put_pair(&t, "bos_token_id", c->bos);
+    if (c->pad >= 0) put_pair(&t, "pad_token_id", c->pad);
+    else text_puts(&t, "  \"pad_token_id\": null,\n");      /* some families have one by default */
     for (i = 0; i < c->n_eos; i++)
         text_printf(&t, i ? ", %d" : c->n_eos > 1 ? "  \"eos_token_id\": [%d" : "  \"eos_token_id\": %d", c->eos[i]);
     if (c->n_eos) text_puts(&t, c->n_eos > 1 ? "],\n" : ",\n");

@@ -19,6 +19,7 @@ struct config {
     int tied;                       /* the head is the embedding */
     int qkv_bias, o_bias, mlp_bias; /* added where the family or the file has them */
     int qk_norm;                    /* Qwen3: RMSNorm of each head's q and k before rope */
+    int fused;                      /* Phi-3: q, k and v are the rows of one matrix, gate and up of another */
     int window;                     /* sliding window in positions, 0: none */
     struct {
         int type;
@@ -26,14 +27,14 @@ struct config {
         int original;               /* original_max_position_embeddings */
         const float *divide;        /* GGUF rope_freqs [HS/2], or NULL */
     } rope;
-    int bos, eos[8], n_eos;         /* -1 / 0 when the configuration names none */
+    int bos, pad, eos[8], n_eos;    /* -1 / 0 when the configuration names none; pad is only kept */
 };
 
 struct family {
     const char *type, *architecture;    /* "llama", "LlamaForCausalLM" */
     int qkv_bias;               /* 1 always, 0 never, -1: the key attention_bias says, o_proj too */
     int mlp_bias;               /* -1: the key mlp_bias says */
-    int qk_norm;
+    int qk_norm, fused;
     int window;                 /* the key sliding_window holds, without use_sliding_window */
     const char *gguf;           /* general.architecture of its GGUF files, or NULL */
     int gguf_permuted;          /* rows of q and k lie in adjacent rotary pairs there */

@@ -12,7 +12,10 @@
  *                                                        = mid
  *
  * An adapted linear (Hu et al. 2021, eq. 3):  y = x W^T + b + s drop(x) A^T B^T,  s = alpha / r.
- * In training only A and B have gradients, unless `full`, where every tensor has. */
+ * In training only A and B have gradients, unless `full`, where every tensor has.
+ *
+ * A fused matrix, as Phi-3's W = [Wq; Wk; Wv], is three linears here, over its rows: h = drop(x) A^T is made
+ * by the first, used by all, and its gradient summed over all before A gets its own. */
 #include "lora_state.h"
 
 #include <math.h>
@@ -69,7 +72,7 @@ static void linear_forward(struct lora *l, const struct linear *lin, buf *out, c
 {
     size_t i, O = (size_t)lin->w.rows;
     matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
-    linear_hidden(l, lin, x, h);
+    if (!lin->follows) linear_hidden(l, lin, x, h);
     for (i = 0; i < l->n_runs; i++) {
         const struct run *run = &l->runs[i];
         const struct branch *b = branch_of(lin, run);
@@ -94,19 +97,22 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
         const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
         const buf *dout_run = at(k, dout, start * O);
+        buf *gh;
         int n = run->n;
         if (!b) continue;
+        gh = at(k, l->gh, start * (size_t)b->r);
         /* out += s h B^T */
         k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)b->r), b->scale, n, b->b.rows, b->r);
-        matmul_dx(l, l->gh, dout_run, &b->b, b->scale, 0, n);
+        matmul_dx(l, gh, dout_run, &b->b, b->scale, lin->followed, n);
+        if (lin->follows) continue;
         /* h = drop(x) A^T */
-        k->matmul_dw(&l->ctx, b->da, l->gh, dropped(l, at(k, x, start * I), b, run->start, n), 1, n, b->r,
+        k->matmul_dw(&l->ctx, b->da, gh, dropped(l, at(k, x, start * I), b, run->start, n), 1, n, b->r,
                      b->a.cols);
         if (!dx) continue;
         if (!l->training || l->dropout <= 0) {
-            matmul_dx(l, at(k, dx, start * I), l->gh, &b->a, 1, 1, n);
+            matmul_dx(l, at(k, dx, start * I), gh, &b->a, 1, 1, n);
         } else {
-            matmul_dx(l, l->drop, l->gh, &b->a, 1, 0, n);
+            matmul_dx(l, l->drop, gh, &b->a, 1, 0, n);
             k->dropout(&l->ctx, at(k, dx, start * I), l->drop, at_ints(l->visit, start),
                        at_ints(l->pos, start), n, b->a.cols, l->dropout, b->key, 1);
         }

@@ -13,8 +13,11 @@ struct branch {
     uint64_t key;               /* of the dropout masks */
 };
 
+/* A fused matrix (Phi-3's qkv and gate_up) is several linears that follow each other: each has its rows
+ * of the matrix and of B, all have the same A and the same h. */
 struct linear {
     struct weight w;            /* [out,in] */
+    int follows, followed;      /* by the parts of a fused matrix before it, after it */
     buf *bias;                  /* [out] or NULL */
     buf *dw, *dbias;            /* under `full`, else NULL */
     struct branch *branch;      /* [n_adapters] */
@@ -39,7 +42,7 @@ struct activations {
     buf *att, *lse;             /* [N, NH*HS], [N, NH] */
     buf *mid;                   /* [N,C] */
     buf *gate, *up;             /* [N,F] */
-    buf *h[7];                  /* [N,r] drop(x) A^T of q k v o gate up down */
+    buf *h[7];                  /* [N,r] drop(x) A^T of q k v o gate up down; shared by fused ones */
 };
 
 /* Rows of a pack, next to each other, that use the same adapter. */

@@ -21,6 +21,7 @@ const struct tensor_spec tensor_specs[T_COUNT] = {
     { "bk",        LAYER "self_attn.k_proj.bias",             "blk.%d.attn_k.bias",        'K', '1', 0 },
     { "wv",        LAYER "self_attn.v_proj.weight",           "blk.%d.attn_v.weight",      'K', 'C', 1 },
     { "bv",        LAYER "self_attn.v_proj.bias",             "blk.%d.attn_v.bias",        'K', '1', 0 },
+    { "wqkv",      LAYER "self_attn.qkv_proj.weight",         "blk.%d.attn_qkv.weight",    'A', 'C', 1 },
     { "q_norm",    LAYER "self_attn.q_norm.weight",           "blk.%d.attn_q_norm.weight", 'H', '1', 0 },
     { "k_norm",    LAYER "self_attn.k_norm.weight",           "blk.%d.attn_k_norm.weight", 'H', '1', 0 },
     { "wo",        LAYER "self_attn.o_proj.weight",           "blk.%d.attn_output.weight", 'C', 'Q', 1 },
@@ -30,6 +31,7 @@ const struct tensor_spec tensor_specs[T_COUNT] = {
     { "bgate",     LAYER "mlp.gate_proj.bias",                "blk.%d.ffn_gate.bias",      'F', '1', 0 },
     { "wup",       LAYER "mlp.up_proj.weight",                "blk.%d.ffn_up.weight",      'F', 'C', 1 },
     { "bup",       LAYER "mlp.up_proj.bias",                  "blk.%d.ffn_up.bias",        'F', '1', 0 },
+    { "wgate_up",  LAYER "mlp.gate_up_proj.weight",           "blk.%d.ffn_up.weight",      'G', 'C', 1 },
     { "wdown",     LAYER "mlp.down_proj.weight",              "blk.%d.ffn_down.weight",    'C', 'F', 1 },
     { "bdown",     LAYER "mlp.down_proj.bias",                "blk.%d.ffn_down.bias",      'C', '1', 0 },
     { "norm",      "model.norm.weight",                       "output_norm.weight",        'C', '1', 0 },
@@ -47,6 +49,8 @@ static int letter(const struct config *c, char l)
     case 'Q': return c->NH * c->HS;
     case 'K': return c->NKV * c->HS;
     case 'H': return c->HS;
+    case 'A': return (c->NH + 2 * c->NKV) * c->HS;
+    case 'G': return 2 * c->F;
     default: return 1;
     }
 }
@@ -62,6 +66,8 @@ int tensor_present(const struct config *c, int id)
     case T_BO: return c->o_bias;
     case T_BGATE: case T_BUP: case T_BDOWN: return c->mlp_bias;
     case T_Q_NORM: case T_K_NORM: return c->qk_norm;
+    case T_WQKV: case T_WGATE_UP: return c->fused;
+    case T_WQ: case T_WK: case T_WV: case T_WGATE: case T_WUP: return !c->fused;
     default: return 1;
     }
 }

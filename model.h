@@ -11,8 +11,8 @@
 /* In the order in which forward meets them. Per layer from T_ATTN_NORM to T_BDOWN. */
 enum tensor_id {
     T_EMBED,
-    T_ATTN_NORM, T_WQ, T_BQ, T_WK, T_BK, T_WV, T_BV, T_Q_NORM, T_K_NORM, T_WO, T_BO,
-    T_MLP_NORM, T_WGATE, T_BGATE, T_WUP, T_BUP, T_WDOWN, T_BDOWN,
+    T_ATTN_NORM, T_WQ, T_BQ, T_WK, T_BK, T_WV, T_BV, T_WQKV, T_Q_NORM, T_K_NORM, T_WO, T_BO,
+    T_MLP_NORM, T_WGATE, T_BGATE, T_WUP, T_BUP, T_WGATE_UP, T_WDOWN, T_BDOWN,
     T_FINAL_NORM, T_HEAD,
     T_COUNT
 };
@@ -21,7 +21,7 @@ struct tensor_spec {
     const char *name;       /* "wq": as the code calls it */
     const char *hf;         /* "model.layers.%d.self_attn.q_proj.weight" */
     const char *gguf;       /* "blk.%d.attn_q.weight" */
-    char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, 1: a vector */
+    char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, A = Q + 2K, G = 2F, 1: a vector */
     unsigned char linear;   /* a matrix that LoRA can adapt */
 };
 extern const struct tensor_spec tensor_specs[T_COUNT];

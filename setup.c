@@ -162,11 +162,27 @@ static void carve_norm(struct lora *l, struct arena *a, int id, int layer, struc
     n->w = carve_vector(l, a, id, layer, &n->dw);
 }
 
-/* The seven linears of a layer, in the order of lora_state.h's h[7]. */
-static const struct { int id, bias; } linear_ids[7] = {
-    { T_WQ, T_BQ }, { T_WK, T_BK }, { T_WV, T_BV }, { T_WO, T_BO },
-    { T_WGATE, T_BGATE }, { T_WUP, T_BUP }, { T_WDOWN, T_BDOWN },
+/* The seven linears of a layer, in the order of lora_state.h's h[7], and the matrix whose rows they are
+ * where the model has them fused. */
+static const struct { int id, bias, fused; } linear_ids[7] = {
+    { T_WQ, T_BQ, T_WQKV }, { T_WK, T_BK, T_WQKV }, { T_WV, T_BV, T_WQKV }, { T_WO, T_BO, T_WO },
+    { T_WGATE, T_BGATE, T_WGATE_UP }, { T_WUP, T_BUP, T_WGATE_UP }, { T_WDOWN, T_BDOWN, T_WDOWN },
 };
+
+/* The matrix that holds linear i; -1 for an i that there is not. */
+static int linear_tensor(const struct config *c, int i)
+{
+    if (i < 0 || i > 6) return -1;
+    return c->fused ? linear_ids[i].fused : linear_ids[i].id;
+}
+
+/* The first of its rows there. */
+static int linear_first(const struct config *c, int i)
+{
+    int first = 0;
+    for (; linear_tensor(c, i - 1) == linear_tensor(c, i); i--) first += tensor_rows(c, linear_ids[i - 1].id);
+    return first;
+}
 
 static struct linear *layer_linear(struct layer *y, int i)
 {
@@ -174,6 +190,15 @@ static struct linear *layer_linear(struct layer *y, int i)
     all[0] = &y->q; all[1] = &y->k; all[2] = &y->v; all[3] = &y->o;
     all[4] = &y->gate; all[5] = &y->up; all[6] = &y->down;
     return all[i];
+}
+
+/* The rows of a fused matrix after those of the linear before. */
+static void take_rows(const struct lora *l, struct linear *lin, const struct linear *before, int i)
+{
+    size_t skip = area(tensor_rows(l->c, linear_ids[i - 1].id), before->w.cols);
+    lin->w = before->w;
+    lin->w.offset += skip;
+    lin->dw = part(l, before->dw, skip);
 }
 
 static void carve_weights(struct lora *l, struct arena *a)
@@ -188,7 +213,11 @@ static void carve_weights(struct lora *l, struct arena *a)
         carve_norm(l, a, T_MLP_NORM, layer, &y->mlp_norm);
         for (i = 0; i < 7; i++) {
             struct linear *lin = layer_linear(y, i);
-            carve_matrix(l, a, linear_ids[i].id, layer, &lin->w, &lin->dw);
+            lin->follows = linear_tensor(l->c, i - 1) == linear_tensor(l->c, i);
+            lin->followed = linear_tensor(l->c, i + 1) == linear_tensor(l->c, i);
+            if (lin->follows) take_rows(l, lin, layer_linear(y, i - 1), i);
+            else carve_matrix(l, a, linear_tensor(l->c, i), layer, &lin->w, &lin->dw);
+            lin->w.rows = tensor_rows(l->c, linear_ids[i].id);
             lin->bias = carve_vector(l, a, linear_ids[i].bias, layer, &lin->dbias);
             lin->branch = l->branches + ((size_t)layer * 7 + (size_t)i) * (size_t)l->n_adapters;
         }
@@ -211,14 +240,16 @@ static void set_branches(struct lora *l, const struct lora_setup *s)
             size_t start = l->adapter_start[i];
             char name[128];
             for (n = 0; n < 7; n++) {
-                struct branch *b = &layer_linear(&l->layers[m->layer], n)->branch[i];
-                if (linear_ids[n].id != m->id) continue;
+                struct linear *lin = layer_linear(&l->layers[m->layer], n);
+                struct branch *b = &lin->branch[i];
+                size_t first = area(linear_first(l->c, n), m->r);
+                if (linear_tensor(l->c, n) != m->id) continue;
                 b->r = m->r;
                 b->scale = m->scale;
                 b->a = real_weight(l, start + m->a, m->r, m->cols);
-                b->b = real_weight(l, start + m->b, m->rows, m->r);
+                b->b = real_weight(l, start + m->b + first, lin->w.rows, m->r);
                 b->da = part(l, l->grads, start + m->a);
-                b->db = part(l, l->grads, start + m->b);
+                b->db = part(l, l->grads, start + m->b + first);
                 b->key = random_key(s->seed, adapter_tensor_name(name, sizeof name, m, 0));
             }
         }
@@ -243,6 +274,10 @@ static void carve_activations(struct lora *l, struct arena *a, struct activation
     t->up = take(l, a, N * (size_t)c->F);
     for (i = 0; i < 7; i++) {
         int r = 0;
+        if (linear_tensor(c, i - 1) == linear_tensor(c, i)) {
+            t->h[i] = t->h[i - 1];
+            continue;
+        }
         if (layer < 0) r = l->max_r;
         else for (j = 0; j < l->n_adapters; j++) r = max_int(r, layer_linear(&l->layers[layer], i)->branch[j].r);
         t->h[i] = take(l, a, N * (size_t)r);
@@ -416,7 +451,8 @@ static int load_weights(struct lora *l, struct lora_error *err)
         for (j = 0; j < 7; j++) {
             struct linear *lin = layer_linear(y, j);
             if (load_vector(l, linear_ids[j].bias, i, lin->bias, err)
-                || load_matrix(l, model_weight(l->model, linear_ids[j].id, i), &lin->w, err)) return -1;
+                || (!lin->follows && load_matrix(l, model_weight(l->model, linear_tensor(l->c, j), i), &lin->w, err)))
+                return -1;
         }
     }
     if (!l->full) return load_vector(l, T_FINAL_NORM, 0, l->final_norm.w, err);

@@ -67,7 +67,7 @@ static double product_rate(const struct run *r)
     double start, best = 0;
     buf *x, *y;
     kernels_complete(&k, r->setup.kernels);
-    w = *model_weight(r->setup.model, T_WGATE, 0);
+    w = *model_weight(r->setup.model, T_WDOWN, 0);
     if (w.rows > 512) w.rows = 512;
     if (!w.data || k.own_memory) return -1;
     sizes.threads = ctx.threads = r->setup.threads;

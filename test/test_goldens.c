@@ -641,12 +641,14 @@ static void train_cases(const char *set, const char *root, const char *const *na
 
 static void own_goldens(void)
 {
-    static const char *const forward[] = {"tied-rope-llama3", "untied", "bf16-oldconfig", NULL};
+    static const char *const forward[] = {"tied-rope-llama3", "untied", "bf16-oldconfig", "phi3-sliding", NULL};
     static const char *const gradients[] = {"all-linear", "qv-rslora", "patterns", "regex", NULL};
+    static const char *const fused[] = {"all-linear", "qkv", NULL};
     static const char *const train[] = {"adapter", "full", NULL};
     const char *root = "test/goldens/data";
     forward_cases("own: forward", root, forward);
     gradient_cases("own: gradients", root, "llama", gradients);
+    gradient_cases("own: gradients, Phi-3", root, "phi3", fused);
     train_cases("own: training", root, train);
 }
 

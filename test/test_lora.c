@@ -192,12 +192,12 @@ static void prefix_pack(struct pack *p, const struct rows *r, int adapter)
 
 static void test_gradients(void)
 {
-    static const char *const names[] = { "llama", "tied", "biases", "qk norm", "window", "llama3 rope", "yarn" };
+    static const char *const names[] = { "llama", "tied", "biases", "qk norm", "fused", "window", "llama3 rope", "yarn" };
     struct pack p, q;
     int i;
     memset(&p, 0, sizeof p);
     memset(&q, 0, sizeof q);
-    for (i = 0; i < 7; i++) {
+    for (i = 0; i < 8; i++) {
         struct config c = tiny_config();
         struct tiny t;
         struct adapter *a;
@@ -207,9 +207,10 @@ static void test_gradients(void)
         if (i == 1) c.tied = 1;
         if (i == 2) c.qkv_bias = c.o_bias = c.mlp_bias = 1;
         if (i == 3) c.qk_norm = 1;
-        if (i == 4) c.window = 4;
-        if (i == 5) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 4; c.rope.original = 16; }
-        if (i == 6) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.original = 16; }
+        if (i == 4) c.fused = 1;
+        if (i == 5) c.window = 4;
+        if (i == 6) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 4; c.rope.original = 16; }
+        if (i == 7) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.original = 16; }
         tiny_open(&t, &c, 11);
         r = make_rows(c.V);
         pack_clear(&p);
@@ -235,7 +236,7 @@ static void test_gradients(void)
             test_begin("gradients: LoRA on two modules");
             check_gradients("q and up", &s, &p);
         }
-        if (i < 4) {
+        if (i < 5) {
             s = make_setup(&t.model, NULL, "ref64");
             pack_clear(&p);
             if (i) rows_pack(&p, &r, 0, r.n, -1);
@@ -298,21 +299,25 @@ static void check_close(const struct result *a, const struct result *b, const ch
     CHECK_WORST(w, what);
 }
 
-static void test_equal(const char *backend)
+static void test_equal(const char *backend, int fused)
 {
     static const int threads[] = { 2, 3, 8 };
     struct config c = tiny_config();
     struct tiny t;
     struct rows r = make_rows(c.V);
-    struct adapter *a = make_adapter(&c, 3, 0.2, "all-linear"), *b = make_adapter(&c, 3, 0, "all-linear");
+    struct adapter *a, *b;
     struct lora_setup s;
     struct result base, other, plain;
+    const char *model = fused ? ", fused" : "";
     char name[96];
     int i;
+    c.fused = fused;
+    a = make_adapter(&c, 3, 0.2, "all-linear");
+    b = make_adapter(&c, 3, 0, "all-linear");
     tiny_open(&t, &c, 11);
     s = make_setup(&t.model, &a, backend);
     base = run_rows(&s, &r, MAX_ROWS);
-    snprintf(name, sizeof name, "%s: 1 thread = N", backend);
+    snprintf(name, sizeof name, "%s%s: 1 thread = N", backend, model);
     test_begin(name);
     for (i = 0; i < 3; i++) {
         s.threads = threads[i];
@@ -321,7 +326,7 @@ static void test_equal(const char *backend)
         free(other.g);
     }
     s.threads = 1;
-    snprintf(name, sizeof name, "%s: recomputed = kept", backend);
+    snprintf(name, sizeof name, "%s%s: recomputed = kept", backend, model);
     test_begin(name);
     for (i = 0; i < 2; i++) {
         s.sizes.keep = i;
@@ -330,7 +335,7 @@ static void test_equal(const char *backend)
         free(other.g);
     }
     s.sizes.keep = -1;
-    snprintf(name, sizeof name, "%s: packed = separate, dropout included", backend);
+    snprintf(name, sizeof name, "%s%s: packed = separate, dropout included", backend, model);
     test_begin(name);
     other = run_rows(&s, &r, 1);
     check_close(&base, &other, "4 x 1");
@@ -693,7 +698,8 @@ int main(void)
         const char *backend = kernels_all[i]->name;
         snprintf(name, sizeof name, "%s: what must be equal", backend);
         if (!kernels_all[i]->usable(why, sizeof why)) { test_skip(name, why); continue; }
-        test_equal(backend);
+        test_equal(backend, 0);
+        test_equal(backend, 1);
         test_prefix(backend);
         test_sharing(backend);
         test_adapters(backend);

@@ -57,7 +57,7 @@ static void test_round_trip(void)
     static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
     int i, variant;
     test_begin("a model written is the model read, every family, rope and type");
-    for (variant = 0; variant < 8; variant++) {
+    for (variant = 0; variant < 9; variant++) {
         struct config c = tiny_config();
         struct tiny t;
         struct model *m = NULL;
@@ -69,7 +69,8 @@ static void test_round_trip(void)
         if (variant == 4) { strcpy(c.model_type, "mistral"); c.window = 7; }
         if (variant == 5) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 8; c.rope.low = 1.5; }
         if (variant == 6) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.attention_factor = 1.25; }
-        if (variant == 7) { c.rope.type = ROPE_LINEAR; c.rope.factor = 2; c.n_eos = 2; c.eos[0] = 3; c.eos[1] = 5; c.bos = 1; }
+        if (variant == 7) { c.rope.type = ROPE_LINEAR; c.rope.factor = 2; c.n_eos = 2; c.eos[0] = 3; c.eos[1] = 5; c.bos = 1; c.pad = 0; }
+        if (variant == 8) { strcpy(c.model_type, "phi3"); c.fused = 1; }
         tiny_open(&t, &c, (uint64_t)variant);
         for (i = 0; i < 3; i++) {
             memset(&err, 0, sizeof err);

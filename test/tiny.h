@@ -60,7 +60,7 @@ static inline struct config tiny_config(void)
     c.C = 16; c.V = 29; c.L = 2; c.NH = 4; c.NKV = 2; c.HS = 6; c.F = 20;
     c.max_positions = 64;
     c.norm_eps = 1e-5;
-    c.bos = -1;
+    c.bos = c.pad = -1;
     c.rope.theta = 100;
     c.rope.factor = 1;
     c.rope.low = 1; c.rope.high = 4; c.rope.beta_fast = 32; c.rope.beta_slow = 1;

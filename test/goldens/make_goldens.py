@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes test/goldens/data: figures from PyTorch, Transformers and PEFT on tiny random Llama models.
+"""Makes test/goldens/data: figures from PyTorch, Transformers and PEFT on tiny random models.
 
     python test/goldens/make_goldens.py [OUT]        (default: data beside this script)
 
@@ -16,6 +16,7 @@ import pathlib
 import platform
 import shutil
 import sys
+from unittest import mock
 
 import numpy
 import peft
@@ -24,8 +25,9 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama as llama
+from transformers.models.phi3 import modeling_phi3 as phi3
 
 VERSIONS = {
     "python": platform.python_version(), "torch": torch.__version__,
@@ -60,32 +62,33 @@ def exact_rotary(self, x, position_ids):
     return angle.cos(), angle.sin()
 
 
-def exact_attention(module, query, key, value, attention_mask, scaling, **_):
+def exact_attention(module, query, key, value, attention_mask, scaling, sliding_window=None, **_):
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
     scores = scaling * query @ key.transpose(2, 3)
     n = scores.shape[-1]
-    scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -math.inf)
+    seen = torch.ones(n, n).tril().bool()
+    if sliding_window:
+        seen = seen & torch.ones(n, n).triu(1 - sliding_window).bool()
+    scores = scores.masked_fill(~seen, -math.inf)
     p = scores.softmax(-1)
     return (p @ value).transpose(1, 2), p
 
 
 @contextlib.contextmanager
 def exact():
-    """Inside, every Llama computes in the type of its weights throughout."""
-    kept = llama.LlamaRMSNorm.forward, llama.LlamaRotaryEmbedding.forward, llama.eager_attention_forward
-    llama.LlamaRMSNorm.forward = exact_norm
-    llama.LlamaRotaryEmbedding.forward = exact_rotary
-    llama.eager_attention_forward = exact_attention
-    try:
+    """Inside, every model computes in the type of its weights throughout."""
+    with contextlib.ExitStack() as stack:
+        for norm, rotary, module in ((llama.LlamaRMSNorm, llama.LlamaRotaryEmbedding, llama),
+                                     (phi3.Phi3RMSNorm, phi3.Phi3RotaryEmbedding, phi3)):
+            stack.enter_context(mock.patch.object(norm, "forward", exact_norm))
+            stack.enter_context(mock.patch.object(rotary, "forward", exact_rotary))
+            stack.enter_context(mock.patch.object(module, "eager_attention_forward", exact_attention))
         yield
-    finally:
-        (llama.LlamaRMSNorm.forward, llama.LlamaRotaryEmbedding.forward,
-         llama.eager_attention_forward) = kept
 
 
 def load(path, dtype):
-    return LlamaForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
 
 
 def losses(model, ids):
@@ -107,8 +110,9 @@ def batch_loss(model, rows, targets):
 def make_model(path, seed, dtype=torch.float32, **config):
     """Random weights that give losses well above ln V and below nonsense, so that errors show."""
     g = torch.Generator().manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, max_position_embeddings=128,
-                                         rms_norm_eps=1e-5, pad_token_id=None, **config))
+    family = config.pop("family", "llama")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(
+        family, num_hidden_layers=2, max_position_embeddings=128, rms_norm_eps=1e-5, pad_token_id=None, **config))
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=g)
@@ -182,6 +186,11 @@ def write_json(path, value):
 
 def write_tensors(path, tensors):
     save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+
+
+def write_batch(path, rows):
+    write_tensors(path / "batch.safetensors",
+                  {f"seq{s}.{k}": as_ints(v) for s, row in enumerate(rows) for k, v in zip(("ids", "mask"), row)})
 
 
 def as_ints(values):
@@ -311,6 +320,8 @@ BF16 = dict(vocab_size=64, hidden_size=20, intermediate_size=36, num_attention_h
             num_key_value_heads=1, head_dim=10, tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
 
+FUSED = UNTIED | dict(family="phi3", num_key_value_heads=3, sliding_window=9)
+
 
 def main():
     here = pathlib.Path(__file__).resolve().parent
@@ -318,7 +329,8 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    shutil.rmtree(out, ignore_errors=True)
+    for made in ("forward", "lora-grad", "train"):
+        shutil.rmtree(out / made, ignore_errors=True)
 
     def folder(name):
         path = out / name
@@ -339,8 +351,7 @@ def main():
     path = folder("lora-grad/llama")
     make_model(path / "model", 4, **UNTIED)
     rows = make_rows(g, UNTIED["vocab_size"], (5, 9, 14))
-    write_tensors(path / "batch.safetensors",
-                  {f"seq{s}.{k}": as_ints(v) for s, row in enumerate(rows) for k, v in zip(("ids", "mask"), row)})
+    write_batch(path, rows)
     cases = {
         "all-linear": dict(r=3, lora_alpha=7, target_modules=LINEARS),
         "qv-rslora": dict(r=4, lora_alpha=5, target_modules=["q_proj", "v_proj"], use_rslora=True),
@@ -370,6 +381,22 @@ def main():
     case = folder("train/full")
     trajectory(case, path / "model", steps(61), common | dict(
         lr=2e-3, weight_decay=0.01, clip=1.0, schedule="linear", warmup_steps=2, trainable="all weights"))
+
+    # a stream of its own, so that what stands above keeps its numbers
+    g = torch.Generator().manual_seed(8)
+    path = folder("forward/phi3-sliding")
+    make_model(path / "model", 6, **FUSED)
+    forward(path, make_rows(g, FUSED["vocab_size"], (4, 17, 45)))
+    path = folder("lora-grad/phi3")
+    make_model(path / "model", 7, **FUSED | dict(num_key_value_heads=1))
+    rows = make_rows(g, FUSED["vocab_size"], (5, 9, 14))
+    write_batch(path, rows)
+    for seed, (name, settings) in enumerate({
+            "all-linear": dict(r=3, lora_alpha=7, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]),
+            "qkv": dict(r=2, lora_alpha=4, target_modules=["qkv_proj"])}.items()):
+        case = folder(f"lora-grad/phi3/{name}")
+        make_adapter(path / "model", case / "adapter", 40 + seed, False, **settings)
+        gradients(case, path / "model", rows)
 
     write_json(out / "versions.json", VERSIONS)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
