@@ -7,6 +7,7 @@
 
 #include "config.h"
 #include "kernels.h"
+#include "nf4.h"
 
 /* In the order in which forward meets them. Per layer from T_ATTN_NORM to T_BDOWN. */
 enum tensor_id {
@@ -59,11 +60,24 @@ void model_close(struct model *m);
 /* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. */
 const struct weight *model_weight(const struct model *m, int id, int layer);
 
+/* The linears of the layers (tensor_specs[].linear; not embeddings, head, norms, biases: as Transformers with bitsandbytes
+ * does) in this type from now on, from whatever type they have, GGUF's rows of q and k in order. One
+ * tensor after the other, each tensor's part of the mapped file given back: no second copy is ever in
+ * memory. A model that is quantised by bitsandbytes already is refused. Changes m->hash. Weights that
+ * model_weight() returned before stay valid and are the new ones. */
+int model_quantise(struct model *m, const struct quantise *how, int threads, struct lora_error *err);
+
 /* A model directory: config.json and model.safetensors in `dtype` (TYPE_F32, TYPE_BF16, TYPE_F16).
  * row(ctx, id, layer, r, out) gives row r of a tensor as floats. Tokenizer files are the caller's. */
 typedef int model_row_source(void *ctx, int id, int layer, int row, float *out, struct lora_error *err);
 int model_write(const struct config *c, const char *dir, int dtype, model_row_source *row, void *ctx,
                 struct lora_error *err);
+/* The same, with the linears of the layers as Transformers with bitsandbytes saves and loads them;
+ * dtype is that of the other tensors and of what they compute with. how NULL: model_write. */
+int model_write_quantised(const struct config *c, const char *dir, int dtype, const struct quantise *how,
+                          model_row_source *row, void *ctx, int threads, struct lora_error *err);
+/* A row source whose ctx is a `struct model`: its own rows. */
+model_row_source model_row;
 
 long long config_parameters(const struct config *c);    /* of all tensors; a tied head counts once */
 

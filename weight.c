@@ -5,6 +5,7 @@
 #include "weight.h"
 
 #include "blocks.h"
+#include "nf4.h"
 
 #include <string.h>
 
@@ -65,20 +66,19 @@ int weight_file_row(const struct weight *w, int row)
     return row - r + 2 * (r % (d / 2)) + r / (d / 2);
 }
 
-/* Index in the data of W[row][col]. */
-static size_t element(const struct weight *w, int row, int col)
+size_t weight_element(const struct weight *w, int row, int col)
 {
     return w->offset + (size_t)weight_file_row(w, row) * (size_t)w->cols + (size_t)col;
 }
 
 static void decode_f32(const struct weight *w, int row, int col, int n, float *out)
 {
-    memcpy(out, (const char *)w->data + element(w, row, col) * 4, (size_t)n * 4);
+    memcpy(out, (const char *)w->data + weight_element(w, row, col) * 4, (size_t)n * 4);
 }
 
 static void decode_f16(const struct weight *w, int row, int col, int n, float *out)
 {
-    const char *p = (const char *)w->data + element(w, row, col) * 2;
+    const char *p = (const char *)w->data + weight_element(w, row, col) * 2;
     int i;
     for (i = 0; i < n; i++) {
         uint16_t h;
@@ -89,7 +89,7 @@ static void decode_f16(const struct weight *w, int row, int col, int n, float *o
 
 static void decode_bf16(const struct weight *w, int row, int col, int n, float *out)
 {
-    const char *p = (const char *)w->data + element(w, row, col) * 2;
+    const char *p = (const char *)w->data + weight_element(w, row, col) * 2;
     int i;
     for (i = 0; i < n; i++) {
         uint16_t h;
@@ -104,7 +104,7 @@ static void decode_bf16(const struct weight *w, int row, int col, int n, float *
 static void decode_blocks(const struct weight *w, int row, int col, int n, float *out)
 {
     const struct weight_type_info *t = &weight_types[w->type];
-    size_t e = element(w, row, col);
+    size_t e = weight_element(w, row, col);
     const unsigned char *p = (const unsigned char *)w->data + e / (size_t)t->block * (size_t)t->bytes;
     int skip = (int)(e % (size_t)t->block);
     float whole[LARGEST_BLOCK];
@@ -138,6 +138,9 @@ const struct weight_type_info weight_types[TYPE_COUNT] = {
     [TYPE_Q5_K]   = { "Q5_K",   NULL,   13, 256, 176, decode_blocks, unpack_q5_k },
     [TYPE_Q6_K]   = { "Q6_K",   NULL,   14, 256, 210, decode_blocks, unpack_q6_k },
     [TYPE_IQ4_NL] = { "IQ4_NL", NULL,   20, 32,  18,  decode_blocks, unpack_iq4_nl },
+    [TYPE_NF4]    = { "NF4",    NULL,   -1, 2,   1,   decode_4bit_weight, NULL },   /* and scales: weight_bytes */
+    [TYPE_FP4]    = { "FP4",    NULL,   -1, 2,   1,   decode_4bit_weight, NULL },
+    [TYPE_INT8]   = { "INT8",   NULL,   -1, 1,   1,   decode_int8_weight, NULL },
     [TYPE_F64]    = { "F64",    "F64",  28, 1,   8,   NULL,          NULL },
     [TYPE_I64]    = { "I64",    "I64",  27, 1,   8,   NULL,          NULL },
     [TYPE_I32]    = { "I32",    "I32",  26, 1,   4,   NULL,          NULL },
@@ -153,6 +156,19 @@ int type_bytes(size_t *out, int type, size_t count)
     const struct weight_type_info *t = &weight_types[type];
     if (!t->bytes || count % (size_t)t->block) return -1;
     return size_mul(out, count / (size_t)t->block, (size_t)t->bytes);
+}
+
+int weight_bytes(size_t *out, const struct weight *w)
+{
+    const struct quantised *q = w->q;
+    size_t count, nested;
+    if (size_mul(&count, (size_t)w->rows, (size_t)w->cols)) return -1;
+    if (!q) return type_bytes(out, w->type, count);
+    if (type_bytes(out, w->type, count + (q->code && count % 2)) || size_mul(&count, q->scales, q->absmax ? 4 : 1)
+        || size_add(out, *out, count + (q->code ? 16 * 4 : 0))) return -1;
+    if (q->absmax) return 0;
+    nested = block_count(q->scales, q->nested_block) * 4 + 256 * 4;
+    return size_add(out, *out, nested);
 }
 
 void weight_decode(const struct weight *w, int row, int col, int n, float *out)

@@ -12,9 +12,26 @@ enum weight_type {
     TYPE_F32, TYPE_F16, TYPE_BF16,              /* safetensors and GGUF */
     TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_Q5_0, TYPE_Q5_1,      /* GGUF's blocks (blocks.c has their layout) */
     TYPE_Q2_K, TYPE_Q3_K, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_IQ4_NL,
+    TYPE_NF4, TYPE_FP4, TYPE_INT8,              /* bitsandbytes (nf4.h has their layout) */
     TYPE_F64, TYPE_I64, TYPE_I32, TYPE_I16, TYPE_I8, TYPE_U8, TYPE_BOOL,  /* in files, not weights */
     TYPE_REAL,                                  /* a buffer of the backend: trained, or made here */
     TYPE_COUNT
+};
+
+/* What the numbers of an NF4, FP4 or INT8 weight are made with, besides their codes. A scale belongs
+ * to `block` elements of the flattened tensor, which may begin and end inside rows; INT8 has one to a
+ * row. The arrays lie aligned, in the mapped file or behind this struct, which is heap memory. */
+struct quantised {
+    int block;                  /* 4-bit types: elements to a scale, even; INT8: 0 */
+    size_t scales;              /* how many: ceil(elements / block), of INT8 rows */
+    const float *code;          /* [16] the number that each code stands for; INT8: NULL */
+    const float *absmax;        /* [scales], or NULL when they are quantised too (double quantisation): */
+    const unsigned char *codes; /* [scales] absmax_i = map[codes[i]] * nested[i / nested_block] + offset */
+    const float *map;           /* [256] */
+    const float *nested;        /* [ceil(scales / nested_block)] */
+    int nested_block;
+    float offset;
+    size_t heap;                /* bytes behind this struct; 0: all of the weight lies in the file */
 };
 
 struct weight {
@@ -24,6 +41,7 @@ struct weight {
                              * rows: row h*d + k*d/2 + j of the model lies at row h*d + 2j + k */
     size_t offset;          /* elements from data to the first row: a slice of a fused matrix */
     const void *data;       /* mapped file, heap, or (TYPE_REAL) a buf of the backend */
+    const struct quantised *q;  /* NF4, FP4, INT8; else NULL */
 };
 
 typedef void decoder(const struct weight *w, int row, int col, int n, float *out);
@@ -40,9 +58,14 @@ extern const struct weight_type_info weight_types[TYPE_COUNT];
 
 /* Bytes of `count` elements; -1 if count is not whole blocks or the size overflows. */
 int type_bytes(size_t *out, int type, size_t count);
+/* Bytes of a whole weight as it lies in a file: its data, its scales and what they are scaled with.
+ * -1 for TYPE_REAL, whose bytes are the backend's, or when the size overflows. */
+int weight_bytes(size_t *out, const struct weight *w);
 /* Any col and n with col + n <= cols: columns need not fall on block edges. TYPE_REAL is not
  * decoded here (only its backend can). */
 void weight_decode(const struct weight *w, int row, int col, int n, float *out);
+/* Index in the data of W[row][col], in elements. */
+size_t weight_element(const struct weight *w, int row, int col);
 /* Row of the file that holds row `row` of the model (head_rows). */
 int weight_file_row(const struct weight *w, int row);
 

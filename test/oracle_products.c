@@ -35,7 +35,7 @@ static void fill_weight(struct trial *t, unsigned char *p, size_t n, enum mode m
 static void add_weight(struct trial *t, int type, int rows, int cols, int head_rows, int skip, enum mode mode)
 {
     size_t n = ((size_t)rows + skip) * cols, i;
-    struct weight w = { 0, 0, 0, 0, 0, NULL };
+    struct weight w = { 0 };
     float *row = arena_take(&t->o->arena, (size_t)cols, sizeof *row);
     unsigned char *bytes;
     int r;

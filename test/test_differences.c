@@ -87,7 +87,7 @@ static void check_gradient(struct setting *s, forward *run, int i, const double 
 
 static struct weight real_weight(const double *data, int rows, int cols)
 {
-    struct weight w = { TYPE_REAL, 0, 0, 0, 0, NULL };
+    struct weight w = { TYPE_REAL, 0, 0, 0, 0, NULL, NULL };
     w.rows = rows;
     w.cols = cols;
     w.data = data;
