@@ -31,6 +31,8 @@ struct reader {
     /* the row being made */
     struct ids ids, both;       /* both: scratch */
     struct text mask;           /* a byte per id */
+    struct ids targets;         /* of rows of input_ids with labels: an id each */
+    int has_labels;             /* one of them is another than the row's */
     int begun;                  /* some text was put: the next piece goes on with it */
     struct text scratch;
     struct chat_text chat;
@@ -404,6 +406,24 @@ static int id_of(struct reader *r, const struct json *v, const char *name, int *
     return expected(r->err, "%s to hold whole numbers, as many as input_ids", name);
 }
 
+static int put_label(struct reader *r, int id)
+{
+    struct ids *to = &r->targets;
+    if (grow_array((void **)&to->v, &to->capacity, to->n + 1, sizeof *to->v, r->err)) return -1;
+    to->v[to->n++] = id;
+    return 0;
+}
+
+/* As Transformers has it: labels[i] is what the logits at i - 1 are to give, mostly input_ids[i]. */
+static int check_label(struct reader *r, int id)
+{
+    if (id >= 0 && !(r->o->vocab && id >= r->o->vocab)) return 0;
+    fail_record(r, "a label that the model does not have");
+    if (r->o->vocab) expected(r->err, "-100, or an id below %d", r->o->vocab);
+    else expected(r->err, "-100, or an id");
+    return found(r->err, "%d", id);
+}
+
 static int put_ids(struct reader *r, const struct json *v)
 {
     const struct json *ids = field(v, "input_ids"), *labels = field(v, "labels"), *id, *label = NULL, *mask;
@@ -417,13 +437,11 @@ static int put_ids(struct reader *r, const struct json *v)
         if (id_of(r, id, "input_ids", &token)) return -1;
         target = token;
         if (labels && id_of(r, label, "labels", &target)) return -1;
-        if (target != token && target != -100) {
-            fail_record(r, "cannot read the row");
-            expected(r->err, "each label to be -100 or its own id, %d", token);
-            return found(r->err, "%d", target);
-        }
         if (token < 0) return fail_record(r, "a negative id in input_ids");
-        if (put_id(r, token, target == token)) return -1;
+        if (labels && target != -100 && check_label(r, target)) return -1;
+        if (put_id(r, token, target != -100)) return -1;
+        if (labels && put_label(r, target == -100 ? token : target)) return -1;
+        if (target != -100 && target != token) r->has_labels = 1;
         if (labels) label = label->next;
     }
     mask = field(v, "attention_mask");
@@ -455,6 +473,7 @@ static void row_free(struct row *row)
 {
     free(row->ids);
     free(row->mask);
+    free(row->labels);
     free(row->label);
     free(row->completion);
 }
@@ -547,13 +566,18 @@ static int add_row(struct reader *r)
     memcpy(row->ids, r->ids.v, r->ids.n * sizeof *row->ids);
     memcpy(row->mask, r->mask.s, r->mask.n);
     row->hash = hash_bytes(hash_bytes(HASH_START, row->ids, r->ids.n * sizeof *row->ids), row->mask, r->mask.n);
+    if (r->has_labels) {
+        if (!(row->labels = new_array(r->ids.n, sizeof *row->labels, r->err))) return -1;
+        memcpy(row->labels, r->targets.v, r->ids.n * sizeof *row->labels);
+        row->hash = hash_bytes(row->hash, row->labels, r->ids.n * sizeof *row->labels);
+    }
     return row->label ? add_label(r, row->label) : 0;
 }
 
 static void clear_row(struct reader *r)
 {
-    r->ids.n = r->mask.n = r->n_messages = 0;
-    r->prompt_n = r->begun = 0;
+    r->ids.n = r->mask.n = r->targets.n = r->n_messages = 0;
+    r->prompt_n = r->begun = r->has_labels = 0;
     free(r->label);
     free(r->completion);
     r->label = r->completion = NULL;
@@ -660,6 +684,7 @@ static void reader_free(struct reader *r)
     clear_row(r);
     ids_free(&r->ids);
     ids_free(&r->both);
+    ids_free(&r->targets);
     text_free(&r->mask);
     text_free(&r->scratch);
     text_free(&r->labels);

@@ -5,11 +5,12 @@
 #include "chat.h"
 #include "tokenizer.h"
 
-/* One row, ready for pack_row: mask[t] = 1 where ids[t] is a target. */
+/* One row, ready for pack_rows: mask[t] = 1 where ids[t] is a target. */
 struct row {
     int n, n_targets;
     int *ids;
     unsigned char *mask;
+    int *labels;                /* [n] what is to be predicted there; NULL: the ids themselves */
     int source;                 /* row number in the input, from 0 */
     char *label;                /* {"text","label"} rows: the label as written, else NULL */
     char *completion;           /* what `eval --task generate` compares with: the last target span's
@@ -44,7 +45,7 @@ struct data_options {
  *       Summarize the following text.\n\n{document}
  * - Without a chat template instructions, labels and summaries are in Alpaca's text.
  * - A row's ids end with its last target: what comes after is never an input. Rows of input_ids stay
- *   as they are; a label there is -100 or its own id. */
+ *   as they are; a label there is -100 or any id. */
 
 /* Nothing is dropped in silence. */
 struct data_report {

@@ -134,6 +134,7 @@ int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, i
     row.mask = mask;
     row.n = n;
     row.visit = visit;
+    row.labels = NULL;
     if (tokens_added) *tokens_added = pack_inputs(&row);
     return pack_rows(p, &row, 1, adapter, 0, err);
 }
@@ -151,6 +152,8 @@ static int compare_rows(const void *a_, const void *b_)
     return a->row < b->row ? -1 : a->row > b->row;
 }
 
+static int label_of(const struct pack_input *row, int t) { return row->labels ? row->labels[t] : row->ids[t]; }
+
 /* Inputs from .. to - 1 of n rows that are alike up to `to`, as one segment, with their targets. */
 static int lay_segment(struct pack *p, const struct laying *rows, int n, int from, int to, int prefix,
                        int adapter, int *segment, struct lora_error *err)
@@ -160,11 +163,16 @@ static int lay_segment(struct pack *p, const struct laying *rows, int n, int fro
     if (pack_segment(p, first->ids + from, to - from, prefix, adapter, first->visit, segment, err)) return -1;
     for (t = from; t + 1 < to; t++) {           /* the next token is the same in all of them */
         int weight = 0;
-        for (i = 0; i < n; i++) weight += rows[i].row->mask[t + 1] != 0;
+        for (i = 0; i < n; i++) {
+            const struct pack_input *row = rows[i].row;
+            if (!row->mask[t + 1]) continue;
+            if (label_of(row, t + 1) == first->ids[t + 1]) weight++;
+            else if (pack_target(p, *segment, t - from, label_of(row, t + 1), 1, err)) return -1;
+        }
         if (weight && pack_target(p, *segment, t - from, first->ids[t + 1], (float)weight, err)) return -1;
     }
     for (i = 0; i < n; i++)
-        if (rows[i].row->mask[to] && pack_target(p, *segment, to - 1 - from, rows[i].row->ids[to], 1, err)) return -1;
+        if (rows[i].row->mask[to] && pack_target(p, *segment, to - 1 - from, label_of(rows[i].row, to), 1, err)) return -1;
     return 0;
 }
 

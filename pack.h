@@ -42,12 +42,14 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
                 int adapter, int *segment, struct lora_error *err);
 /* Token `id` is to be predicted at position `index` of the segment (its row q_start + index). */
 int pack_target(struct pack *p, int segment, int index, int id, float weight, struct lora_error *err);
-/* A training row: ids[n], mask[t] = 1 where ids[t] is a target (mask[0] is ignored: nothing predicts
- * it). Its inputs are ids[0 .. last target - 1]: what comes after is never an input. */
+/* A training row: ids[n], mask[t] = 1 where the token at t is a target (mask[0] is ignored: nothing
+ * predicts it): ids[t], or labels[t] where a row is given other ones to learn than it has. Its inputs are
+ * ids[0 .. last target - 1]: what comes after is never an input. */
 struct pack_input {
     const int *ids;
     const unsigned char *mask;
     int n, visit;
+    const int *labels;          /* NULL: ids */
 };
 /* How many inputs the row has: 0 without targets. */
 int pack_inputs(const struct pack_input *row);

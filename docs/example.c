@@ -18,8 +18,11 @@ static int train(struct lora *l, const struct dataset *rows, double *losses, str
     for (step = 0; step < 20 && !bad; step++) {
         double sum = 0;
         pack_clear(&pack);
-        for (i = 0; i < rows->n && !bad; i++)
-            bad = pack_row(&pack, rows->rows[i].ids, rows->rows[i].mask, rows->rows[i].n, 0, 0, NULL, err);
+        for (i = 0; i < rows->n && !bad; i++) {
+            const struct row *row = &rows->rows[i];
+            const struct pack_input in = { row->ids, row->mask, row->n, 0, row->labels };
+            bad = pack_rows(&pack, &in, 1, 0, 0, err);
+        }
         bad = bad || pack_finish(&pack, err)
            || lora_train(l, &pack, 1.0 / pack.T, losses, NULL, err)     /* gradients of the mean loss */
            || lora_step(l, &hyper, &norm, err);                         /* AdamW; gradients are zero again */

@@ -171,6 +171,17 @@ static void end_laying(struct laying *y)
     free(y->run);
 }
 
+static int lay_row(const struct evaluation *e, const struct row *row, struct pack *p, struct lora_error *err)
+{
+    struct pack_input in;
+    in.ids = row->ids;
+    in.mask = row->mask;
+    in.n = row->n;
+    in.visit = 0;
+    in.labels = row->labels;
+    return pack_rows(p, &in, 1, e->adapter, 0, err);
+}
+
 /* The next pack: 1, or 0 when all rows are done. */
 static int lay_pack(struct laying *y, struct lora_error *err)
 {
@@ -182,7 +193,7 @@ static int lay_pack(struct laying *y, struct lora_error *err)
         int tokens = e->labels ? row->prompt_n + e->labels->tokens : row->n;
         if (rows && y->pack.N + tokens > EVALUATION_TOKENS) break;
         if (e->labels ? lay_labels(e, row, &y->pack, y->places, y->run, err)
-                      : pack_row(&y->pack, row->ids, row->mask, row->n, e->adapter, 0, NULL, err)) return -1;
+                      : lay_row(e, row, &y->pack, err)) return -1;
     }
     if (!rows) return 0;
     return pack_finish(&y->pack, err) ? -1 : 1;

@@ -34,6 +34,7 @@ static struct pack_input input_of(const struct row *row, long long visit)
     in.mask = row->mask;
     in.n = row->n;
     in.visit = (int)visit;
+    in.labels = row->labels;
     return in;
 }
 

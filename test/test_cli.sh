@@ -132,6 +132,16 @@ near "$(tr -d '{}[]"a-z:' <"$dir/l1" | tr , '\n' | awk 'NF { s += $1; n++ } END 
 near "$(awk -v x="$(figure loss "$dir/j")" 'BEGIN { printf "%.9g", exp(x) }')" "$(figure perplexity "$dir/j")" 1e-4
 near "$(figure target_tokens "$dir/j")" 45 0
 
+begin "labels that are other ids than the row's: the loss of what the logits before are to give"
+printf '%s\n' '{"input_ids":[97,98,99],"labels":[-100,120,121]}' '{"input_ids":[97,120]}' '{"input_ids":[97,98,121],"labels":[-100,-100,121]}' >"$dir/o.jsonl"
+run 0 eval $small --data "$dir/o.jsonl" --token-losses "$dir/l"
+tr -d '{}[]"a-z:' <"$dir/l" | tr , '\n' >"$dir/l3"
+near "$(sed -n 1p "$dir/l3")" "$(sed -n 3p "$dir/l3")" 1e-6; near "$(sed -n 2p "$dir/l3")" "$(sed -n 4p "$dir/l3")" 1e-6
+[ "$(wc -l <"$dir/l3")" = 4 ] || wrong "not four targets"
+head -n 1 "$dir/o.jsonl" >"$dir/o1.jsonl"
+run 0 train --model "$m" --backend ref --data "$dir/o1.jsonl" --lora-r 1 --max-steps 1 --out "$dir/o1"
+near "$(sed 's/.*"loss"://; s/,.*//' "$dir/o1/metrics.jsonl")" "$(awk 'NR < 3 { s += $1 } END { printf "%.9g", s / 2 }' "$dir/l3")" 1e-6
+
 begin "classify: the tree of labels gives what each label alone gives"
 : >"$dir/all.jsonl"
 for text in cat horse; do

@@ -1,6 +1,7 @@
 /* test_data.c - rows of every form: what is rendered, what is a target, what is refused and where. The
  * tokenizer is one of bytes, so that ids can be read; real ids are compared in the shared material. */
 #include "../data.h"
+#include "../pack.h"
 #include "../formats/csv.h"
 #include "../formats/json.h"
 #include "test.h"
@@ -261,13 +262,52 @@ static void test_ids(void)
     for (i = 0; d.n == 2 && i < 4; i++) CHECK(d.rows[0].ids[i] == i + 1 && d.rows[0].mask[i] == (i == 2));
     data_free(&d);
     check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1]}", &o, "i.jsonl, line 1", "same length");
-    check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1,3]}", &o, "line 1", "its own id");
+    check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1,259]}", &o, "line 1", "id below 259");
+    check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1,-3]}", &o, "line 1", "-100, or an id");
     check_refused("i.jsonl", "{\"input_ids\":[1,2.5]}", &o, "line 1", "whole numbers");
     check_refused("i.jsonl", "{\"input_ids\":[1,1e99]}", &o, "line 1", "whole numbers");
     check_refused("i.jsonl", "{\"input_ids\":[1,-2]}", &o, "line 1", "negative");
     check_refused("i.jsonl", "{\"input_ids\":[1,259]}", &o, "line 1", "ids below 259");
     check_refused("i.jsonl", "{\"input_ids\":[1,2],\"attention_mask\":[1,0]}", &o, "line 1", "padding");
     check_refused("i.jsonl", "{\"text\":\"a\"}", &o, "line 1", "without a tokenizer");
+}
+
+/* labels[i] is what the logits at i - 1 are to give, whatever the next input is. */
+static void test_labels(void)
+{
+    static const int wanted[][3] = {    /* position, id, weight: worked out by hand */
+        { 0, 9, 1 }, { 0, 2, 1 }, { 1, 8, 1 }, { 1, 4, 1 }, { 2, 6, 1 }
+    };
+    struct data_options o = options();
+    struct dataset d;
+    struct pack p = { 0 };
+    struct pack_input in[3];
+    struct lora_error err;
+    int i, k, share;
+    test_begin("labels that are other ids than the row's are targets");
+    CHECK(!read_text(&d, "i.jsonl", "{\"input_ids\":[1,2,3,5],\"labels\":[7,9,8,-100]}\n{\"input_ids\":[1,2,4],\"labels\":[-100,2,4]}\n"
+                     "{\"input_ids\":[1,2,4,5],\"labels\":[-100,-100,-100,6]}\n", &o, &err), "%s %s", err.where, err.expected);
+    CHECK(d.n == 3 && d.rows[0].labels && !d.rows[1].labels && d.rows[2].labels && d.rows[0].n_targets == 2, "%d rows", d.n);
+    for (i = 0; i < d.n; i++) {
+        in[i].ids = d.rows[i].ids;
+        in[i].mask = d.rows[i].mask;
+        in[i].n = d.rows[i].n;
+        in[i].visit = i;
+        in[i].labels = d.rows[i].labels;
+    }
+    for (share = 0; share < 2 && d.n == 3; share++) {
+        pack_clear(&p);
+        CHECK(!pack_rows(&p, in, 3, 0, share, &err) && !pack_finish(&p, &err));
+        CHECK(p.N == (share ? 3 : 7) && p.T == 5, "%d tokens, %d targets", p.N, p.T);
+        for (i = 0; i < 5; i++) {
+            for (k = 0; k < p.T; k++)
+                if (p.pos[p.target_row[k]] == wanted[i][0] && p.target_id[k] == wanted[i][1] && p.target_weight[k] == 1) break;
+            CHECK(k < p.T, "target %d of share %d", i, share);
+        }
+    }
+    CHECK(d.rows[0].hash != d.rows[1].hash);
+    pack_free(&p);
+    data_free(&d);
 }
 
 /* ---- files ---- */
@@ -482,6 +522,7 @@ int main(void)
         test_forms();
         test_templates();
         test_ids();
+    test_labels();
         test_files();
         test_damage();
         test_lengths();

@@ -447,6 +447,7 @@ static void test_sharing(const char *backend)
         in[i].mask = r.mask[i % MAX_ROWS];
         in[i].n = r.len[i % MAX_ROWS];
         in[i].visit = i;
+        in[i].labels = NULL;
         for (k = 1; k < in[i].n; k++) targets += in[i].mask[k];
     }
     s = make_setup(&t.model, &a, backend);
