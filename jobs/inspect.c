@@ -1,5 +1,5 @@
 /* inspect.c - lora inspect: the tensors of a model or of an adapter. */
-#include "job.h"
+#include "session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +7,6 @@
 
 #include "../formats/json.h"
 #include "../formats/safetensors.h"
-#include "../model.h"
 
 struct settings {
     struct common common;
@@ -109,7 +108,8 @@ static int list_model(struct listing *l, const char *path, struct lora_error *er
 {
     struct model *m;
     const struct config *c;
-    if (model_open(&m, path, err)) return -1;
+    int alone = shape_alone(path);
+    if (alone ? shape_open(&m, path, err) : model_open(&m, path, err)) return -1;
     c = &m->config;
     text_printf(&l->lines, "%s: %s, %d layers, hidden %d, feed-forward %d, heads %d of %d, key/value heads %d,\n"
                 "vocabulary %d, positions %d, head %s\n", path, c->model_type, c->L, c->C, c->F, c->NH, c->HS, c->NKV,
@@ -122,6 +122,10 @@ static int list_model(struct listing *l, const char *path, struct lora_error *er
                 "\"num_attention_heads\": %d,\n \"num_key_value_heads\": %d, \"head_dim\": %d, \"vocab_size\": %d, "
                 "\"max_position_embeddings\": %d, \"tie_word_embeddings\": %s",
                 c->L, c->C, c->F, c->NH, c->NKV, c->HS, c->V, c->max_positions, c->tied ? "true" : "false");
+    if (alone) {
+        text_puts(&l->lines, "no weights: shapes from the configuration, bytes as if in BF16\n");
+        text_puts(&l->json, ",\n \"shapes_only\": true");
+    }
     if (m->ignored.s) {
         text_printf(&l->lines, "passed over: %s\n", m->ignored.s);
         text_puts(&l->json, ",\n \"passed_over\": ");

@@ -116,61 +116,16 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
     return 0;
 }
 
-/* ---- a model's shape alone ---- */
-
-/* For `plan`: config.json and no weights. */
-static struct model *shape_model(const char *config, struct lora_error *err)
-{
-    struct model *m = new_array(1, sizeof *m, err);
-    int id, layer;
-    if (!m) return NULL;
-    if (config_read(&m->config, config, &m->ignored, err) || !(m->path = new_string(config, err))
-        || !(m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err))) {
-        model_close(m);
-        return NULL;
-    }
-    for (layer = 0; layer < m->config.L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            struct weight *w = &m->weights[layer * T_COUNT + id];
-            if (!tensor_present(&m->config, id)) continue;
-            w->type = TYPE_BF16;
-            w->rows = tensor_rows(&m->config, id);
-            w->cols = tensor_cols(&m->config, id);
-        }
-    return m;
-}
-
-/* The configuration's path when that is all there is: a .json file, or a directory without weights. */
-static char *config_alone(const char *path, struct lora_error *err)
-{
-    static const char *const weights[] = { "model.safetensors", "model.safetensors.index.json" };
-    size_t n = strlen(path);
-    char *config;
-    int i;
-    if (n > 5 && !strcmp(path + n - 5, ".json")) return new_string(path, err);
-    for (i = 0; i < 2; i++) {
-        char *file = path_join(path, weights[i], err);
-        int is_there = !file || file_exists(file);
-        free(file);
-        if (is_there) return NULL;
-    }
-    config = path_join(path, "config.json", err);
-    if (config && file_exists(config)) return config;
-    free(config);
-    return NULL;
-}
+/* ---- the model ---- */
 
 static int open_session(struct run *r, struct lora_error *err)
 {
     const struct common *c = &r->set->common;
     struct session *s = &r->session;
-    char *config = r->set->data.data ? NULL : config_alone(c->model, err);
-    if (!config) return session_open(s, c, NULL, !r->set->data.data, err);
+    if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
     s->threads = usable_threads(c->threads);
     s->max_memory = memory_limit(c);
-    if ((s->kernels = kernels_find(c->backend, err))) s->model = shape_model(config, err);
-    free(config);
-    return s->model ? 0 : -1;
+    return (s->kernels = kernels_find(c->backend, err)) ? shape_open(&s->model, c->model, err) : -1;
 }
 
 /* ---- rows ---- */

@@ -123,8 +123,11 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     const struct lora_plan *p = &r->plan;
     const struct lora_sizes *z = &r->setup.sizes;
     int L = r->setup.model->config.L, kept = z->keep < 0 || z->keep > L ? L : z->keep;
+    long long parameters = config_parameters(&r->setup.model->config), trained = r->adapter ? (long long)r->adapter->size : parameters;
     char activations[64];
     snprintf(activations, sizeof activations, "activations, %d of %d layers kept", kept, L);
+    fprintf(f, "parameters: %lld; %lld to train (%.2f %%)\n", parameters, trained,
+            100 * (double)trained / (double)parameters);
     fprintf(f, "plan, in bytes:\n");
     put_bytes(f, "copies of base weights", p->weights);
     put_bytes(f, "trained weights", p->trainable);

@@ -53,6 +53,13 @@ void session_close(struct session *s);
 /* Those warnings for the run.json of one adapter's directory, if it has one. */
 int session_check_run(const struct session *s, const char *dir, struct lora_error *err);
 
+/* ---- shape.c: a model of which there is only a config.json ---- */
+
+/* Is the path such a file, or a directory with one and without weights? */
+int shape_alone(const char *path);
+/* The model without weights: rows and columns of its tensors, said to be BF16, their data NULL. */
+int shape_open(struct model **m, const char *path, struct lora_error *err);
+
 /* ---- identity.c: what travels with an adapter, as hashes of what it does and not of a file's bytes, so
  * that one model as a directory and as GGUF has the same ---- */
 

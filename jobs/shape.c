@@ -1,0 +1,56 @@
+/* shape.c - a model's shape without its weights, from config.json alone. */
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int is_json(const char *path)
+{
+    size_t n = strlen(path);
+    return n > 5 && !strcmp(path + n - 5, ".json");
+}
+
+static int has(const char *directory, const char *name)
+{
+    char *path = path_join(directory, name, NULL);
+    int is_there = path && file_exists(path);
+    free(path);
+    return is_there;
+}
+
+int shape_alone(const char *path)
+{
+    return is_json(path) || (has(path, "config.json") && !has(path, "model.safetensors")
+                             && !has(path, "model.safetensors.index.json"));
+}
+
+/* The table of tensors, with no data: BF16, as the hub has most. */
+static int shape_weights(struct model *m, struct lora_error *err)
+{
+    int id, layer;
+    m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err);
+    for (layer = 0; m->weights && layer < m->config.L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            struct weight *w = &m->weights[layer * T_COUNT + id];
+            if (!tensor_present(&m->config, id)) continue;
+            w->type = TYPE_BF16;
+            w->rows = tensor_rows(&m->config, id);
+            w->cols = tensor_cols(&m->config, id);
+        }
+    return m->weights ? 0 : -1;
+}
+
+int shape_open(struct model **out, const char *path, struct lora_error *err)
+{
+    struct model *m = new_array(1, sizeof *m, err);
+    char *config = is_json(path) ? new_string(path, err) : path_join(path, "config.json", err);
+    int bad = !m || !config || config_read(&m->config, config, &m->ignored, err) || !(m->path = new_string(path, err))
+              || shape_weights(m, err);
+    free(config);
+    if (!bad) {
+        *out = m;
+        return 0;
+    }
+    if (m) model_close(m);
+    return -1;
+}

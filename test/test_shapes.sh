@@ -1,0 +1,98 @@
+# Shapes of real models as config.json files, without weights: `lora plan` and `lora inspect` work from them,
+# with the published number of parameters. A few are written here; with the shared material thirteen more.
+LC_ALL=C
+export LC_ALL
+passed=0 failed=0 skipped=0
+lora=${LORA:-build/lora}
+shared=${LORA_SHARED:-../shared}
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+
+result() {      # NAME STATUS: one test
+    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"; else failed=$((failed + 1)); echo "FAIL $1"; fi
+}
+wrong() { echo "  $*"; return 1; }
+
+# A shape a line: model C F L NH NKV HS V positions eps theta tied window family rope-factor parameters
+# (window and rope-factor 0: none). Families write config.json in their own way, as the hub has them.
+write_config() {
+    awk -v d="$work" '
+    function key(name, value) { s = s (s ? ",\n " : "") "\"" name "\": " value }
+    {
+        s = ""
+        key("model_type", "\"" $14 "\""); key("hidden_size", $2); key("intermediate_size", $3); key("num_hidden_layers", $4)
+        key("num_attention_heads", $5); key("num_key_value_heads", $6); key("vocab_size", $8); key("max_position_embeddings", $9)
+        key("rms_norm_eps", $10); key("rope_theta", $11 ".0"); key("tie_word_embeddings", $12 ? "true" : "false")
+        key("hidden_act", "\"silu\""); key("torch_dtype", "\"bfloat16\""); key("initializer_range", "0.02")
+        key("attention_dropout", "0.0"); key("use_cache", "true"); key("bos_token_id", 1); key("eos_token_id", 2)
+        if ($14 == "llama") { key("architectures", "[\"LlamaForCausalLM\"]"); key("attention_bias", "false"); key("mlp_bias", "false"); key("pretraining_tp", 1) }
+        if ($14 == "mistral") { key("architectures", "[\"MistralForCausalLM\"]"); key("sliding_window", $13 ? $13 : "null") }
+        if ($14 == "qwen2") { key("architectures", "[\"Qwen2ForCausalLM\"]"); key("sliding_window", $9); key("use_sliding_window", "false"); key("max_window_layers", $4) }
+        if ($14 == "qwen3") { key("architectures", "[\"Qwen3ForCausalLM\"]"); key("sliding_window", "null"); key("use_sliding_window", "false")
+            key("max_window_layers", $4); key("attention_bias", "false") }
+        if ($14 == "qwen3" || $7 * $5 != $2) key("head_dim", $7)
+        if ($14 == "llama" && !$15) key("rope_scaling", "null")
+        if ($15) key("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " $15 ", \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}")
+        print "{" s "}" >(d "/config.json")
+    }'
+}
+
+# What a shape needs, by its own arithmetic: adapters of rank 16 on the seven linears of each layer.
+adapter_parameters() {
+    awk '{ C = $2; F = $3; Q = $5 * $7; K = $6 * $7; print $4 * 16 * (C + Q + 2 * (C + K) + Q + C + 2 * (C + F) + F + C) }'
+}
+
+check() {       # LINE: plan and inspect agree with it
+    set -- $1
+    printf '%s\n' "$*" | write_config
+    trained=$(printf '%s\n' "$*" | adapter_parameters)
+    $EXE "$lora" plan --model "$work" --max-length 32 --batch-size 1 --max-memory 1T >"$work/plan" 2>"$work/error" || { wrong "$1: exit $?"; cat "$work/error"; return 1; }
+    grep -q "^parameters: ${16}; $trained to train" "$work/plan" || { wrong "$1: not ${16} parameters, $trained trained"; head -n 1 "$work/plan"; return 1; }
+    awk -v n="${16}" -v trained="$trained" '/trained weights/ { w = $3 } /moments/ { m = $5 } /mapped from the file/ { b = $7 }
+        /arena/ { a = $5 } /copies of base/ { c = $5 }
+        END { exit !(w == 4 * trained && m == 2 * w && b <= 2 * n && b > 1.99 * n && a > c + 2 * w + m) }' "$work/plan" \
+        || { wrong "$1: not plausible"; cat "$work/plan"; return 1; }
+    $EXE "$lora" inspect --model "$work" >"$work/list" 2>"$work/error" || { wrong "$1: inspect: exit $?"; cat "$work/error"; return 1; }
+    tail -n 1 "$work/list" | grep -q ", ${16} parameters, $((2 * ${16})) bytes$" || { wrong "$1: inspect"; tail -n 1 "$work/list"; return 1; }
+}
+
+bad=0
+while read -r line; do check "$line" || bad=1; done <<'END'
+Llama-2-7b 4096 11008 32 32 32 128 32000 4096 1e-05 10000 0 0 llama 0 6738415616
+Llama-3.2-1B 2048 8192 16 32 8 64 128256 131072 1e-05 500000 1 0 llama 32.0 1235814400
+Mistral-7B-v0.1 4096 14336 32 32 8 128 32000 4096 1e-05 10000 0 4096 mistral 0 7241732096
+Qwen2.5-0.5B 896 4864 24 14 2 64 151936 32768 1e-06 1000000 1 0 qwen2 0 494032768
+Qwen3-0.6B 1024 3072 28 16 8 128 151936 40960 1e-06 1000000 1 0 qwen3 0 596049920
+END
+result "shapes of five families: parameters and plan from config.json alone" $bad
+
+grep -q "no weights: shapes from the configuration" "$work/list" && grep -qF "BF16  [1024, 2048]  4194304 bytes  model.layers.27.self_attn.o_proj.weight" "$work/list" &&
+    $EXE "$lora" inspect --model "$work/config.json" --json - 2>"$work/error" | grep -q '"shapes_only": true' &&
+    ! $EXE "$lora" eval --model "$work" --data "$work/list" >"$work/out" 2>"$work/error" && grep -q "^lora: .*safetensors" "$work/error"
+result "inspect lists the shapes; a job that needs weights says which file is missing" $?
+
+if [ -r "$shared/vectors/model-configs/shapes.json" ]; then
+    awk -F '[:,]' '
+    function is(name) { return index($1, "\"" name "\"") }
+    /^  \{/ { window = rope = 0 }
+    is("model") { gsub(/[ "]/, "", $2); model = $2 }
+    is("hidden_size") { C = $2 + 0 } is("intermediate_size") { F = $2 + 0 } is("num_hidden_layers") { L = $2 + 0 }
+    is("num_attention_heads") { NH = $2 + 0 } is("num_key_value_heads") { NKV = $2 + 0 } is("head_dim") { HS = $2 + 0 }
+    is("vocab_size") { V = $2 + 0 } is("max_position_embeddings") { P = $2 + 0 } is("rms_norm_eps") { eps = $2 } is("rope_theta") { theta = $2 + 0 }
+    is("attention_bias_qkv") { bias = /true/ } is("qk_norm") { norm = /true/ } is("tie_word_embeddings") { tied = /true/ }
+    is("parameters") { n = $2; gsub(/ /, "", n) } is("sliding_window") { window = $2 + 0 } is("factor") { rope = $2 }
+    /^  \}/ { family = bias ? "qwen2" : norm ? "qwen3" : window ? "mistral" : "llama"
+        print model, C, F, L, NH, NKV, HS, V, P, eps, theta, tied, window, family, rope, n }' \
+        "$shared/vectors/model-configs/shapes.json" >"$work/shapes"
+    bad=0
+    [ "$(wc -l <"$work/shapes")" -ge 13 ] || { wrong "not thirteen shapes"; bad=1; }
+    while read -r line; do check "$line" || bad=1; done <"$work/shapes"
+    result "the shapes of $(wc -l <"$work/shapes") real models: parameters and plan from config.json alone" $bad
+    $EXE "$lora" plan --model "$shared/vectors/model-configs/llama-3.2-1b_config.json" --max-length 32 >"$work/plan" 2>"$work/error" && grep -q "^parameters: 1235814400;" "$work/plan"
+    result "Llama-3.2-1B's own config.json" $?
+else
+    echo "skip shapes of real models: no ../shared"
+    skipped=1
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
