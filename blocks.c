@@ -114,7 +114,7 @@ void unpack_q3_k(const unsigned char *p, float *out)
 
 /* Eight scales and eight minima of 6 bits in 12 bytes: the first four of each in the low bits of bytes
  * 0-3 and 4-7; of the others four bits in bytes 8-11, the two high ones on top of those bytes. */
-static void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum)
+void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum)
 {
     if (g < 4) {
         *scale = s[g] & 63;

@@ -17,4 +17,7 @@ void unpack_q5_k(const unsigned char *p, float *out);
 void unpack_q6_k(const unsigned char *p, float *out);
 void unpack_iq4_nl(const unsigned char *p, float *out);
 
+/* Scale and minimum, 6 bits each, of group g of 8: s are the 12 bytes of scales of Q4_K and Q5_K. */
+void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum);
+
 #endif

@@ -41,7 +41,7 @@ size_t block_count(size_t n, int block) { return n / (size_t)block + (n % (size_
 
 /* ---- weights ---- */
 
-static float scale_of(const struct quantised *q, size_t i)
+float quantised_scale(const struct quantised *q, size_t i)
 {
     float product;
     if (q->absmax) return q->absmax[i];
@@ -55,7 +55,7 @@ void decode_4bit_weight(const struct weight *w, int row, int col, int n, float *
     const unsigned char *p = w->data;
     size_t e = weight_element(w, row, col), block = (size_t)q->block, end;
     for (; n > 0; ) {
-        float absmax = scale_of(q, e / block);
+        float absmax = quantised_scale(q, e / block);
         end = (e / block + 1) * block;
         if (end - e > (size_t)n) end = e + (size_t)n;
         n -= (int)(end - e);
