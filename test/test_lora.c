@@ -192,12 +192,12 @@ static void prefix_pack(struct pack *p, const struct rows *r, int adapter)
 
 static void test_gradients(void)
 {
-    static const char *const names[] = { "llama", "tied", "biases", "qk norm", "fused", "window", "llama3 rope", "yarn" };
+    static const char *const names[] = { "llama", "tied", "biases", "qk norm", "fused", "window", "llama3 rope", "yarn", "linear rope" };
     struct pack p, q;
     int i;
     memset(&p, 0, sizeof p);
     memset(&q, 0, sizeof q);
-    for (i = 0; i < 8; i++) {
+    for (i = 0; i < 9; i++) {
         struct config c = tiny_config();
         struct tiny t;
         struct adapter *a;
@@ -211,6 +211,7 @@ static void test_gradients(void)
         if (i == 5) c.window = 4;
         if (i == 6) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 4; c.rope.original = 16; }
         if (i == 7) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.original = 16; }
+        if (i == 8) { c.rope.type = ROPE_LINEAR; c.rope.factor = 4; }
         tiny_open(&t, &c, 11);
         r = make_rows(c.V);
         pack_clear(&p);
