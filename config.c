@@ -14,7 +14,7 @@
 
 static const struct family families[] = {
     { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, 0, "llama", 1 },
-    { "mistral", "MistralForCausalLM",  0,  0, 0, 0, 1, NULL,    1 },
+    { "mistral", "MistralForCausalLM",  0,  0, 0, 0, 1, "llama", 1 },
     { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, 0, "qwen2", 0 },
     { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, 0, "qwen3", 0 },
     { "phi3",    "Phi3ForCausalLM",     0,  0, 0, 1, 1, "phi3",  0 },
@@ -26,7 +26,8 @@ static void list_families(char *list, size_t n, int gguf)
     size_t i, used = 0;
     for (i = 0; i < N_FAMILIES; i++) {
         const char *name = gguf ? families[i].gguf : families[i].type;
-        if (name && used < n) used += (size_t)snprintf(list + used, n - used, "%s%s", used ? ", " : "", name);
+        if (i && gguf && !strcmp(name, families[i - 1].gguf)) continue;
+        if (used < n) used += (size_t)snprintf(list + used, n - used, "%s%s", used ? ", " : "", name);
     }
 }
 
@@ -36,7 +37,7 @@ static const struct family *find_family(const char *type, int gguf, const char *
     size_t i;
     for (i = 0; i < N_FAMILIES; i++) {
         const char *name = gguf ? families[i].gguf : families[i].type;
-        if (name && type && !strcmp(name, type)) return &families[i];
+        if (type && !strcmp(name, type)) return &families[i];
     }
     list_families(list, sizeof list, gguf);
     fail(err, "unsupported model", "%s: %s", path, gguf ? "general.architecture" : "model_type");

@@ -36,7 +36,8 @@ struct family {
     int mlp_bias;               /* -1: the key mlp_bias says */
     int qk_norm, fused;
     int window;                 /* the key sliding_window holds, without use_sliding_window */
-    const char *gguf;           /* general.architecture of its GGUF files, or NULL */
+    const char *gguf;           /* general.architecture of its GGUF files; one that several rows have is
+                                 * read as the first */
     int gguf_permuted;          /* rows of q and k lie in adjacent rotary pairs there */
 };
 

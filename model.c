@@ -86,6 +86,11 @@ char *tensor_name(char *name, size_t n, int id, int layer)
     return put_name(name, n, tensor_specs[id].hf, layer);
 }
 
+char *tensor_gguf_name(char *name, size_t n, int id, int layer)
+{
+    return put_name(name, n, tensor_specs[id].gguf, layer);
+}
+
 long long config_parameters(const struct config *c)
 {
     long long sum = 0;

@@ -34,6 +34,7 @@ int tensor_cols(const struct config *c, int id);
 /* The Hugging Face name of one tensor into name[n]; returns name. The module's name, as PEFT has it
  * in target_modules, is that without ".weight". */
 char *tensor_name(char *name, size_t n, int id, int layer);
+char *tensor_gguf_name(char *name, size_t n, int id, int layer);        /* the same in GGUF files */
 
 struct safetensors;
 
