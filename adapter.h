@@ -38,7 +38,7 @@ struct adapter_settings {
 };
 
 /* A new adapter for a model of this configuration: table only (values NULL). A target that names no
- * linear of the model is an error that lists what it has. */
+ * linear of the model is an error that lists what it has, a pattern that matches no adapted module too. */
 int adapter_new(struct adapter **a, const struct config *c, const struct adapter_settings *s,
                 struct lora_error *err);
 /* Fills values as PEFT does: A uniform in +-1/sqrt(in), stream named after its tensor; B zero. */
@@ -50,6 +50,10 @@ int adapter_read(struct adapter **a, const char *dir, const struct config *c, st
 /* adapter_config.json and adapter_model.safetensors (F32) as PEFT loads them. values [a->size]. */
 int adapter_write(const struct adapter *a, const float *values, const char *dir,
                   const char *base_model, struct lora_error *err);
+/* a->values as a GGUF file that llama.cpp loads over a base of this configuration: a new file, F32. Its
+ * loader multiplies B A by alpha / rank with one alpha for all; where one does not do, the rest of each
+ * module's scale is in its B. Rows of q and k lie as the base's do in GGUF files of its architecture. */
+int adapter_write_gguf(const struct adapter *a, const struct config *c, const char *path, struct lora_error *err);
 void adapter_free(struct adapter *a);
 
 /* 1 when every B is zero: the adapter changes nothing (yet). */

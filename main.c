@@ -16,6 +16,7 @@ static const struct job *const jobs[] = {
     &job_generate,
     &job_gradients,
     &job_merge,
+    &job_export,
     &job_init,
     &job_backends,
     &job_bench,
@@ -23,7 +24,7 @@ static const struct job *const jobs[] = {
 };
 
 /* Words of the contract that a later version has. */
-static const char *const later[] = { "quantize", "export", "verify", "data", "compare" };
+static const char *const later[] = { "quantize", "verify", "data", "compare" };
 
 static void list_jobs(FILE *f)
 {

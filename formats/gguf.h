@@ -56,4 +56,23 @@ int gguf_get_string(const struct gguf *g, const char *key, char **out, struct lo
 /* Element i of a number array as double. */
 double gguf_array_number(const struct gguf_value *v, size_t i);
 
+/* Writing (version 3), in a stream: set the keys and add all tensors, in any order; begin; put each
+ * tensor's bytes, one call a tensor, in the order added; commit. Zero-initialise; when add, begin or put
+ * fails, abandon. A key or a name is the caller's to give once. */
+struct gguf_writer {
+    struct writer file;
+    struct text values, tensors;    /* as they stand in the file */
+    uint64_t n_values, n_tensors;
+    uint64_t expected, data_start;  /* bytes of data, with what pads each tensor; where it begins */
+};
+void gguf_writer_string(struct gguf_writer *w, const char *key, const char *value);
+void gguf_writer_f32(struct gguf_writer *w, const char *key, float value);
+/* dims in ggml's order: dims[0] is the row length. */
+int gguf_writer_add(struct gguf_writer *w, const char *name, int type, const size_t *dims, int n_dims,
+                    struct lora_error *err);
+int gguf_writer_begin(struct gguf_writer *w, const char *path, struct lora_error *err);
+int gguf_writer_put(struct gguf_writer *w, const void *data, size_t bytes, struct lora_error *err);
+int gguf_writer_commit(struct gguf_writer *w, struct lora_error *err);  /* frees w, also when it fails */
+void gguf_writer_abandon(struct gguf_writer *w);
+
 #endif

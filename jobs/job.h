@@ -43,7 +43,7 @@ struct job {
     int (*run)(int argc, char **argv);
 };
 extern const struct job job_train, job_eval, job_generate, job_tokenize, job_render, job_gradients,
-    job_inspect, job_plan, job_init, job_merge, job_backends, job_bench;
+    job_inspect, job_plan, job_init, job_merge, job_export, job_backends, job_bench;
 
 /* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
  * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was

@@ -229,6 +229,21 @@ static int read_adapter(const char *out, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
+/* That adapter as llama.cpp's file. */
+static int export_adapter(const char *out, struct lora_error *err)
+{
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    char *path = path_join(out, "adapter.gguf", err);
+    int bad = !path || model_open(&m, GOLDENS "lora-grad/llama/model", err)
+           || adapter_read(&a, GOLDENS "lora-grad/llama/patterns/adapter", &m->config, err)
+           || make_directory(out, err) || adapter_write_gguf(a, &m->config, path, err);
+    free(path);
+    adapter_free(a);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
 static int source_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
 {
     const struct weight *w = model_weight(ctx, id, layer);
@@ -490,9 +505,11 @@ static void faults(void)
     every_call("LoRA over the reference", "allocation", &memory, train_ref);
     every_call("LoRA over the best table", "allocation", &memory, train_auto);
     every_call("an adapter read and evaluated", "allocation", &memory, read_adapter);
+    every_call("an adapter exported", "allocation", &memory, export_adapter);
     every_call("every weight trained, a model written", "allocation", &memory, train_full);
     every_call("rows of every kind of file", "allocation", &memory, read_rows);
     every_call("an adapter written", "write", &writing, train_auto);
+    every_call("an adapter exported", "write", &writing, export_adapter);
     every_call("a model written", "write", &writing, train_full);
     put_rows("rows.jsonl");
     every_call("lora train", "allocation", &memory, train_job);
@@ -501,7 +518,7 @@ static void faults(void)
 #else
 static void faults(void)
 {
-    static scenario *const built[] = {train_ref, train_auto, read_adapter, train_full, read_rows};
+    static scenario *const built[] = {train_ref, train_auto, read_adapter, export_adapter, train_full, read_rows};
     (void)built;
     test_skip("failing allocations and writes", "this linker has no --wrap");
 }

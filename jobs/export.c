@@ -1,0 +1,60 @@
+/* export.c - `lora export`: an adapter as the GGUF file that llama.cpp loads with --lora. */
+#include "job.h"
+#include "../adapter.h"
+
+#include <string.h>
+
+struct settings {
+    struct common common;
+    struct option_list adapters;
+    const char *out;
+};
+
+static const struct option options[] = {
+    { "adapter", NULL, OPTION_LIST, offsetof(struct settings, adapters), NULL, "DIR", "a PEFT directory", 0, 0 },
+    { "out", "output|outfile", OPTION_TEXT, offsetof(struct settings, out), NULL, "FILE.gguf",
+      "where the adapter goes; a file that is there is replaced", 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+static int export_adapter(const struct settings *set, struct lora_error *err)
+{
+    const char *dir = set->adapters.v[0];
+    struct model *m = NULL;
+    struct adapter *a = NULL;
+    int bad = -1;
+    if (same_file(set->common.model, set->out)) {   /* it is being read */
+        fail(err, "cannot write over the model", "%s", set->out);
+        return expected(err, "another file for --out");
+    }
+    if (!model_open(&m, set->common.model, err) && !adapter_read(&a, dir, &m->config, err)) {
+        if (adapter_is_zero(a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
+        bad = adapter_write_gguf(a, &m->config, set->out, err);
+    }
+    if (!bad) status("%s: %d linears, for llama.cpp's --lora", set->out, a->n);
+    adapter_free(a);
+    model_close(m);
+    return bad;
+}
+
+static int run(int argc, char **argv)
+{
+    struct settings set = { COMMON_DEFAULTS, { NULL, 0 }, NULL };
+    struct lora_error err = { 0 };
+    char *given;
+    int code = job_options(&job_export, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    if (!set.common.model || !set.adapters.n || !set.out)
+        code = job_usage_error(&job_export, "--model, --adapter and --out are needed");
+    else if (set.adapters.n > 1)
+        code = job_usage_error(&job_export, "one --adapter a file; llama.cpp takes several --lora");
+    else
+        code = export_adapter(&set, &err) ? job_error(&err) : EXIT_DONE;
+    job_free_options(&job_export, &set, given);
+    return code;
+}
+
+const struct job job_export = {
+    "export", "writes an adapter as llama.cpp's GGUF file", "--model M --adapter DIR --out FILE.gguf",
+    options, common_options, run
+};
