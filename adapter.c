@@ -116,16 +116,26 @@ static int compile_pattern(regex_t *re, const char *prefix, const char *pattern,
 static void patterns_free(struct patterns *p)
 {
     size_t i;
-    for (i = 0; i < p->n; i++) regfree(&p->v[i].re);
+    for (i = 0; i < p->n; i++) {
+        regfree(&p->v[i].re);
+        free(p->v[i].key);
+    }
     free(p->v);
     memset(p, 0, sizeof *p);
 }
 
 static int patterns_add(struct patterns *p, const char *key, double value, struct lora_error *err)
 {
+    struct pattern *new;
     if (grow_array((void **)&p->v, &p->capacity, p->n + 1, sizeof *p->v, err)) return -1;
-    if (compile_pattern(&p->v[p->n].re, "(.*\\.)?", key, err)) return -1;
-    p->v[p->n++].value = value;
+    new = &p->v[p->n];
+    if (!(new->key = new_string(key, err))) return -1;
+    if (compile_pattern(&new->re, "(.*\\.)?", key, err)) {
+        free(new->key);
+        return -1;
+    }
+    new->value = value;
+    p->n++;
     return 0;
 }
 
@@ -357,6 +367,23 @@ static int choose_modules(struct adapter *a, const struct config *c, const struc
     return 0;
 }
 
+/* A key that matches nothing is a slip of the user's: PEFT would pass over it. */
+static int check_patterns(const struct patterns *p, const struct adapter *a, const char *option, struct lora_error *err)
+{
+    char module[ADAPTER_MODULE_SIZE];
+    size_t i;
+    int j;
+    for (i = 0; i < p->n; i++) {
+        for (j = 0; j < a->n; j++)
+            if (!regexec(&p->v[i].re, adapter_module_name(module, sizeof module, a->modules[j].id, a->modules[j].layer),
+                         0, NULL, 0)) break;
+        if (j < a->n) continue;
+        fail(err, "cannot use the option", "%s: %s", option, p->v[i].key);
+        return expected(err, "a name or pattern of adapted modules, as %s or %s", adapter_short_name(module), module);
+    }
+    return 0;
+}
+
 int adapter_new(struct adapter **out, const struct config *c, const struct adapter_settings *s,
                 struct lora_error *err)
 {
@@ -388,7 +415,8 @@ int adapter_new(struct adapter **out, const struct config *c, const struct adapt
         || patterns_from_text(&rules.ranks, s->rank_pattern, "rank-pattern", err)
         || patterns_from_text(&rules.alphas, s->alpha_pattern, "alpha-pattern", err))
         goto done;
-    bad = choose_modules(a, c, &rules, chosen, compiled, used, err);
+    bad = choose_modules(a, c, &rules, chosen, compiled, used, err)
+          || check_patterns(&rules.ranks, a, "rank-pattern", err) || check_patterns(&rules.alphas, a, "alpha-pattern", err);
 done:
     if (compiled) regfree(compiled);
     adapter_rules_free(&rules);
@@ -396,7 +424,7 @@ done:
     free(used);
     if (bad) adapter_free(a);
     else *out = a;
-    return bad;
+    return bad ? -1 : 0;
 }
 
 int adapter_init(struct adapter *a, uint64_t seed, struct lora_error *err)

@@ -24,6 +24,7 @@ int adapter_is_target(const struct adapter *a, const regex_t *re, const char *mo
 
 /* rank_pattern and alpha_pattern: the value of the first key that matches (.*\.)?(KEY)$ */
 struct pattern {
+    char *key;
     regex_t re;
     double value;
 };

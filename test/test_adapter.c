@@ -146,6 +146,23 @@ static void check_patterns(void)
     s.rank_pattern = NULL;
     s.alpha_pattern = "v_proj=0";
     CHECK(adapter_new(&a, &c, &s, &err), "alpha 0");
+
+    test_begin("a pattern that matches no adapted module is refused by name");
+    s.target_modules = "q_proj,v_proj";
+    s.alpha_pattern = NULL;
+    s.rank_pattern = "q_proj=2,k_proj=3";
+    CHECK(adapter_new(&a, &c, &s, &err) && !strcmp(err.where, "rank-pattern: k_proj") && strstr(err.expected, "v_proj"),
+          "%s, %s", err.where, err.expected);
+    s.rank_pattern = NULL;
+    s.alpha_pattern = "{\"v_proj\": 3, \"layers.2.self_attn.q_proj\": 16}";
+    CHECK(adapter_new(&a, &c, &s, &err) && !strcmp(err.where, "alpha-pattern: layers.2.self_attn.q_proj"), "%s", err.where);
+    s.layers = "1";
+    s.alpha_pattern = "layers.0.self_attn.q_proj=16";
+    CHECK(adapter_new(&a, &c, &s, &err) == -1, "of a layer that is left out");
+    s.alpha_pattern = ".*self_attn.*=16,q_proj=3";
+    CHECK(!adapter_new(&a, &c, &s, &err), "%s", err.where);
+    CHECK(module(a, T_WQ, 1)->alpha == 16, "the first that matches");
+    adapter_free(a);
 }
 
 static void check_init(void)
