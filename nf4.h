@@ -49,7 +49,7 @@ extern "C" {
 #define FP4_VALUES(X) \
     X(0.0f)  X(0.0052083334885537624f)  X(0.6666666865348816f)  X(1.0f) \
     X(0.3333333432674408f)  X(0.5f)  X(0.1666666716337204f)  X(0.25f) \
-    X(0.0f)  X(-0.0052083334885537624f) X(-0.6666666865348816f) X(-1.0f) \
+    X(-0.0f) X(-0.0052083334885537624f) X(-0.6666666865348816f) X(-1.0f) \
     X(-0.3333333432674408f) X(-0.5f) X(-0.1666666716337204f) X(-0.25f)
 
 extern const float nf4_values[16], fp4_values[16];
@@ -57,27 +57,26 @@ extern const float nf4_values[16], fp4_values[16];
 /* The dynamic map of 256 numbers, ascending: from -0.993 to 1, or (is_signed 0) from 0 to 1. */
 void dynamic_map(float map[256], int is_signed);
 
-/* ---- arrays ---- x[n] in blocks of `block`. The encoders return 0, or -1 when a number is not
- * finite: then *bad is its index (bad may be NULL). They may be called for part of a tensor that begins
- * at a block and does not end inside one: the results are the same. */
+/* ---- arrays ---- x[n] in blocks of `block`, at most BLOCK_MOST. The encoders return 0, or -1 when a
+ * number is not finite. They may be called for a part of a tensor that begins where a block does and
+ * does not end inside one: the results are the same. */
 
-#define NESTED_BLOCK 256
+enum { BLOCK_MOST = 4096, NESTED_BLOCK = 256 };
 
 /* ceil(n / block) */
 size_t block_count(size_t n, int block);
 /* packed[ceil(n/2)], absmax[block_count]; type: TYPE_NF4 or TYPE_FP4. The last half byte of an odd n
  * is the code of zero. */
-int encode_4bit(unsigned char *packed, float *absmax, const float *x, size_t n, int block, int type, size_t *bad);
+int encode_4bit(unsigned char *packed, float *absmax, const float *x, size_t n, int block, int type);
 /* code[16]: nf4_values, fp4_values, or a file's own. */
 void decode_4bit(float *out, const unsigned char *packed, const float *absmax, size_t n, int block, const float *code);
-/* codes[n], absmax[block_count]; map: ascending, with zero in it. */
-int encode_8bit(unsigned char *codes, float *absmax, const float *x, size_t n, int block, const float map[256],
-                size_t *bad);
+/* codes[n], absmax[block_count]; map: ascending. */
+int encode_8bit(unsigned char *codes, float *absmax, const float *x, size_t n, int block, const float map[256]);
 void decode_8bit(float *out, const unsigned char *codes, const float *absmax, size_t n, int block, const float map[256]);
-/* Double quantisation of scales: codes[n], nested[block_count(n, 256)], with the signed map. */
+/* Double quantisation of scales: codes[n], nested[block_count(n, NESTED_BLOCK)], with the signed map. */
 int encode_scales(unsigned char *codes, float *nested, float *offset, const float *absmax, size_t n);
 /* One row of INT8: codes[n] and its scale. */
-int encode_int8(signed char *codes, float *scale, const float *x, int n, size_t *bad);
+int encode_int8(signed char *codes, float *scale, const float *x, size_t n);
 
 /* ---- matrices ---- */
 
@@ -106,7 +105,8 @@ struct weight_error {
     double mean_square, largest;    /* of b - a */
     double snr;                     /* 10 log10(sum a^2 / sum (b-a)^2) in dB; infinity when b = a */
 };
-int weight_difference(struct weight_error *e, const struct weight *a, const struct weight *b, struct lora_error *err);
+int weight_difference(struct weight_error *e, const struct weight *a, const struct weight *b, int threads,
+                      struct lora_error *err);
 /* The same of w and what it would be as `how` says: nothing of it is kept. */
 int weight_quantise_error(struct weight_error *e, const struct weight *w, const struct quantise *how, int threads,
                           const char *name, struct lora_error *err);

@@ -161,14 +161,11 @@ int type_bytes(size_t *out, int type, size_t count)
 int weight_bytes(size_t *out, const struct weight *w)
 {
     const struct quantised *q = w->q;
-    size_t count, nested;
+    size_t count, scales;
     if (size_mul(&count, (size_t)w->rows, (size_t)w->cols)) return -1;
     if (!q) return type_bytes(out, w->type, count);
-    if (type_bytes(out, w->type, count + (q->code && count % 2)) || size_mul(&count, q->scales, q->absmax ? 4 : 1)
-        || size_add(out, *out, count + (q->code ? 16 * 4 : 0))) return -1;
-    if (q->absmax) return 0;
-    nested = block_count(q->scales, q->nested_block) * 4 + 256 * 4;
-    return size_add(out, *out, nested);
+    scales = q->absmax ? q->scales * sizeof(float) : q->scales + block_count(q->scales, q->nested_block) * sizeof(float);
+    return type_bytes(out, w->type, count + (q->code && count % 2)) || size_add(out, *out, scales) ? -1 : 0;
 }
 
 void weight_decode(const struct weight *w, int row, int col, int n, float *out)

@@ -58,7 +58,7 @@ extern const struct weight_type_info weight_types[TYPE_COUNT];
 
 /* Bytes of `count` elements; -1 if count is not whole blocks or the size overflows. */
 int type_bytes(size_t *out, int type, size_t count);
-/* Bytes of a whole weight as it lies in a file: its data, its scales and what they are scaled with.
+/* Bytes of a whole weight: its data and its scales (not the tables of 16 and 256 that codes stand for).
  * -1 for TYPE_REAL, whose bytes are the backend's, or when the size overflows. */
 int weight_bytes(size_t *out, const struct weight *w);
 /* Any col and n with col + n <= cols: columns need not fall on block edges. TYPE_REAL is not
