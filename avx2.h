@@ -1,6 +1,7 @@
 /* avx2.h - what the AVX2 files share: partial vectors, the register tile of all products, exp.
  *
- *     gemm_avx2.c         products with weights of any type
+ *     decode_avx2.c       weights of any type to numbers
+ *     gemm_avx2.c         products with them
  *     attention_avx2.c    attention, forward and backward
  *     kernels_avx2.c      everything else, and the table
  *
@@ -193,6 +194,18 @@ ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, 
     if (mr > 4) put_row(c + 4 * row, &t->r4, p);
     if (mr > 5) put_row(c + 5 * row, &t->r5, p);
 }
+
+/* ---- weights as numbers ---- */
+
+int avx2_can_read(const struct weight *w);
+/* Index in the data of W[row][col], of TYPE_REAL too. */
+size_t avx2_element(const struct weight *w, int row, int col);
+/* out[i] = W[row][col + i], i < n: the bits of weight_decode(). */
+void avx2_decode(const struct weight *w, int row, int col, int n, float *out);
+/* Rows of floats one after the other: no decoding. */
+int avx2_lies_as_floats(const struct weight *w);
+/* The elements where they lie when they are floats, else decoded into `space`. */
+const float *avx2_strip(const struct weight *w, int row, int col, int n, float *space);
 
 /* ---- the operations of the other files ---- */
 

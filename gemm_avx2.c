@@ -38,122 +38,6 @@ static float *thread_scratch(const struct kernel_ctx *c, int thread)
     return (float *)c->work + (size_t)thread * OF_THREAD;
 }
 
-/* ---- decoding: the same bits as weight_decode, blocks of 32 at a time ---- */
-
-static float half_at(const unsigned char *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
-}
-
-/* out[8] = q * d + m, unfused as in weight.c; m is left out where the type has none (-0 + 0 is not -0) */
-static void put8(float *out, __m256i q, __m256 d, const __m256 *m)
-{
-    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(q), d);
-    _mm256_storeu_ps(out, m ? _mm256_add_ps(v, *m) : v);
-}
-
-static void decode_q8_0(const unsigned char *p, float *out)
-{
-    __m256 d = _mm256_set1_ps(half_at(p));
-    int i;
-    for (i = 0; i < 32; i += 8)
-        put8(out + i, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 2 + i))), d, NULL);
-}
-
-/* 16 bytes hold the elements 0..15 in their low halves and 16..31 in their high ones. */
-ALWAYS_INLINE void put_nibbles(float *out, const unsigned char *p, int minus, __m256 d, const __m256 *m)
-{
-    const __m128i low = _mm_set1_epi8(15), shift = _mm_set1_epi8((char)minus);
-    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
-    __m128i a = _mm_sub_epi8(_mm_and_si128(bytes, low), shift);
-    __m128i b = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(bytes, 4), low), shift);
-    put8(out, _mm256_cvtepi8_epi32(a), d, m);
-    put8(out + 8, _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8)), d, m);
-    put8(out + 16, _mm256_cvtepi8_epi32(b), d, m);
-    put8(out + 24, _mm256_cvtepi8_epi32(_mm_srli_si128(b, 8)), d, m);
-}
-
-static void decode_q4_0(const unsigned char *p, float *out)
-{
-    put_nibbles(out, p + 2, 8, _mm256_set1_ps(half_at(p)), NULL);
-}
-
-static void decode_q4_1(const unsigned char *p, float *out)
-{
-    __m256 m = _mm256_set1_ps(half_at(p + 2));
-    put_nibbles(out, p + 4, 0, _mm256_set1_ps(half_at(p)), &m);
-}
-
-static void decode_f16(const unsigned char *p, float *out)
-{
-    int i;
-    for (i = 0; i < 32; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 2 * i))));
-}
-
-static void decode_bf16(const unsigned char *p, float *out)
-{
-    int i;
-    for (i = 0; i < 32; i += 8) {
-        __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 2 * i)));
-        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
-    }
-}
-
-/* 32 elements from p on. */
-typedef void block_decoder(const unsigned char *p, float *out);
-static block_decoder *block_decoder_of(int type)
-{
-    return type == TYPE_F16 ? decode_f16 : type == TYPE_BF16 ? decode_bf16 : type == TYPE_Q8_0 ? decode_q8_0
-        : type == TYPE_Q4_0 ? decode_q4_0 : type == TYPE_Q4_1 ? decode_q4_1 : NULL;
-}
-
-static size_t element_of(const struct weight *w, int row, int col)
-{
-    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
-    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
-}
-
-/* out[i] = W[row][col + i], i < n. A block has 1 element or 32: divisions are by constants. */
-static void decode(const struct weight *w, int row, int col, int n, float *out)
-{
-    const struct weight_type_info *t = &weight_types[w->type];
-    block_decoder *block = block_decoder_of(w->type);
-    size_t e = element_of(w, row, col);
-    int i = 0;
-    if (w->type == TYPE_REAL) {
-        memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n);
-        return;
-    }
-    if (block && (t->block == 1 || e % 32 == 0)) {
-        size_t bytes = (size_t)t->bytes * (t->block == 1 ? 32 : 1);
-        const unsigned char *p = (const unsigned char *)w->data + (t->block == 1 ? e : e / 32) * (size_t)t->bytes;
-        for (; i + 32 <= n; i += 32, p += bytes) block(p, out + i);
-    }
-    if (i < n) weight_decode(w, row, col + i, n - i, out + i);
-}
-
-/* Rows of floats one after the other: no decoding. */
-static int lies_as_floats(const struct weight *w)
-{
-    return w->type == TYPE_REAL || (w->type == TYPE_F32 && !w->head_rows && (uintptr_t)w->data % sizeof(float) == 0);
-}
-
-/* The elements where they lie when they are floats, else decoded into `space`. */
-static const float *strip(const struct weight *w, int row, int col, int n, float *space)
-{
-    if (lies_as_floats(w)) return (const float *)w->data + element_of(w, row, col);
-    decode(w, row, col, n, space);
-    return space;
-}
-
-static int can_read(const struct weight *w)
-{
-    return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
-}
-
 /* ---- packing ---- */
 
 /* out[i*stride + r] = rows[r][i], r < 8, i < 8 */
@@ -196,7 +80,7 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
     int r, have = smaller(NR, w->rows - row);
     for (r = 0; r < NR; r++) {
         float *s = space + (size_t)r * KC;
-        if (r < have) rows[r] = strip(w, row + r, col, n, s);
+        if (r < have) rows[r] = avx2_strip(w, row + r, col, n, s);
         else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
     }
     avx2_transpose(panel, NR, rows, n);
@@ -206,12 +90,12 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
 /* panels[p][k][i] = W[row + k][col + 16 p + i], k < n, i < 16, p < 2; columns past the end are 0 */
 static void pack_copied(float *panels, const struct weight *w, int row, int n, int col, float *space)
 {
-    int k, have = smaller(GROUP, w->cols - col), direct = have == GROUP && lies_as_floats(w);
-    const float *s = direct ? (const float *)w->data + element_of(w, row, col) : space;
+    int k, have = smaller(GROUP, w->cols - col), direct = have == GROUP && avx2_lies_as_floats(w);
+    const float *s = direct ? (const float *)w->data + avx2_element(w, row, col) : space;
     float *low = panels, *high = panels + KC * NR;
     memset(space, 0, sizeof(float) * GROUP);
     for (k = 0; k < n; k++, low += NR, high += NR) {
-        if (!direct) decode(w, row + k, col, have, space);
+        if (!direct) avx2_decode(w, row + k, col, have, space);
         _mm256_storeu_ps(low, _mm256_loadu_ps(s));
         _mm256_storeu_ps(low + 8, _mm256_loadu_ps(s + 8));
         _mm256_storeu_ps(high, _mm256_loadu_ps(s + 16));
@@ -401,7 +285,7 @@ static void product_few(struct kernel_ctx *c, float *out, const float *x, const 
         for (o = i; o < smaller(i + chunk, O); o++) {
             float sum[FEW_ROWS] = { 0 };
             for (k = 0; k < I; k += STRIP) {
-                const float *s = strip(w, o, k, smaller(STRIP, I - k), space);
+                const float *s = avx2_strip(w, o, k, smaller(STRIP, I - k), space);
                 for (n = 0; n < N; n++) sum[n] += dot(s, x + (size_t)n * (size_t)I + (size_t)k, smaller(STRIP, I - k));
             }
             for (n = 0; n < N; n++) {
@@ -418,10 +302,10 @@ int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const int
 {
     int n;
     (void)c;            /* a build without OpenMP has no threads to ask for */
-    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
 #pragma omp parallel for num_threads(c->threads) if((double)N * w->cols > PARALLEL_WORK)
     for (n = 0; n < N; n++)
-        decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
+        avx2_decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
     return 0;
 }
 
@@ -429,7 +313,7 @@ int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
                 const buf *bias, double scale, int accumulate, int N)
 {
     struct product g;
-    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
         product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
@@ -457,7 +341,7 @@ int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct 
                    double scale, int accumulate, int N)
 {
     struct product g;
-    if (!can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
     g.N = w->cols;
     g.K = w->rows;

@@ -2,6 +2,8 @@
  * oracle_cases.c and its neighbours. */
 #include "oracle.h"
 
+#include "nf4.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -2,19 +2,69 @@
 
 /* ---- weights ---- */
 
+static int is_quantised(int type) { return type == TYPE_NF4 || type == TYPE_FP4 || type == TYPE_INT8; }
+
 static void put16(unsigned char *p, uint16_t h) { memcpy(p, &h, 2); }
 
-/* One block of a quantised type. EXACT: d = 1 and small integers. */
+/* Where the blocks of GGUF's types hold their scale and, or -1, what is added: half precision both. */
+static const struct { int type, scale, added; } halves[] = {
+    { TYPE_Q8_0, 0, -1 },   { TYPE_Q4_0, 0, -1 }, { TYPE_Q4_1, 0, 2 }, { TYPE_Q5_0, 0, -1 }, { TYPE_Q5_1, 0, 2 },
+    { TYPE_IQ4_NL, 0, -1 }, { TYPE_Q2_K, 80, 82 }, { TYPE_Q3_K, 108, -1 }, { TYPE_Q4_K, 0, 2 }, { TYPE_Q5_K, 0, 2 },
+    { TYPE_Q6_K, 208, -1 }
+};
+
+/* One block of a GGUF type. EXACT: d = 1 and small integers. */
 static void random_block(struct trial *t, unsigned char *p, int type, enum mode mode, size_t index)
 {
-    int bytes = weight_types[type].bytes, head = type == TYPE_Q4_1 ? 4 : 2, i;
-    double d = mode == EXACT ? 1 : 0.01 + random_in(t, index * 64) * 0.02;
-    put16(p, f32_to_f16((float)d));
-    if (type == TYPE_Q4_1) put16(p + 2, f32_to_f16((float)(mode == EXACT ? -8 : -7.3 * d)));
-    for (i = head; i < bytes; i++) {
-        p[i] = (unsigned char)random_below(t, index * 64 + (size_t)i, 256);
+    int bytes = weight_types[type].bytes, i;
+    double d = mode == EXACT ? 1 : 0.01 + random_in(t, index * 256) * 0.02;
+    for (i = 0; i < bytes; i++) {
+        p[i] = (unsigned char)random_below(t, index * 256 + (size_t)i, 256);
         if (mode == EXACT && type == TYPE_Q8_0) p[i] = (unsigned char)(p[i] % 9 - 4);
     }
+    for (i = 0; halves[i].type != type; i++) {}
+    put16(p + halves[i].scale, f32_to_f16((float)d));
+    if (halves[i].added >= 0) put16(p + halves[i].added, f32_to_f16((float)(mode == EXACT ? -8 : -7.3 * d)));
+}
+
+static float *floats(struct trial *t, size_t n, double from, double to, enum mode mode)
+{
+    float *x = arena_take(&t->o->arena, n, sizeof *x);
+    size_t i;
+    for (i = 0; x && i < n; i++)
+        x[i] = (float)(mode == EXACT ? random_below(t, i, (int)(to - from) + 1) + (int)from : from + random_in(t, i) * (to - from));
+    return x;
+}
+
+/* The bytes of an NF4, FP4 or INT8 weight of n elements, and its scales: blocks of all sizes, with and without
+ * double quantisation. EXACT: all numbers are integers below 60. */
+static unsigned char *add_quantised(struct trial *t, size_t n, enum mode mode)
+{
+    static const float whole[16] = { -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7 };
+    int eight = t->weight.type == TYPE_INT8, which = (int)(t->o->cases % 64);
+    struct quantised *q = arena_take(&t->o->arena, 1, sizeof *q);
+    size_t bytes = eight ? n : (n + 1) / 2, i;
+    unsigned char *p = arena_take(&t->o->arena, bytes, 1), *codes;
+    if (!q || !p) return NULL;
+    memset(q, 0, sizeof *q);
+    q->block = eight ? 0 : 32 << which % 8;
+    q->scales = eight ? n / (size_t)t->weight.cols : block_count(n, q->block);
+    for (i = 0; i < bytes; i++) p[i] = (unsigned char)(random_below(t, i, 256) % (eight && mode == EXACT ? 8 : 256));
+    if (!eight) q->code = mode == EXACT ? whole : t->weight.type == TYPE_NF4 ? nf4_values : fp4_values;
+    if (eight || which / 8 % 2) {
+        q->absmax = mode != EXACT ? floats(t, q->scales, 0.01, 2, mode) : floats(t, q->scales, eight ? 127 : 1, eight ? 127 : 7, mode);
+    } else {
+        codes = arena_take(&t->o->arena, q->scales, 1);
+        for (i = 0; codes && i < q->scales; i++) codes[i] = (unsigned char)random_below(t, i, 256);
+        q->nested_block = which / 16 % 2 ? 4 : NESTED_BLOCK;
+        q->codes = codes;
+        q->map = floats(t, 256, -1, 1, mode);
+        q->nested = floats(t, block_count(q->scales, q->nested_block), 0.01, mode == EXACT ? 3 : 1, mode);
+        q->offset = mode == EXACT ? 4 : 1.01f;
+    }
+    t->weight_bytes = bytes;
+    t->weight.q = q;
+    return p;
 }
 
 static void fill_weight(struct trial *t, unsigned char *p, size_t n, enum mode mode)
@@ -53,21 +103,28 @@ static void add_weight(struct trial *t, int type, int rows, int cols, int head_r
         for (i = 0; t->dense && x && i < (size_t)rows * cols; i++) t->dense[i] = x[w.offset + i];
         return;
     }
-    if (type_bytes(&t->weight_bytes, type, n)) { t->o->arena.failed = 1; return; }
-    bytes = arena_take(&t->o->arena, t->weight_bytes, 1);
+    if (is_quantised(type)) {
+        bytes = add_quantised(t, n, mode);
+    } else {
+        if (type_bytes(&t->weight_bytes, type, n)) { t->o->arena.failed = 1; return; }
+        bytes = arena_take(&t->o->arena, t->weight_bytes, 1);
+    }
     t->weight.data = bytes;
-    if (!bytes || !t->dense || !row) return;
-    fill_weight(t, bytes, n, mode);
+    if (t->o->arena.failed || !bytes || !t->dense || !row) return;
+    if (!is_quantised(type)) fill_weight(t, bytes, n, mode);
     for (r = 0; r < rows; r++) {
         weight_decode(&t->weight, r, 0, cols, row);
         for (i = 0; i < (size_t)cols; i++) t->dense[(size_t)r * cols + i] = row[i];
     }
 }
 
-static const int types[] = { TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_REAL };
+static const int types[] = {
+    TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_NF4, TYPE_FP4, TYPE_INT8, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_Q5_0, TYPE_Q5_1,
+    TYPE_IQ4_NL, TYPE_Q2_K, TYPE_Q3_K, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_REAL
+};
 
-/* Blocks do not begin in the middle of rows. */
-static int fits(int type, int cols) { return cols % weight_types[type].block == 0; }
+/* GGUF's blocks do not begin in the middle of rows. */
+static int fits(int type, int cols) { return is_quantised(type) || cols % weight_types[type].block == 0; }
 
 /* ---- embedding ---- */
 
@@ -88,7 +145,8 @@ static void embed_bounds(struct trial *t)
 static void embed_cases(struct oracle *o)
 {
     static const int shapes[][3] = { { 0, 4, 32 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 64 }, { 33, 70, 33 },
-                                     { 9, 12, 576 }, { 5, 7, 288 } };
+                                     { 9, 12, 576 }, { 5, 7, 288 },
+                                     { 6, 11, 512 }, { 12, 9, 1000 } };
     struct trial t;
     size_t i, k;
     for (i = 0; i < COUNT(shapes); i++) {
@@ -224,7 +282,7 @@ static void matmul_dx_bounds(struct trial *t)
 static const int product_shapes[][3] = {
     { 0, 4, 32 }, { 1, 1, 1 }, { 1, 7, 32 }, { 2, 3, 5 }, { 3, 2, 32 }, { 5, 17, 31 }, { 7, 16, 64 }, { 8, 8, 8 }, { 8, 33, 96 },
     { 9, 15, 17 }, { 1, 300, 288 }, { 15, 31, 33 }, { 16, 64, 32 }, { 17, 65, 160 }, { 31, 5, 7 }, { 33, 100, 64 }, { 6, 1, 576 },
-    { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }
+    { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }, { 19, 40, 512 }, { 5, 9, 256 }
 };
 
 /* One case of matmul (backward 0) or matmul_dx (1). */
@@ -301,8 +359,9 @@ static void product_cases(struct oracle *o, int backward)
         }
     }
     for (k = 0; k < COUNT(types); k++) {
-        try_rows(o, backward, types[k], 37, 45, 96);
-        try_rows(o, backward, types[k], 75, 130, 320);
+        int wide = !fits(types[k], 96);         /* blocks of 256 */
+        try_rows(o, backward, types[k], 37, 45, wide ? 256 : 96);
+        if (!wide) try_rows(o, backward, types[k], 75, 130, 320);
     }
 }
 
