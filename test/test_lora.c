@@ -69,8 +69,10 @@ static struct adapter *make_adapter(const struct config *c, int rank, double dro
     s.alpha = 2 * rank;
     s.dropout = dropout;
     s.target_modules = targets;
-    s.rank_pattern = "down_proj=1,layers.1.self_attn.v_proj=5";
-    s.alpha_pattern = "gate_proj=7";
+    if (!strcmp(targets, "all-linear")) {
+        s.rank_pattern = c->fused ? "down_proj=1,layers.1.self_attn.qkv_proj=5" : "down_proj=1,layers.1.self_attn.v_proj=5";
+        s.alpha_pattern = c->fused ? "gate_up_proj=7" : "gate_proj=7";
+    }
     if (adapter_new(&a, c, &s, &err) || adapter_init(a, 1, &err)) {
         CHECK(0, "%s: %s", err.what, err.where);
         exit(1);
