@@ -27,13 +27,14 @@ enum {
     SYSTEM_IN_FIRST_USER = 2048,    /* system.before and .after stand around it, inside the user's content */
     SYSTEM_IN_LAST_USER = 4096,     /* the original drops it where an answer comes last: not here, since
                                        generation met it before that answer */
-    THINKS = 8192           /* Qwen3: see put_thought() */
+    THINKS = 8192,          /* Qwen3: see put_thought() */
+    DATED = 16384           /* Llama 3.1: the first system turn begins with a date */
 };
 
 struct chat_template {
     const char *name;
     const char *const *forms;       /* the model's own texts that mean this, in normal form; NULL-ended */
-    const char *const *tells;       /* or what occurs in the normal form of all of them; NULL-ended */
+    const uint64_t *hashes;         /* or the hashes of those; 0-ended */
     int flags;
     const char *default_system;     /* the system turn put first where there is none, or NULL */
     struct turn system, user;
@@ -61,20 +62,20 @@ struct chat_template {
 #define QWEN25_SYSTEM "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
 /* Parts of normal forms. */
-#define EACH "{%formessageinmessages%}"
+#define EACH "{%for message in messages%}"
 #define CHATML_TURN "{{'<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>\n'}}"
-#define CHATML_END CHATML_TURN "{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
-#define ASK_IS_DEFINED "{%ifnotadd_generation_promptisdefined%}{%setadd_generation_prompt=false%}{%endif%}"
-#define IF_NO_SYSTEM "{%ifloop.firstandmessages[0].role!='system'%}"
+#define CHATML_END CHATML_TURN "{%endfor%}{%if add_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
+#define ASK_IS_DEFINED "{%if not add_generation_prompt is defined%}{%set add_generation_prompt=false%}{%endif%}"
+#define IF_NO_SYSTEM "{%if loop.first and messages[0].role!='system'%}"
 #define DEFAULT_SYSTEM(text) "{{'<|im_start|>system\n" text "<|im_end|>\n'}}"
 #define LLAMA3_TURN "'<|start_header_id|>'+message.role+'<|end_header_id|>\n\n'+message.content|trim+'<|eot_id|>'"
-#define LLAMA3_EACH "{%setloop_messages=messages%}{%formessageinloop_messages%}{%setcontent=" LLAMA3_TURN \
-    "%}{%ifloop.index0==0%}{%setcontent=bos_token+content%}{%endif%}{{content}}{%endfor%}"
+#define LLAMA3_EACH "{%set loop_messages=messages%}{%for message in loop_messages%}{%set content=" LLAMA3_TURN \
+    "%}{%if loop.index0==0%}{%set content=bos_token+content%}{%endif%}{{content}}{%endfor%}"
 #define LLAMA3_ASK "{{'<|start_header_id|>assistant<|end_header_id|>\n\n'}}"
 #define PHI3_TURN(role) "{{'<|" role "|>\n'+message.content+'<|end|>\n'}}"
-#define PHI3_FORM(system) EACH "{%ifmessage.role=='system'" system "%}" PHI3_TURN("system") "{%elifmessage.role=='user'%}" \
-    PHI3_TURN("user") "{%elifmessage.role=='assistant'%}" PHI3_TURN("assistant") \
-    "{%endif%}{%endfor%}{%ifadd_generation_prompt%}{{'<|assistant|>\n'}}{%else%}{{eos_token}}{%endif%}"
+#define PHI3_FORM(system) EACH "{%if message.role=='system'" system "%}" PHI3_TURN("system") "{%elif message.role=='user'%}" \
+    PHI3_TURN("user") "{%elif message.role=='assistant'%}" PHI3_TURN("assistant") \
+    "{%endif%}{%endfor%}{%if add_generation_prompt%}{{'<|assistant|>\n'}}{%else%}{{eos_token}}{%endif%}"
 #define ZEPHYR_TURN(role) "{{'<|" role "|>\n'+message.content+eos_token+'\n'}}"
 
 static const char *const none[] = { NULL };
@@ -82,77 +83,58 @@ static const char *const chatml[] = { EACH CHATML_END, ASK_IS_DEFINED EACH CHATM
 static const char *const chatml_bos[] = { "{{bos_token}}" EACH CHATML_END, NULL };
 static const char *const smollm2[] = { EACH IF_NO_SYSTEM DEFAULT_SYSTEM(SMOLLM2_SYSTEM) "{%endif%}" CHATML_END, NULL };
 static const char *const qwen2[] = { EACH IF_NO_SYSTEM DEFAULT_SYSTEM(QWEN2_SYSTEM) "{%endif%}" CHATML_END, NULL };
-static const char *const qwen2_tells[] = { DEFAULT_SYSTEM(QWEN2_SYSTEM), CHATML_TURN, "<tools>", NULL };
-static const char *const qwen25_tells[] = { DEFAULT_SYSTEM(QWEN25_SYSTEM), CHATML_TURN, "<tools>", NULL };
-static const char *const qwen3_tells[] = {
-    "{%ifloop.index0>ns.last_query_index%}{%ifloop.lastor(notloop.lastandreasoning_content)%}{{'<|im_start|>'"
-    "+message.role+'\n<think>\n'+reasoning_content.strip('\n')+'\n</think>\n\n'+content.lstrip('\n')}}",
-    "{{'<|im_start|>system\n'+messages[0].content+'<|im_end|>\n'}}", NULL
-};
-static const char *const llama2_tells[] = {
-    "{{bos_token+'[INST] '+content.strip()+' [/INST]'}}", "{{' '+content.strip()+' '+eos_token}}",
-    "{%setsystem_message=messages[0].content%}{%else%}{%setloop_messages=messages%}{%setsystem_message=false%}{%endif%}",
-    "{%setcontent='<<SYS>>\n'+system_message+'\n<</SYS>>\n\n'+message.content%}", NULL
-};
-static const char *const llama3[] = { LLAMA3_EACH "{%ifadd_generation_prompt%}" LLAMA3_ASK "{%endif%}", NULL };
+static const char *const llama3[] = { LLAMA3_EACH "{%if add_generation_prompt%}" LLAMA3_ASK "{%endif%}", NULL };
 static const char *const llama3_asks[] = { LLAMA3_EACH LLAMA3_ASK, NULL };
-static const char *const llama31_tells[] = {
-    "'Cutting Knowledge Date: December 2023\nToday Date: '+date_string+'\n\n'", "{{" LLAMA3_TURN "}}",
-    "{{system_message+'<|eot_id|>'}}", NULL
-};
-static const char *const mistral1_tells[] = {
-    "{%ifloop.firstandsystem_messageisdefined%}{{' [INST] '+system_message+'\n\n'+message.content+' [/INST]'}}",
-    "{{' [INST] '+message.content+' [/INST]'}}", "{{' '+message.content+eos_token}}", NULL
-};
-static const char *const mistral1_old_tells[] = {
-    "{%ifmessage.role=='user'%}{{'[INST] '+message.content+' [/INST]'}}{%elifmessage.role=='assistant'%}"
-    "{{message.content+eos_token}}{%else%}{{raise_exception(", NULL
-};
-static const char *const mistral3_tells[] = {
-    "{{'[INST] '+system_message+'\n\n'+message.content+'[/INST]'}}", "{{'[INST] '+message.content+'[/INST]'}}",
-    "{{' '+message.content|trim+eos_token}}", NULL
-};
-static const char *const tekken_tells[] = {
-    "{{'[INST]'+system_message+'\n\n'+message.content+'[/INST]'}}", "{{'[INST]'+message.content+'[/INST]'}}",
-    "{{message.content+eos_token}}", NULL
-};
 static const char *const zephyr[] = {
-    EACH "{%ifmessage.role=='user'%}" ZEPHYR_TURN("user") "{%elifmessage.role=='system'%}" ZEPHYR_TURN("system")
-    "{%elifmessage.role=='assistant'%}" ZEPHYR_TURN("assistant")
-    "{%endif%}{%ifloop.lastandadd_generation_prompt%}{{'<|assistant|>\n'}}{%endif%}{%endfor%}", NULL
+    EACH "{%if message.role=='user'%}" ZEPHYR_TURN("user") "{%elif message.role=='system'%}" ZEPHYR_TURN("system")
+    "{%elif message.role=='assistant'%}" ZEPHYR_TURN("assistant")
+    "{%endif%}{%if loop.last and add_generation_prompt%}{{'<|assistant|>\n'}}{%endif%}{%endfor%}", NULL
 };
 static const char *const phi3[] = { PHI3_FORM(""), NULL };
-static const char *const phi35[] = { PHI3_FORM("andmessage.content"), NULL };
+static const char *const phi35[] = { PHI3_FORM("and message.content"), NULL };
+
+/* Of long texts, most of which is about tools, the hash_bytes() of their normal forms; 0 at the end. */
+static const uint64_t no_hash[] = { 0 };
+static const uint64_t llama2[] = { 0x5aa6f31a72b60947, 0 };     /* Llama-2-13b-chat-hf */
+static const uint64_t llama31[] = {
+    0x344895ba5e75a6be,                                         /* Llama-3.1-8B-Instruct, 3.3-70B-Instruct */
+    0x4b9354705d8e5309, 0                                       /* Llama-3.2-3B-Instruct */
+};
+static const uint64_t mistral1[] = { 0x7e762149287dbc04, 0 };   /* Mistral-7B-Instruct-v0.2 */
+static const uint64_t mistral1_old[] = { 0x212804f97b6a6201, 0 };   /* the same before it had a system role; Mixtral-8x7B */
+static const uint64_t mistral3[] = { 0x026d5a70180ffb47, 0 };   /* Mistral-Large-Instruct-2407 */
+static const uint64_t tekken[] = { 0xa1d7bb059f1313e5, 0 };     /* Mistral-Nemo-Instruct-2407 */
+static const uint64_t qwen25[] = { 0xaf758f986b502bd7, 0 };     /* Qwen2.5-7B-Instruct and the other sizes */
+static const uint64_t qwen3[] = { 0x6c21c9a5a0bf58d5, 0x2bd0b89c718dcb52, 0 };  /* Qwen3-0.6B, two editions */
 
 /* The first row of a name is the one that the name means. */
 static const struct chat_template templates[] = {
-    { "chatml", chatml, none, 0, NULL, CHATML_ROLES },
-    { "chatml", chatml_bos, none, BOS_FIRST, NULL, CHATML_ROLES },
-    { "smollm2", smollm2, none, 0, SMOLLM2_SYSTEM, CHATML_ROLES },
-    { "llama2", none, llama2_tells, BOS_PER_USER | TRIM_ALL | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL,
+    { "chatml", chatml, no_hash, 0, NULL, CHATML_ROLES },
+    { "chatml", chatml_bos, no_hash, BOS_FIRST, NULL, CHATML_ROLES },
+    { "smollm2", smollm2, no_hash, 0, SMOLLM2_SYSTEM, CHATML_ROLES },
+    { "llama2", none, llama2, BOS_PER_USER | TRIM_ALL | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL,
       { "<<SYS>>\n", "\n<</SYS>>\n\n" }, { "[INST] ", " [/INST]" }, "", { " ", " " }, "", "" },
-    { "llama3", llama3, none, BOS_FIRST | TRIM_ALL, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
-    { "llama3", llama3_asks, none, BOS_FIRST | TRIM_ALL | ALWAYS_ASKS, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
-    { "llama3.1", none, llama31_tells, BOS_FIRST | TRIM_ALL | SYSTEM_FIRST, "", { LLAMA3("system") LLAMA3_DATE, "<|eot_id|>" },
-      LLAMA3_REST },
-    { "mistral-v1", none, mistral1_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL, { "", "\n\n" },
+    { "llama3", llama3, no_hash, BOS_FIRST | TRIM_ALL, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
+    { "llama3", llama3_asks, no_hash, BOS_FIRST | TRIM_ALL | ALWAYS_ASKS, NULL, { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
+    { "llama3.1", none, llama31, BOS_FIRST | TRIM_ALL | DATED, "", { LLAMA3("system"), "<|eot_id|>" }, LLAMA3_REST },
+    { "mistral-v1", none, mistral1, BOS_FIRST | ALTERNATES | SYSTEM_IN_FIRST_USER, NULL, { "", "\n\n" },
       { " [INST] ", " [/INST]" }, "", { " ", "" }, "", "" },
-    { "mistral-v1", none, mistral1_old_tells, BOS_FIRST | ALTERNATES | NO_SYSTEM, NULL, { "", "" },
+    { "mistral-v1", none, mistral1_old, BOS_FIRST | ALTERNATES | NO_SYSTEM, NULL, { "", "" },
       { "[INST] ", " [/INST]" }, "", { "", "" }, "", "" },
-    { "mistral-v3", none, mistral3_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER | TRIM_ANSWERS, NULL, { "", "\n\n" },
+    { "mistral-v3", none, mistral3, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER | TRIM_ANSWERS, NULL, { "", "\n\n" },
       { "[INST] ", "[/INST]" }, "", { " ", "" }, "", "" },
-    { "mistral-tekken", none, tekken_tells, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER, NULL, { "", "\n\n" },
+    { "mistral-tekken", none, tekken, BOS_FIRST | ALTERNATES | SYSTEM_IN_LAST_USER, NULL, { "", "\n\n" },
       { "[INST]", "[/INST]" }, "", { "", "" }, "", "" },
-    { "qwen2", qwen2, qwen2_tells, 0, QWEN2_SYSTEM, CHATML_ROLES },
-    { "qwen2.5", none, qwen25_tells, 0, QWEN25_SYSTEM, CHATML_ROLES },
-    { "qwen3", none, qwen3_tells, THINKS, NULL, CHATML_ROLES },
-    { "zephyr", zephyr, none, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
-    { "tinyllama", zephyr, none, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
-    { "phi3", phi3, none, EOS_UNLESS_ASKED, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
-    { "phi3.5", phi35, none, EOS_UNLESS_ASKED | EMPTY_SYSTEM_GONE, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
-    { "vicuna", none, none, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, VICUNA_SYSTEM, { "", " " }, { "USER: ", " " }, "ASSISTANT:",
+    { "qwen2", qwen2, no_hash, 0, QWEN2_SYSTEM, CHATML_ROLES },
+    { "qwen2.5", none, qwen25, 0, QWEN25_SYSTEM, CHATML_ROLES },
+    { "qwen3", none, qwen3, THINKS, NULL, CHATML_ROLES },
+    { "zephyr", zephyr, no_hash, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
+    { "tinyllama", zephyr, no_hash, EOS_AFTER_ALL, NULL, TAGS("\n"), "", "\n" },
+    { "phi3", phi3, no_hash, EOS_UNLESS_ASKED, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
+    { "phi3.5", phi35, no_hash, EOS_UNLESS_ASKED | EMPTY_SYSTEM_GONE, NULL, TAGS("<|end|>\n"), "<|end|>", "\n" },
+    { "vicuna", none, no_hash, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, VICUNA_SYSTEM, { "", " " }, { "USER: ", " " }, "ASSISTANT:",
       { " ", "" }, "", "" },
-    { "alpaca", none, none, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, ALPACA_SYSTEM, { "", "\n\n" },
+    { "alpaca", none, no_hash, BOS_FIRST | ALTERNATES | SYSTEM_FIRST, ALPACA_SYSTEM, { "", "\n\n" },
       { "### Instruction:\n", "\n\n" }, "### Response:\n", { "", "" }, "", "\n\n" },
 };
 enum { N_TEMPLATES = sizeof templates / sizeof *templates };
@@ -161,7 +143,7 @@ enum { N_TEMPLATES = sizeof templates / sizeof *templates };
 
 /* The normal form of a Jinja text, under the settings of Transformers (a block takes the line break
  * after it and the white space of its line before it): what is printed as it stands becomes
- * {{'...'}}, neighbouring {{...}} are joined, comments and white space in the code go, ['key'] becomes
+ * {{'...'}}, neighbouring {{...}} are joined, comments go, and white space in the code but between words, ['key'] becomes
  * .key, "..." becomes '...', and escapes in strings become what they mean. */
 struct normal {
     struct text out;
@@ -182,6 +164,7 @@ static void drop(struct text *t, size_t n)
 }
 
 static int is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+static int is_word(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; }
 
 /* Opens a string constant, or goes on with the one that "+" joins it to. */
 static void open_string(struct normal *f)
@@ -237,6 +220,7 @@ static const char *put_string(struct normal *f, const char *s, const char *end)
 /* The code of a tag, from s to end; -1 when a string in it has no end. */
 static int put_code(struct normal *f, const char *s, const char *end)
 {
+    const char *start = s;
     f->bracket = NONE;
     while (s && s < end) {
         if (*s == '\'' || *s == '"') {
@@ -248,6 +232,8 @@ static int put_code(struct normal *f, const char *s, const char *end)
             memmove(f->out.s + f->bracket + 1, f->out.s + f->bracket + 2, f->out.n - f->bracket - 2);
             drop(&f->out, 2);
         } else if (!is_space(*s)) {
+            if (s > start && is_space(s[-1]) && is_word(*s) && f->out.n && is_word(f->out.s[f->out.n - 1]))
+                text_puts(&f->out, " ");
             text_add(&f->out, s, 1);
         }
         if (!is_space(*s)) f->bracket = NONE;
@@ -352,15 +338,15 @@ const struct chat_template *chat_variant(const char *name, int n)
     return NULL;
 }
 
-/* Whether the normal form is one of the template's, or has all that tells it. */
+/* Whether the normal form is one of the template's: a text that differs in one place is another template. */
 static int means(const struct chat_template *t, const char *form)
 {
     int k;
     for (k = 0; t->forms[k]; k++)
         if (!strcmp(form, t->forms[k])) return 1;
-    for (k = 0; t->tells[k]; k++)
-        if (!strstr(form, t->tells[k])) return 0;
-    return k > 0;
+    for (k = 0; t->hashes[k]; k++)
+        if (hash_bytes(HASH_START, form, strlen(form)) == t->hashes[k]) return 1;
+    return 0;
 }
 
 const struct chat_template *chat_recognise(const char *template_text, struct lora_error *err)
@@ -515,6 +501,7 @@ static void put_question(const struct renderer *r, size_t i, const struct messag
     size_t start;
     if (t->flags & BOS_PER_USER) put(r, r->bos);
     put(r, turn->before);
+    if (t->flags & DATED && !i && turn == &t->system) put(r, LLAMA3_DATE);
     start = r->out->text.n;
     if (folded) {
         put(r, t->system.before);
@@ -569,6 +556,7 @@ int chat_render(const struct chat_template *t, const struct message *messages, s
     if (t->flags & BOS_FIRST) put(&r, bos);
     if (t->default_system && !is_role(&messages[0], "system")) {
         put(&r, t->system.before);
+        if (t->flags & DATED) put(&r, LLAMA3_DATE);
         put(&r, t->default_system);
         put(&r, t->system.after);
     }

@@ -3,6 +3,8 @@
 #include "../jobs/identity.c"
 #include "test.h"
 
+#include <ctype.h>
+
 static const struct chat_template *find(const char *name)
 {
     struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
@@ -97,33 +99,101 @@ static void test_thoughts(void)
                "<|im_end|>\n<|im_start|>assistant\n[<think>\ny\n</think>\n\nd<|im_end|>]\n");
 }
 
-/* A row up to an answer, with what asks for it, is where the answer's target starts: what generation
- * is given is what training saw. */
+/* What may follow an answer that ends the talk: what parts turns, EOS of all, or what asks for another. */
+static int is_rest(const char *s)
+{
+    static const char *const rests[] = { "", "\n", "\n\n", "\n</s>", "<|start_header_id|>assistant<|end_header_id|>\n\n" };
+    size_t i;
+    for (i = 0; i < sizeof rests / sizeof *rests; i++)
+        if (!strcmp(s, rests[i])) return 1;
+    return 0;
+}
+
+/* The messages before the i-th with a generation prompt are the text up to its target; with it, the text up
+ * to its end: what generation is given is what training saw, and what it is to say up to its end of turn. */
+static void check_turns(const struct chat_template *t, const struct message *m, size_t n, const char *label)
+{
+    struct chat_text all = { { 0 }, NULL, 0, 0 }, part = { { 0 }, NULL, 0, 0 };
+    const char *end = chat_end_of_turn(t);
+    size_t i, k = 0;
+    if (!end[0]) end = "</s>";
+    CHECK(!chat_render(t, m, n, 0, "<s>", "</s>", &all, NULL), "%s", label);
+    for (i = 0; i < n; i++) {
+        const struct span *s = &all.targets[k];
+        if (strcmp(m[i].role, "assistant")) continue;
+        if (k++ >= all.n_targets) break;
+        CHECK(i && !chat_render(t, m, i, 1, "<s>", "</s>", &part, NULL), "%s", label);
+        CHECK(part.text.n == s->start && !memcmp(part.text.s, all.text.s, s->start), "%s, answer %zu: %s", label, k, part.text.s);
+        CHECK(s->end >= s->start + strlen(end) && !memcmp(all.text.s + s->end - strlen(end), end, strlen(end)), "%s, answer %zu", label, k);
+        CHECK(!chat_render(t, m, i + 1, 0, "<s>", "</s>", &part, NULL) && part.n_targets == k, "%s", label);
+        if (i + 1 < n && !strcmp(chat_name(t), "qwen3")) continue;      /* an answer that ends the talk shows a thought */
+        CHECK(part.text.n >= s->end && !memcmp(part.text.s, all.text.s, s->end), "%s, answer %zu: %s", label, k, part.text.s);
+        CHECK(is_rest(part.text.s + s->end), "%s, answer %zu: %s", label, k, part.text.s + s->end);
+    }
+    CHECK(k == all.n_targets, "%s: %zu answers, %zu targets", label, k, all.n_targets);
+    chat_text_free(&all);
+    chat_text_free(&part);
+}
+
 static void test_turn_by_turn(void)
 {
     static const char *const names[] = {
         "chatml", "smollm2", "llama2", "llama3", "llama3.1", "mistral-v1", "qwen2", "qwen2.5", "qwen3", "zephyr", "tinyllama",
         "phi3", "phi3.5", "vicuna", "alpaca", "mistral-v3", "mistral-tekken"
     };
-    size_t i, n, k, first;
-    test_begin("targets start where a generation prompt ends, turn by turn");
+    size_t i;
+    test_begin("targets are what follows a generation prompt, turn by turn");
     for (i = 0; i < sizeof names / sizeof *names; i++) {
         const struct chat_template *t = find(names[i]);
-        struct chat_text all = { { 0 }, NULL, 0, 0 }, part = { { 0 }, NULL, 0, 0 };
-        first = !strncmp(names[i], "mistral-", 8);  /* some move a system message to the last question */
-        CHECK(t && !chat_render(t, talk + first, 5 - first, 0, "<s>", "</s>", &all, NULL), "%s", names[i]);
-        CHECK(all.n_targets == 2, "%s", names[i]);
-        for (n = 2 - first, k = 0; all.n_targets == 2 && n < 5 - first; n += 2, k++) {
-            const char *end = chat_end_of_turn(t);
-            const struct span *s = &all.targets[k];
-            CHECK(!chat_render(t, talk + first, n, 1, "<s>", "</s>", &part, NULL));
-            CHECK(part.text.n == s->start && !memcmp(part.text.s, all.text.s, s->start), "%s, answer %zu", names[i], k);
-            if (!end[0]) end = "</s>";
-            CHECK(s->end >= strlen(end) && !memcmp(all.text.s + s->end - strlen(end), end, strlen(end)), "%s", names[i]);
-        }
-        chat_text_free(&all);
-        chat_text_free(&part);
+        /* these two move a system message to the last question, so the turns before it lose it */
+        size_t first = !strcmp(names[i], "mistral-v3") || !strcmp(names[i], "mistral-tekken");
+        if (t) check_turns(t, talk + first, 5 - first, names[i]);
+        if (t && first) check_turns(t, talk, 3, names[i]);
     }
+}
+
+/* What the real templates give, by Jinja (goldens/make_chat.py). Ours refuse a role that is none. */
+static void test_jinja(void)
+{
+    struct json_document d;
+    struct lora_error err;
+    const struct json *e, *c, *r;
+    const char *last = "";
+    int variant = 0;
+    test_begin("the texts of real templates, as Jinja renders them, and their targets turn by turn");
+    if (json_read(&d, "test/goldens/data/chat.json", &err)) { CHECK(0, "%s", err.where); return; }
+    for (e = json_get(d.root, "templates")->child; e; e = e->next) {
+        const char *name = json_get(e, "name")->string;
+        const struct chat_template *t;
+        int ask, moves = !strcmp(name, "mistral-v3") || !strcmp(name, "mistral-tekken"), number = 0;
+        variant = strcmp(name, last) ? 0 : variant + 1;
+        last = name;
+        if (!(t = chat_variant(name, variant))) { CHECK(0, "%s %d", name, variant); continue; }
+        r = json_get(e, "rendered")->child;
+        for (c = json_get(d.root, "talks")->child; c; c = c->next, number++) {
+            struct message *m = NULL;
+            size_t n = 0, i;
+            int robot = 0, drops;
+            char label[64];
+            snprintf(label, sizeof label, "%s %d, talk %d", name, variant, number);
+            if (chat_read_messages(c, "talks", &m, &n, &err)) { CHECK(0, "%s", err.where); break; }
+            for (i = 0; i < n; i++) robot |= !strcmp(m[i].role, "robot");
+            /* where an answer comes last the original drops the system message: see chat.c */
+            drops = moves && !strcmp(m[0].role, "system") && !strcmp(m[n - 1].role, "assistant");
+            for (ask = 0; ask < 2; ask++, r = r->next) {
+                struct chat_text out = { { 0 }, NULL, 0, 0 };
+                int bad = chat_render(t, m, n, ask, "<s>", "</s>", &out, &err);
+                if (drops) CHECK(!bad && strstr(out.text.s, m[0].content) && !strstr(r->string, m[0].content), "%s", label);
+                else if (robot || r->type == JSON_NULL) CHECK(bad && err.where[0] && err.found[0], "%s is rendered", label);
+                else CHECK(!bad && !strcmp(out.text.s, r->string), "%s: %s", label, bad ? err.expected : out.text.s);
+                if (!bad && !ask && strcmp(m[0].role, "assistant") && !(moves && n > 3 && !strcmp(m[0].role, "system")))
+                    check_turns(t, m, n, label);
+                chat_text_free(&out);
+            }
+            free(m);
+        }
+    }
+    json_free(&d);
 }
 
 /* The model's own texts, in the spellings found in the wild. */
@@ -185,6 +255,37 @@ static void test_recognised(void)
         CHECK(t && !chat_render(t, talk, 1, 0, "<s>", "</s>", &c, &err) && !strncmp(c.text.s, "<s><|im_start|>", 15));
         chat_text_free(&c);
     }
+}
+
+/* Each letter, digit and word-parting space of a known text changed: another template, never guessed. */
+static void check_edits(const char *text, const char *label)
+{
+    char *edited = new_string(text, NULL);
+    struct lora_error err;
+    size_t i;
+    int comment = 0, n = 0, taken = 0;
+    for (i = 0; text[i]; i++) {
+        int letter = isalnum((unsigned char)text[i]) != 0;
+        if (!strncmp(text + i, "{#", 2)) comment = 1;
+        if (!strncmp(text + i, "#}", 2)) comment = 0;
+        if (comment || (!letter && !(text[i] == ' ' && i && isalnum((unsigned char)text[i - 1]) && isalnum((unsigned char)text[i + 1]))))
+            continue;
+        edited[i] = letter ? text[i] == 'x' ? 'y' : 'x' : '_';
+        taken += chat_recognise(edited, &err) != NULL;
+        edited[i] = text[i];
+        n++;
+    }
+    CHECK(chat_recognise(edited, &err) != NULL && n > 50 && !taken, "%s: %d of %d edits are taken for it", label, taken, n);
+    free(edited);
+}
+
+static void test_edits(void)
+{
+    test_begin("a template's text changed in one place is not taken for it");
+    check_edits("{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+                "{% elif message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + eos_token }}\n{% elif message['role'] == "
+                "'assistant' %}{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n{% if loop.last and "
+                "add_generation_prompt %}{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}", "zephyr");
 }
 
 static void test_refused(void)
@@ -279,6 +380,7 @@ static void check_golden(const char *template_path, const char *key, const char 
     CHECK(text != NULL, "%s", path);
     t = text ? chat_recognise(text, &err) : NULL;
     CHECK(t && !strcmp(chat_name(t), name), "%s: %s", template_path, t ? chat_name(t) : err.found);
+    if (t && (!context || !strcmp(context, "simple.json"))) check_edits(text, template_path);
     free(text);
     json_free(&config);
     if (!t || !context) return;
@@ -317,6 +419,20 @@ static void test_goldens(void)
             snprintf(golden, sizeof golden, "%s-%s.txt", models[i].model, k ? "system" : "simple");
             check_golden(template_path, NULL, k ? "system.json" : "simple.json", golden, models[i].name);
         }
+    {   /* the one golden of a template that has no name here: like Llama 2's, with other spaces and no BOS */
+        char path[1024];
+        struct file_map f;
+        struct lora_error err;
+        snprintf(path, sizeof path, "%s/vectors/chat-goldens/templates/TheBloke-FusionNet_34Bx2_MoE-AWQ.jinja", shared_dir());
+        if (!file_open(&f, path, &err)) {
+            char *text = new_string_n((const char *)f.data, f.size, &err);
+            CHECK(text && !chat_recognise(text, &err) && strstr(err.hint, "--chat-template"));
+            free(text);
+            file_close(&f);
+        } else {
+            CHECK(0, "%s", path);
+        }
+    }
     check_golden("vectors/chat-goldens/templates/Qwen-Qwen3-0.6B.jinja", NULL, NULL, NULL, "qwen3");
     check_golden("tokenizers/qwen/qwen3_tokenizer_config.json", "chat_template", NULL, NULL, "qwen3");
     check_golden("tokenizers/qwen/qwen2.5_tokenizer_config.json", "chat_template", NULL, NULL, "qwen2.5");
@@ -378,7 +494,9 @@ int main(void)
     test_other_texts();
     test_thoughts();
     test_turn_by_turn();
+    test_jinja();
     test_recognised();
+    test_edits();
     test_refused();
     test_messages();
     test_smollm2();
