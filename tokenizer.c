@@ -34,11 +34,26 @@ struct symbol {
     int id, previous, next, joined;
 };
 
-/* A merge that may be done. It is out of date when the symbol's `joined` is another id by now: a
- * symbol and its successor only grow, so they join to the same text only as the same pair. */
-struct candidate {
-    int rank, left, id;
+/* A merge that may be done is a place, the left one of two symbols, in a run: places with one merge, from
+ * left to right. It is out of date when the symbol's `joined` is another id by now: a symbol and its
+ * successor only grow, so they join to the same text only as the same pair. Merges mostly turn up in this
+ * order, so that a text of a million letters without a place to cut it has some hundreds of runs, and the
+ * heap that orders them stays in the cache, where one of all places would not. */
+struct run {
+    int rank, id;               /* of the merge */
+    int first, last;            /* blocks; first: -1 when it is empty, and then last is the next that is free */
+    int at, end;                /* its first place in the first block; the places in the last one */
 };
+enum { BLOCK_PLACES = 15 };
+struct block {
+    int next;                   /* of the run, or of those that are free; -1: none */
+    int left[BLOCK_PLACES];
+};
+struct turn {                   /* a run in the heap, by its first place */
+    int rank, left, run;
+};
+
+enum { FEW_SYMBOLS = 16, RECENT_RUNS = 1024, MOST_SYMBOLS = INT_MAX / 4 };     /* a symbol is in three places at most */
 
 struct encoder {
     const struct tokenizer *t;
@@ -47,59 +62,175 @@ struct encoder {
     struct ids *out;
     struct lora_error *err;
     struct symbol *symbols;
-    struct candidate *heap;
-    size_t symbols_capacity, heap_n, heap_capacity;
+    struct block *blocks;
+    struct run *runs;
+    struct turn *heap;
+    size_t symbols_capacity, n_blocks, blocks_capacity, n_runs, runs_capacity, heap_n, heap_capacity;
+    int free_block, free_run;   /* -1: none */
+    int recent[RECENT_RUNS];    /* by rank: a run that may have it */
 };
 
 /* The lowest rank first, and of equal ones the leftmost. */
-static int before(const struct candidate *a, const struct candidate *b)
+static int before(const struct turn *a, const struct turn *b)
 {
     return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
 }
 
-static int heap_push(struct encoder *e, struct candidate c)
+static int heap_push(struct encoder *e, struct turn x)
 {
     size_t i = e->heap_n;
     if (grow_array((void **)&e->heap, &e->heap_capacity, i + 1, sizeof *e->heap, e->err)) return -1;
-    for (e->heap_n++; i && before(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
-    e->heap[i] = c;
+    for (e->heap_n++; i && before(&x, &e->heap[(i - 1) / 2]); i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
+    e->heap[i] = x;
     return 0;
 }
 
-static struct candidate heap_pop(struct encoder *e)
+/* Puts x in place of the first. */
+static void heap_sift(struct encoder *e, struct turn x)
 {
-    struct candidate top = e->heap[0], last = e->heap[--e->heap_n];
     size_t i = 0, child;
     while ((child = 2 * i + 1) < e->heap_n) {
         if (child + 1 < e->heap_n && before(&e->heap[child + 1], &e->heap[child])) child++;
-        if (!before(&e->heap[child], &last)) break;
+        if (!before(&e->heap[child], &x)) break;
         e->heap[i] = e->heap[child];
         i = child;
     }
-    e->heap[i] = last;
-    return top;
+    e->heap[i] = x;
 }
 
-/* Looks up what the symbol makes with its successor, and puts it among the candidates. */
+/* A free block, or -1. */
+static int block_take(struct encoder *e)
+{
+    int k = e->free_block;
+    if (k >= 0) e->free_block = e->blocks[k].next;
+    else if (grow_array((void **)&e->blocks, &e->blocks_capacity, e->n_blocks + 1, sizeof *e->blocks, e->err)) return -1;
+    else k = (int)e->n_blocks++;
+    e->blocks[k].next = -1;
+    return k;
+}
+
+static void block_give(struct encoder *e, int k)
+{
+    e->blocks[k].next = e->free_block;
+    e->free_block = k;
+}
+
+/* A new run with this one place. */
+static int run_push(struct encoder *e, const struct merge *m, int left)
+{
+    struct turn turn;
+    struct run *run;
+    int k = e->free_run, block = block_take(e);
+    if (block < 0) return -1;
+    if (k >= 0) e->free_run = e->runs[k].last;
+    else if (grow_array((void **)&e->runs, &e->runs_capacity, e->n_runs + 1, sizeof *e->runs, e->err)) return -1;
+    else k = (int)e->n_runs++;
+    run = &e->runs[k];
+    run->rank = m->rank;
+    run->id = m->id;
+    run->first = run->last = block;
+    run->at = 0;
+    run->end = 1;
+    e->blocks[block].left[0] = left;
+    e->recent[(unsigned)m->rank % RECENT_RUNS] = k;
+    turn.rank = m->rank;
+    turn.left = left;
+    turn.run = k;
+    return heap_push(e, turn);
+}
+
+static int place_push(struct encoder *e, const struct merge *m, int left)
+{
+    int k = e->recent[(unsigned)m->rank % RECENT_RUNS], block;
+    struct run *run = (size_t)k < e->n_runs ? &e->runs[k] : NULL;
+    if (!run || run->rank != m->rank || run->first < 0 || e->blocks[run->last].left[run->end - 1] > left)
+        return run_push(e, m, left);
+    if (run->end == BLOCK_PLACES) {
+        if ((block = block_take(e)) < 0) return -1;
+        e->blocks[run->last].next = block;
+        run->last = block;
+        run->end = 0;
+    }
+    e->blocks[run->last].left[run->end++] = left;
+    return 0;
+}
+
+/* The left symbol and the joined id of the first merge of all. There is one. */
+static int place_pop(struct encoder *e, int *id)
+{
+    struct turn turn = e->heap[0];
+    struct run *run = &e->runs[turn.run];
+    int left = turn.left, block = run->first;
+    *id = run->id;
+    if (++run->at == (block == run->last ? run->end : BLOCK_PLACES)) {
+        run->first = e->blocks[block].next;
+        run->at = 0;
+        block_give(e, block);
+    }
+    if (run->first >= 0) {
+        turn.left = e->blocks[run->first].left[run->at];
+    } else {
+        run->last = e->free_run;
+        e->free_run = turn.run;
+        turn = e->heap[--e->heap_n];
+    }
+    if (e->heap_n) heap_sift(e, turn);
+    return left;
+}
+
+/* Looks up what the symbol makes with its successor, and puts it among the merges to do. */
 static int consider(struct encoder *e, int left)
 {
     struct symbol *s = &e->symbols[left];
     const struct merge *m;
-    struct candidate c;
     s->joined = -1;
     if (s->next < 0) return 0;
     if (!(m = tokenizer_merge(e->t, s->id, e->symbols[s->next].id))) return 0;
-    c.rank = m->rank;
-    c.left = left;
-    c.id = s->joined = m->id;
-    return heap_push(e, c);
+    s->joined = m->id;
+    return place_push(e, m, left);
 }
 
-/* Joins neighbours until no merge is left. Each join makes at most two candidates: n log n. */
+/* The next pair of a few symbols' ids, for merge_few(). */
+static void few_pair(const struct encoder *e, const int *ids, int i, int n, int *rank, int *joined)
+{
+    const struct merge *m;
+    if (i < 0) return;
+    m = i + 1 < n ? tokenizer_merge(e->t, ids[i], ids[i + 1]) : NULL;
+    rank[i] = m ? m->rank : INT_MAX;
+    joined[i] = m ? m->id : -1;
+}
+
+/* A word: what is below is more work than to look at all pairs each time. */
+static int merge_few(struct encoder *e, int n)
+{
+    int ids[FEW_SYMBOLS], rank[FEW_SYMBOLS], joined[FEW_SYMBOLS], i, best;
+    for (i = 0; i < n; i++) ids[i] = e->symbols[i].id;
+    for (i = 0; i < n; i++) few_pair(e, ids, i, n, rank, joined);
+    for (;;) {
+        for (i = 1, best = 0; i < n; i++)
+            if (rank[i] < rank[best]) best = i;
+        if (rank[best] == INT_MAX) break;
+        ids[best] = joined[best];
+        for (i = best + 1, n--; i < n; i++) {
+            ids[i] = ids[i + 1];
+            rank[i] = rank[i + 1];
+            joined[i] = joined[i + 1];
+        }
+        few_pair(e, ids, best, n, rank, joined);
+        few_pair(e, ids, best - 1, n, rank, joined);
+    }
+    for (i = 0; i < n; i++)
+        if (ids_add(e->out, ids[i], e->err)) return -1;
+    return 0;
+}
+
+/* Joins neighbours until no merge is left. Each join makes at most two places more: n log n. */
 static int merge_symbols(struct encoder *e, int n)
 {
     int i;
-    e->heap_n = 0;
+    if (n <= FEW_SYMBOLS) return merge_few(e, n);
+    e->heap_n = e->n_blocks = e->n_runs = 0;
+    e->free_block = e->free_run = -1;
     for (i = 0; i < n; i++) {
         e->symbols[i].previous = i - 1;
         e->symbols[i].next = i + 1 < n ? i + 1 : -1;
@@ -107,15 +238,15 @@ static int merge_symbols(struct encoder *e, int n)
     for (i = 0; i < n; i++)
         if (consider(e, i)) return -1;
     while (e->heap_n) {
-        struct candidate c = heap_pop(e);
-        struct symbol *left = &e->symbols[c.left], *right;
-        if (left->joined != c.id) continue;
+        int id, at = place_pop(e, &id);
+        struct symbol *left = &e->symbols[at], *right;
+        if (left->joined != id) continue;
         right = &e->symbols[left->next];
         right->joined = -1;
-        left->id = c.id;
+        left->id = id;
         left->next = right->next;
-        if (left->next >= 0) e->symbols[left->next].previous = c.left;
-        if (consider(e, c.left) || (left->previous >= 0 && consider(e, left->previous))) return -1;
+        if (left->next >= 0) e->symbols[left->next].previous = at;
+        if (consider(e, at) || (left->previous >= 0 && consider(e, left->previous))) return -1;
     }
     for (i = 0; i >= 0; i = e->symbols[i].next)
         if (ids_add(e->out, e->symbols[i].id, e->err)) return -1;
@@ -150,9 +281,9 @@ static int encode_piece(struct encoder *e, const char *s, size_t n)
     int used = 0, whole, joins = 1, fused = 0;  /* joins: the last unit is of the kind that the joints know */
     if (!n) return 0;
     if (t->ignore_merges && (whole = tokenizer_find_bytes(t, s, n)) >= 0) return ids_add(e->out, whole, e->err);
-    if (n > INT_MAX) {
+    if (n > MOST_SYMBOLS) {
         fail(e->err, "tokenizer", "a text without a place to cut it");
-        expected(e->err, "at most %d bytes", INT_MAX);
+        expected(e->err, "at most %d bytes", MOST_SYMBOLS);
         return found(e->err, "%zu", n);
     }
     for (i = 0; i < n; i += length, last = c) {
@@ -200,11 +331,16 @@ static void replace(const char *s, size_t n, const char *from, size_t n_from, co
     }
 }
 
-/* SentencePiece's remove_extra_whitespaces: no space at the ends, one at a time between. */
+/* SentencePiece's remove_extra_whitespaces: no space at the ends, one at a time between. At the back a mark
+ * that the text has goes as well. */
 static void one_space(const char *s, size_t n, struct text *out)
 {
     size_t i;
-    while (n && s[n - 1] == ' ') n--;
+    for (;;) {
+        if (n && s[n - 1] == ' ') n--;
+        else if (n >= 3 && !memcmp(s + n - 3, SPACE_MARK, 3)) n -= 3;
+        else break;
+    }
     for (i = 0; i < n; i++)
         if (s[i] != ' ' || (i && s[i - 1] != ' ')) text_add(out, s + i, 1);
 }
@@ -318,11 +454,13 @@ static const struct added *match_added(const struct tokenizer *t, int set, const
 static int encode_rest(struct encoder *e, const char *s, size_t n, int set);
 
 /* Cuts out the added tokens of a set, leftmost and longest first: set 0 is looked for in the text as it
- * is, set 1 in what is left once it is normalized. */
+ * is, set 1 in what is left once it is normalized. Hugging Face's tokenizers look for the next one behind
+ * the token and not behind the white space that it takes along, so that added tokens of white space
+ * are found there again: as they do it. */
 static int encode_sections(struct encoder *e, const char *s, size_t n, int set)
 {
     const struct tokenizer *t = e->t;
-    size_t i = 0, done = 0;
+    size_t i = 0, done = 0, space = 0;      /* space: where white space that was taken along ends */
     int at_start = e->at_start;
     while (i < n) {
         const struct added *a = NULL;
@@ -334,10 +472,11 @@ static int encode_sections(struct encoder *e, const char *s, size_t n, int set)
         }
         i = end = i + a->n;
         if (a->special && e->text_only) continue;
-        if (a->lstrip) start = done + unicode_space_at_end(s + done, start - done);
-        if (a->rstrip) i = end = end + unicode_space_at_start(s + end, n - end);
+        if (a->lstrip && start > done) start = done + unicode_space_at_end(s + done, start - done);
+        if (a->rstrip && end >= space) space = end + unicode_space_at_start(s + end, n - end);
+        if (a->rstrip) end = space;
         e->at_start = at_start && !done;
-        if (encode_rest(e, s + done, start - done, set) || ids_add(e->out, a->id, e->err)) return -1;
+        if ((start > done && encode_rest(e, s + done, start - done, set)) || ids_add(e->out, a->id, e->err)) return -1;
         done = end;
     }
     e->at_start = at_start && !done;
@@ -380,6 +519,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int 
     if (!bad) bad = encode_sections(&e, text, n, 0);
     if (!bad && (flags & TOKENIZE_SPECIAL)) bad = add_all(out, &t->after, err);
     free(e.symbols);
+    free(e.blocks);
+    free(e.runs);
     free(e.heap);
     if (bad) out->n = start;
     return bad ? -1 : 0;
@@ -392,6 +533,7 @@ static int decode(const struct tokenizer *t, const int *ids, size_t n, int skip_
                   struct lora_error *err)
 {
     size_t i, start = out->n;
+    int is_byte;
     for (i = 0; i < n; i++) {
         const struct token *token = ids[i] >= 0 && (size_t)ids[i] < t->n ? &t->tokens[ids[i]] : NULL;
         if (!token || !(token->flags & TOKEN_THERE)) {
@@ -400,8 +542,11 @@ static int decode(const struct tokenizer *t, const int *ids, size_t n, int skip_
             return found(err, "%d", ids[i]);
         }
         if (skip_special && (token->flags & TOKEN_SPECIAL)) continue;
-        if (strip == STRIP_FIRST_TOKEN) replace(t->pool.s + token->bytes, token->n_bytes, " ", 1, "", 0, out);
-        else text_add(out, t->pool.s + token->bytes, token->n_bytes);
+        is_byte = token->n_bytes == 1 && t->byte_ids[(unsigned char)t->pool.s[token->bytes]] == ids[i];
+        if (strip == STRIP_FIRST_TOKEN && !is_byte)    /* of its marks; a space that is written stays */
+            replace(t->pool.s + token->text, token->n_text, SPACE_MARK, 3, "", 0, out);
+        else
+            text_add(out, t->pool.s + token->bytes, token->n_bytes);
         if (strip == STRIP_FIRST_TOKEN) strip = STRIP_NOTHING;
     }
     if (strip == STRIP_SPACE && !out->failed && out->n > start && out->s[start] == ' ')

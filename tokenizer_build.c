@@ -174,20 +174,20 @@ static size_t put_part(struct tokenizer *t, const char *s, size_t n)
     return length;
 }
 
-/* The bytes a token stands for. */
-static void put_bytes(struct tokenizer *t, struct token *token)
+/* The bytes a token stands for: those of text[n_text], in the pool. */
+static void put_bytes(struct tokenizer *t, struct token *token, size_t text, size_t n_text)
 {
     size_t i = 0, length = 1;
     token->bytes = t->pool.n;
-    for (; i < token->n_text && length && !t->pool.failed; i += length)
-        length = put_part(t, t->pool.s + token->text + i, token->n_text - i);
+    for (; i < n_text && length && !t->pool.failed; i += length)
+        length = put_part(t, t->pool.s + text + i, n_text - i);
     token->n_bytes = t->pool.n - token->bytes;
     text_add(&t->pool, "", 1);
     if (!length) {
         t->pool.n = token->bytes;
-        token->bytes = token->text;
-        token->n_bytes = token->n_text;
-    } else if (token->n_bytes == 1 && (t->byte_level || fallback_byte(t->pool.s + token->text, token->n_text) >= 0)) {
+        token->bytes = text;
+        token->n_bytes = n_text;
+    } else if (token->n_bytes == 1 && (t->byte_level || fallback_byte(t->pool.s + text, n_text) >= 0)) {
         t->byte_ids[(unsigned char)t->pool.s[token->bytes]] = (int)(token - t->tokens);
     }
 }
@@ -388,27 +388,30 @@ static int compare_bytes(const char *a, size_t n, const char *b, size_t m)
     return order ? order : (n > m) - (n < m);
 }
 
-/* Sorts the added tokens: those for the raw text first, then by their bytes. Insertion sort: files
- * have them in hundreds, and mostly in order. */
+/* Those for the raw text first, then by their bytes. */
+static int added_before(const struct tokenizer *t, const struct added *a, const struct added *b)
+{
+    int order = a->normalized - b->normalized;
+    if (!order) order = compare_bytes(t->pool.s + a->text, a->n, t->pool.s + b->text, b->n);
+    return order ? order < 0 : a->id < b->id;
+}
+
+/* Shell's sort, with the gaps (3^k - 1) / 2: files have hundreds in order, but may have a hundred thousand
+ * in any. */
 static void sort_added(struct tokenizer *t)
 {
-    const char *pool = t->pool.s;
-    size_t i, j;
-    for (i = 1; i < t->n_added; i++) {
-        struct added a = t->added[i];
-        for (j = i; j; j--) {
-            const struct added *b = &t->added[j - 1];
-            int order = b->normalized - a.normalized;
-            if (!order) order = compare_bytes(pool + b->text, b->n, pool + a.text, a.n);
-            if (order <= 0) break;
-            t->added[j] = *b;
+    size_t i, j, gap = 1;
+    while (gap < t->n_added / 3) gap = 3 * gap + 1;
+    for (; gap; gap /= 3)
+        for (i = gap; i < t->n_added; i++) {
+            struct added a = t->added[i];
+            for (j = i; j >= gap && added_before(t, &a, &t->added[j - gap]); j -= gap) t->added[j] = t->added[j - gap];
+            t->added[j] = a;
         }
-        t->added[j] = a;
-    }
     for (i = 0; i < t->n_added; i++) {
         int set = t->added[i].normalized;
         t->n_raw += !set;
-        t->added_start[set][(unsigned char)pool[t->added[i].text]] = 1;
+        t->added_start[set][(unsigned char)t->pool.s[t->added[i].text]] = 1;
     }
 }
 
@@ -443,7 +446,8 @@ static uint64_t hash_of(const struct tokenizer *t)
     return hash_bytes(h, t->after.v, t->after.n * sizeof *t->after.v);
 }
 
-/* Added tokens that are looked for in normalized text are themselves normalized first. */
+/* Added tokens that are looked for in normalized text are themselves normalized first, and are decoded
+ * so: "New York" takes along the mark that stands before it. */
 static int normalize_added(struct tokenizer *t, struct lora_error *err)
 {
     size_t i;
@@ -456,6 +460,7 @@ static int normalize_added(struct tokenizer *t, struct lora_error *err)
         if (!bad && text.n) {
             a->n = text.n;
             a->text = pool_add(t, text.s, text.n);
+            put_bytes(t, &t->tokens[a->id], a->text, a->n);
         }
         text_free(&text);
         if (bad || text_check(&t->pool, err)) return -1;
@@ -530,7 +535,7 @@ int tokenizer_finish(struct tokenizer *t, struct lora_error *err)
     }
     if (!t->merge_size && grow_merges(t, err)) return -1;
     for (i = 0; i < t->n; i++)
-        if (t->tokens[i].flags & TOKEN_THERE) put_bytes(t, &t->tokens[i]);
+        if (t->tokens[i].flags & TOKEN_THERE) put_bytes(t, &t->tokens[i], t->tokens[i].text, t->tokens[i].n_text);
     if (text_check(&t->pool, err) || normalize_added(t, err) || find_joints(t, err)) return -1;
     sort_added(t);
     for (i = 0; t->ignore_merges && i < t->n; i++)

@@ -97,13 +97,19 @@ static int read_piece(struct tokenizer *t, struct pieces *s, const struct field 
     }
     memcpy(&score, &bits, sizeof score);
     if (more < 0 || !text.data || !(score - score == 0)) return refuse(t, "a piece", "a text, a score, a type", "damage", err);
+    if (type == PIECE_USER) {   /* SentencePiece cuts these out without putting a space behind them */
+        fail(err, "tokenizer", "%s, piece %.*s", t->path, text.n > 99 ? 99 : (int)text.n, (const char *)text.data);
+        expected(err, "a piece that is normal, unknown, control, unused or a byte");
+        found(err, "a user-defined one");
+        return hint(err, "a tokenizer.json beside it would say what becomes of it");
+    }
     if (tokenizer_put(t, s->n, (const char *)text.data, text.n, err)
         || grow_array((void **)&s->scores, &s->capacity, s->n + 1, sizeof *s->scores, err))
         return -1;
     s->scores[s->n] = score;
     a.id = (int)s->n++;
     a.special = type == PIECE_CONTROL || type == PIECE_UNKNOWN;
-    return (a.special || type == PIECE_USER) && tokenizer_put_added(t, &a, err) ? -1 : 0;
+    return a.special && tokenizer_put_added(t, &a, err) ? -1 : 0;
 }
 
 /* trainer_spec and normalizer_spec. */

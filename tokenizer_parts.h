@@ -42,7 +42,7 @@ struct merge {
 #define SPACE_MARK "\xe2\x96\x81"
 
 /* SentencePiece's remove_extra_whitespaces as a regular expression of what goes. */
-#define ONE_SPACE_PATTERN "^ +| +$| +(?= )"
+#define ONE_SPACE_PATTERN "^ +|[ " SPACE_MARK "]+$| +(?= )"
 
 /* One step of the normalizer. */
 enum normalizer_kind { NORMALIZE_NFC, NORMALIZE_PREPEND, NORMALIZE_REPLACE, NORMALIZE_ONE_SPACE };
