@@ -1,0 +1,358 @@
+/* test_tokenizer_files.c - tokenizers in files: each rule is computed or refused by name; damage; GGUF,
+ * SentencePiece, saving. */
+#include "tokenizer_small.h"
+#include "../formats/gguf.h"
+
+/* ---- what is refused ---- */
+
+static void test_refused(void)
+{
+    static const struct { const char *json, *named; } cases[] = {
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"type\":\"Unigram\",\"vocab\":[]}"), "Unigram" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL(",\"dropout\":0.1")), "dropout" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL(",\"end_of_word_suffix\":\"</w>\"")), "suffix" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL(",\"unk_token\":\"<u>\"")), "<u>" },
+        { SMALL("[]", "{\"type\":\"Lowercase\"}", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL("")), "Lowercase" },
+        { SMALL("[]", "null", "{\"type\":\"Whitespace\"}", "null", BYTE_LEVEL, SMALL_MODEL("")), "Whitespace" },
+        { SMALL("[]", "null", SEQUENCE(BYTE_LEVEL, DIGITS), "null", BYTE_LEVEL, SMALL_MODEL("")), "Digits" },
+        { SMALL("[]", "null", SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[a-z]+\"},\"behavior\":\"Isolated\","
+                "\"invert\":false}", BYTE_LEVEL), "null", BYTE_LEVEL, SMALL_MODEL("")), "[a-z]+" },
+        { SMALL("[]", "null", SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}\"},\"behavior\":"
+                "\"MergedWithNext\",\"invert\":false}", BYTE_LEVEL), "null", BYTE_LEVEL, SMALL_MODEL("")), "MergedWithNext" },
+        { SMALL("[]", "null", BYTE_LEVEL, "{\"type\":\"RobertaProcessing\"}", BYTE_LEVEL, SMALL_MODEL("")), "Roberta" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", "{\"type\":\"WordPiece\"}", SMALL_MODEL("")), "WordPiece" },
+        { SMALL("[" ADDED("9", "w", "false", ",\"single_word\":true") "]", "null", BYTE_LEVEL, "null", BYTE_LEVEL,
+                SMALL_MODEL("")), "single_word" },
+        { SMALL("[" ADDED("9", "a", "false", PLAIN) "]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL("")), "model.vocab" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}"), "once" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{\"a\":0.5},\"merges\":[]}"), "an id" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{\"a\":99999999},\"merges\":[]}"), "an id" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}"), "joined" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{\"a\":0},\"merges\":[\"a\"]}"), "merges" },
+        { SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, "{\"vocab\":{},\"merges\":[]}"), "vocabulary" },
+        { "[]", "object" },
+    };
+    struct tokenizer *t;
+    struct lora_error err;
+    size_t i;
+    test_begin("what is not implemented or wrong is refused by name");
+    make_directory(in_temporary("refused"), NULL);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char all[2048];
+        put_file("refused/tokenizer.json", cases[i].json);
+        memset(&err, 0, sizeof err);
+        CHECK(tokenizer_open(&t, in_temporary("refused"), &err) == -1 && !t, "case %zu", i);
+        snprintf(all, sizeof all, "%s: %s: %s: %s", err.what, err.where, err.expected, err.found);
+        CHECK(strstr(all, cases[i].named) != NULL, "case %zu: \"%s\" does not name %s", i, all, cases[i].named);
+    }
+    CHECK(tokenizer_open(&t, in_temporary("nothing"), &err) == -1 && strstr(err.found, "no such directory"));
+    put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL("")));
+    put_file("refused/tokenizer_config.json", "{\"bos_token\":\"<q>\"}");
+    CHECK(tokenizer_open(&t, in_temporary("refused"), &err) == -1 && strstr(err.found, "<q>"), "%s", err.found);
+    remove(in_temporary("refused/tokenizer_config.json"));
+    if (!(t = open_or_fail(in_temporary("refused")))) return;
+    check_ids(t, "aab", 0, "0 2");
+    CHECK(tokenizer_encode(t, "ac", 2, 0, &(struct ids){ 0 }, &err) == -1 && strstr(err.where, "0x63"), "%s", err.where);
+    tokenizer_close(t);
+    put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL,
+                                             SMALL_MODEL(",\"unk_token\":\"b\",\"fuse_unk\":true")));
+    if (!(t = open_or_fail(in_temporary("refused")))) return;
+    check_ids(t, "accccd", 0, "2");     /* unknown ones are one token, which merges like any other */
+    tokenizer_close(t);
+}
+
+static void try_damaged(const char *text, size_t n)
+{
+    struct tokenizer *t = NULL;
+    struct lora_error err;
+    memset(&err, 0, sizeof err);
+    put_bytes("damaged/tokenizer.json", text, n);
+    if (tokenizer_open(&t, in_temporary("damaged"), &err)) CHECK(err.what[0] && !t);
+    else encode(t, "ab <s>", 6, TOKENIZE_SPECIAL);
+    tokenizer_close(t);
+}
+
+static void test_damaged(void)
+{
+    static const char file[] = SMALL("[" ADDED("3", "<s>", "true", PLAIN) "]", "null", SEQUENCE(DIGITS, BYTE_LEVEL),
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},{\"Sequence\":{\"id\":\"A\"}}],"
+        "\"special_tokens\":{\"<s>\":{\"ids\":[3]}}}", "{\"type\":\"ByteLevel\"}", SMALL_MODEL(""));
+    static const char other[] = { 0, '"', '{', '}', ',', '9', '-', ' ' };
+    char damaged[sizeof file];
+    size_t i, k, n = sizeof file - 1;
+    struct tokenizer *t;
+    test_begin("a tokenizer.json cut anywhere or with any byte changed is an error or is read");
+    make_directory(in_temporary("damaged"), NULL);
+    put_file("damaged/tokenizer.json", file);
+    if ((t = open_or_fail(in_temporary("damaged")))) check_ids(t, "ab<s>", TOKENIZE_SPECIAL, "3 2 3");
+    tokenizer_close(t);
+    for (i = 0; i < n; i++) try_damaged(file, i);
+    for (i = 0; i < n; i++)
+        for (k = 0; k < sizeof other; k++) {
+            memcpy(damaged, file, n);
+            damaged[i] = other[k];
+            try_damaged(damaged, n);
+        }
+    CHECK(1);
+}
+
+/* ---- GGUF and saving ---- */
+
+static void put_le(struct text *t, uint64_t v, int bytes)
+{
+    for (; bytes--; v >>= 8) {
+        char c = (char)(v & 255);
+        text_add(t, &c, 1);
+    }
+}
+
+static void put_gguf_string(struct text *t, const char *s)
+{
+    put_le(t, strlen(s), 8);
+    text_puts(t, s);
+}
+
+static void put_key(struct text *t, const char *key, int type)
+{
+    put_gguf_string(t, key);
+    put_le(t, (uint64_t)type, 4);
+}
+
+/* The vocabulary with <s> (control) and <u> (user defined) behind it, as a GGUF without tensors. */
+static void put_gguf(const struct vocabulary *v, const char *name, const char *pre, int add_bos)
+{
+    struct text t = { 0 };
+    int i, k;
+    text_puts(&t, "GGUF");
+    put_le(&t, 3, 4);
+    put_le(&t, 0, 8);
+    put_le(&t, 9, 8);
+    put_key(&t, "general.architecture", GGUF_STRING), put_gguf_string(&t, "llama");
+    put_key(&t, "tokenizer.ggml.model", GGUF_STRING), put_gguf_string(&t, "gpt2");
+    put_key(&t, "tokenizer.ggml.pre", GGUF_STRING), put_gguf_string(&t, pre);
+    put_key(&t, "tokenizer.ggml.bos_token_id", GGUF_U32), put_le(&t, (uint64_t)v->n, 4);
+    put_key(&t, "tokenizer.ggml.add_bos_token", GGUF_BOOL), put_le(&t, (uint64_t)add_bos, 1);
+    put_key(&t, "tokenizer.chat_template", GGUF_STRING), put_gguf_string(&t, "{{ \"x\" }}\n");
+    put_key(&t, "tokenizer.ggml.tokens", GGUF_ARRAY), put_le(&t, GGUF_STRING, 4), put_le(&t, (uint64_t)v->n + 2, 8);
+    for (i = 0; i < v->n; i++) {
+        struct text raw = { 0 };
+        for (k = 0; k < v->token[i].n; k++) put_byte(&raw, v->token[i].bytes[k]);
+        put_gguf_string(&t, raw.s);
+        text_free(&raw);
+    }
+    put_gguf_string(&t, "<s>"), put_gguf_string(&t, "<u>");
+    put_key(&t, "tokenizer.ggml.token_type", GGUF_ARRAY), put_le(&t, GGUF_I32, 4), put_le(&t, (uint64_t)v->n + 2, 8);
+    for (i = 0; i < v->n + 2; i++) put_le(&t, i < v->n ? 1 : i == v->n ? 3 : 4, 4);
+    put_key(&t, "tokenizer.ggml.merges", GGUF_ARRAY), put_le(&t, GGUF_STRING, 4), put_le(&t, (uint64_t)v->n_merges, 8);
+    for (i = 0; i < v->n_merges; i++) {
+        struct text raw = { 0 };
+        for (k = 0; k < v->token[v->left[i]].n; k++) put_byte(&raw, v->token[v->left[i]].bytes[k]);
+        text_puts(&raw, " ");
+        for (k = 0; k < v->token[v->right[i]].n; k++) put_byte(&raw, v->token[v->right[i]].bytes[k]);
+        put_gguf_string(&t, raw.s);
+        text_free(&raw);
+    }
+    put_bytes(name, t.s, t.n);
+    text_free(&t);
+}
+
+static void test_gguf(void)
+{
+    static struct vocabulary v;
+    struct tokenizer *t;
+    struct lora_error err;
+    int add_bos;
+    test_begin("a GGUF's tokenizer: pre rules, special tokens, BOS; saved and read again it is the same");
+    make_vocabulary(&v, 8, 40);
+    for (add_bos = 0; add_bos < 2; add_bos++) {
+        put_gguf(&v, "t.gguf", add_bos ? "smollm" : "gpt-2", add_bos);
+        if (!(t = open_or_fail(in_temporary("t.gguf")))) return;
+        CHECK(tokenizer_bos(t) == v.n && tokenizer_eos(t) == -1 && tokenizer_adds_bos(t) == add_bos);
+        CHECK(tokenizer_is_special(t, v.n) && !tokenizer_is_special(t, v.n + 1));
+        CHECK(!strcmp(tokenizer_chat_template(t), "{{ \"x\" }}\n"));
+        tokenizer_close(t);
+        check_saved(in_temporary("t.gguf"), add_bos ? "saved1" : "saved0");
+        check_saved(in_temporary(add_bos ? "saved1" : "saved0"), "copied");
+    }
+    put_gguf(&v, "t.gguf", "deepseek", 0);
+    CHECK(tokenizer_open(&t, in_temporary("t.gguf"), &err) == -1 && strstr(err.found, "deepseek"), "%s", err.found);
+}
+
+/* ---- SentencePiece ---- */
+
+static void put_varint(struct text *t, uint64_t v)
+{
+    for (; v > 127; v >>= 7) put_le(t, (v & 127) | 128, 1);
+    put_le(t, v, 1);
+}
+
+static void put_field(struct text *t, int number, const char *data, size_t n)
+{
+    put_varint(t, (uint64_t)number << 3 | 2);
+    put_varint(t, n);
+    text_add(t, data, n);
+}
+
+static void put_piece(struct text *t, const char *piece, float score, int type)
+{
+    struct text m = { 0 };
+    uint32_t bits;
+    memcpy(&bits, &score, sizeof bits);
+    put_field(&m, 1, piece, strlen(piece));
+    put_le(&m, 2 << 3 | 5, 1);
+    put_le(&m, bits, 4);
+    put_le(&m, 3 << 3, 1);
+    put_varint(&m, (uint64_t)type);
+    put_field(t, 1, m.s, m.n);
+    text_free(&m);
+}
+
+/* <unk> 0, <s> 1, </s> 2, <0x00> 3 to 258, U+2581 259, a 260, b 261, ab 262, U+2581 a 263, two marks 264. */
+static void put_sentencepiece(struct text *t, const char *trainer, const char *normalizer, size_t n)
+{
+    char byte[8];
+    int i;
+    put_piece(t, "<unk>", 0, 2);
+    put_piece(t, "<s>", 0, 3);
+    put_piece(t, "</s>", 0, 3);
+    for (i = 0; i < 256; i++) {
+        sprintf(byte, "<0x%02X>", (unsigned)i);
+        put_piece(t, byte, 0, 6);
+    }
+    put_piece(t, "\xe2\x96\x81", -9, 1);
+    put_piece(t, "a", -9, 1);
+    put_piece(t, "b", -9, 1);
+    put_piece(t, "ab", -1, 1);
+    put_piece(t, "\xe2\x96\x81" "a", -2, 1);
+    put_piece(t, "\xe2\x96\x81\xe2\x96\x81", -3, 1);
+    put_field(t, 2, trainer, strlen(trainer));
+    put_field(t, 3, normalizer, n);
+}
+
+static void test_sentencepiece(void)
+{
+    static const char keep[] = "\x20\x00";      /* remove_extra_whitespaces: 0 */
+    static const char *const wrong[] = { "\x18\x01", "\x18\x02\xc0\x01\x01", NULL };
+    static const int ids[] = { 1, 263, 260, 3 + 0xc3, 3 + 0xa9 };
+    struct text t = { 0 }, out = { 0 }, pending = { 0 };
+    struct lora_error err;
+    struct tokenizer *k, *again;
+    char piece[1026] = "";
+    size_t i, n;
+    test_begin("tokenizer.model: merges by score, the mark for spaces, bytes of unknown characters");
+    make_directory(in_temporary("spm"), NULL);
+    put_sentencepiece(&t, "\x18\x02", keep, 2);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    if ((k = open_or_fail(in_temporary("spm")))) {
+        check_ids(k, "a", TOKENIZE_SPECIAL, "1 263");
+        check_ids(k, "ab", 0, "259 262");              /* ab before the mark and a */
+        check_ids(k, "aab a", 0, "263 262 263");
+        check_ids(k, " a  b", 0, "259 263 264 261");
+        check_ids(k, "a\xc3\xa9\n", 0, "263 198 172 13");
+        check_ids(k, "a<s>a", 0, "263 1 263");
+        check_ids(k, "ab<s>a", TOKENIZE_CONTINUE, "262 1 263");
+        check_ids(k, " a", TOKENIZE_CONTINUE, "263");
+        check_ids(k, "", TOKENIZE_SPECIAL, "1");
+        check_ids(k, "<s>", TOKENIZE_TEXT_ONLY, "259 63 118 65");
+        CHECK(tokenizer_bos(k) == 1 && tokenizer_eos(k) == 2 && tokenizer_adds_bos(k));
+        CHECK(!tokenizer_decode(k, ids, 5, 0, &out, NULL) && !strcmp(out.s, "<s> aa\xc3\xa9"), "%s", out.s);
+        out.n = 0;
+        CHECK(!tokenizer_decode(k, ids, 5, 1, &out, NULL) && !strcmp(out.s, "aa\xc3\xa9"), "%s", out.s);
+        for (i = 1, out.n = 0; i < 5; i++) CHECK(!tokenizer_stream(k, ids[i], &pending, &out, NULL));
+        CHECK(!strcmp(out.s, "aa\xc3\xa9") && !pending.n, "%s", out.s);
+        make_directory(in_temporary("spm2"), NULL);
+        CHECK(!tokenizer_save(k, in_temporary("spm2"), &err));
+        remove(in_temporary("spm2/tokenizer.model"));
+        put_file("spm2/tokenizer_config.json", "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}");
+        if ((again = open_or_fail(in_temporary("spm2")))) check_same(k, again);
+        tokenizer_close(again);
+    }
+    tokenizer_close(k);
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", "", 0);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    if ((k = open_or_fail(in_temporary("spm")))) check_ids(k, "  a   b ", 0, "263 259 261");
+    tokenizer_close(k);
+    for (i = 0; wrong[i]; i++) {
+        t.n = 0;
+        put_sentencepiece(&t, wrong[i], "", 0);
+        put_bytes("spm/tokenizer.model", t.s, t.n);
+        CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1, "case %zu", i);
+    }
+    t.n = 0;
+    memset(piece, 'a', sizeof piece - 1);
+    put_sentencepiece(&t, "\x18\x02", "", 0);
+    put_piece(&t, piece, -1, 1);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.expected, "at most 1024 bytes"), "%s", err.expected);
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", "\x12\x01x", 3);
+    put_bytes("spm/tokenizer.model", t.s, t.n);
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.found, "table of characters"), "%s", err.found);
+    test_begin("a tokenizer.model cut anywhere or with any byte changed is an error or is read");
+    t.n = 0;
+    put_sentencepiece(&t, "\x18\x02", keep, 2);
+    for (i = 0, n = t.n; i < n; i += i < n - 150 && i > 100 ? 37 : 1) {
+        put_bytes("spm/tokenizer.model", t.s, i);
+        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        else CHECK(err.what[0] != 0);
+        tokenizer_close(k);
+        t.s[i] ^= 0x5a;
+        put_bytes("spm/tokenizer.model", t.s, n);
+        t.s[i] ^= 0x5a;
+        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        else CHECK(err.what[0] != 0);
+        tokenizer_close(k);
+    }
+    put_file("spm/tokenizer.model", "IQ== 0\nIg== 1\n");
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && !strcmp(err.found, "2"), "%s", err.found);
+    put_file("spm/tokenizer.model", "IQ== 0\nIg= 1\n");
+    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.where, "line 2"), "%s", err.where);
+    text_free(&t);
+    text_free(&out);
+    text_free(&pending);
+}
+
+static void test_normalizers(void)
+{
+    static struct vocabulary v;
+    struct tokenizer *t;
+    test_begin("normalizers and Metaspace of a tokenizer.json");
+    make_letters(&v);
+    make_directory(in_temporary("meta"), NULL);
+    put_file("meta/tokenizer.json", SMALL("[" ADDED("9", "<s>", "true", PLAIN) "]", "null",
+             "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}", "null",
+             "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}",
+             "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xe2\x96\x81\":2,\"\xe2\x96\x81" "a\":3},\"merges\":[\"\xe2\x96\x81 a\"]}"));
+    if ((t = open_or_fail(in_temporary("meta")))) {
+        struct text out = { 0 };
+        check_ids(t, "a b<s>a", 0, "3 2 1 9 0");
+        check_ids(t, " a", 0, "3");
+        check_ids(t, "<s>a", 0, "9 0");
+        CHECK(!tokenizer_decode(t, (int[]){ 3, 2, 1 }, 3, 0, &out, NULL) && !strcmp(out.s, "a b"), "%s", out.s);
+        text_free(&out);
+    }
+    tokenizer_close(t);
+    put_file("meta/tokenizer.json", SMALL("[" ADDED("9", "<s>", "true", ",\"normalized\":true") "]",
+             "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"b\"},{\"type\":\"Replace\","
+             "\"pattern\":{\"String\":\"bb\"},\"content\":\"a\"},{\"type\":\"NFC\"}]}", BYTES_ALONE, "null",
+             "{\"type\":\"ByteLevel\"}", SMALL_MODEL("")));
+    if ((t = open_or_fail(in_temporary("meta")))) {
+        check_ids(t, "aa", 0, "1 0 0");
+        check_ids(t, "bbb", 0, "0 0");
+        check_ids(t, "<s>a", 0, "9 0");     /* looked for as b<s> */
+    }
+    tokenizer_close(t);
+}
+
+int main(void)
+{
+    if (make_temporary()) return 1;
+    test_refused();
+    test_damaged();
+    test_gguf();
+    test_sentencepiece();
+    test_normalizers();
+    remove_tree(temporary, NULL);
+    return test_end();
+}
