@@ -257,7 +257,7 @@ static int merge_symbols(struct encoder *e, int n)
 static int tokens_of_unit(const struct tokenizer *t, const char *s, size_t n, int *ids)
 {
     size_t i;
-    ids[0] = t->byte_level ? t->byte_ids[(unsigned char)s[0]] : tokenizer_find(t, s, n);
+    ids[0] = t->byte_level ? t->byte_ids[(unsigned char)s[0]] : tokenizer_find_piece(t, s, n);
     if (ids[0] >= 0) return 1;
     if (t->byte_level || !t->byte_fallback) return 0;
     for (i = 0; i < n; i++)
@@ -280,7 +280,7 @@ static int encode_piece(struct encoder *e, const char *s, size_t n)
     uint32_t c, last = 0;
     int used = 0, whole, joins = 1, fused = 0;  /* joins: the last unit is of the kind that the joints know */
     if (!n) return 0;
-    if (t->ignore_merges && (whole = tokenizer_find_bytes(t, s, n)) >= 0) return ids_add(e->out, whole, e->err);
+    if (t->ignore_merges && (whole = tokenizer_find_piece(t, s, n)) >= 0) return ids_add(e->out, whole, e->err);
     if (n > MOST_SYMBOLS) {
         fail(e->err, "tokenizer", "a text without a place to cut it");
         expected(e->err, "at most %d bytes", MOST_SYMBOLS);

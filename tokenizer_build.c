@@ -67,9 +67,10 @@ int tokenizer_find(const struct tokenizer *t, const char *text, size_t n)
     return index_find(t, &t->by_text, text, n);
 }
 
-int tokenizer_find_bytes(const struct tokenizer *t, const char *bytes, size_t n)
+int tokenizer_find_piece(const struct tokenizer *t, const char *s, size_t n)
 {
-    return index_find(t, &t->by_bytes, bytes, n);
+    int id = index_find(t, t->byte_level ? &t->by_bytes : &t->by_text, s, n);
+    return id >= 0 && (t->tokens[id].flags & TOKEN_OUTSIDE) ? -1 : id;
 }
 
 /* ---- building ---- */
@@ -187,7 +188,7 @@ static void put_bytes(struct tokenizer *t, struct token *token, size_t text, siz
         t->pool.n = token->bytes;
         token->bytes = text;
         token->n_bytes = n_text;
-    } else if (token->n_bytes == 1 && (t->byte_level || fallback_byte(t->pool.s + text, n_text) >= 0)) {
+    } else if (token->n_bytes == 1 && !(token->flags & TOKEN_OUTSIDE) && (t->byte_level || fallback_byte(t->pool.s + text, n_text) >= 0)) {
         t->byte_ids[(unsigned char)t->pool.s[token->bytes]] = (int)(token - t->tokens);
     }
 }
@@ -538,8 +539,8 @@ int tokenizer_finish(struct tokenizer *t, struct lora_error *err)
         if (t->tokens[i].flags & TOKEN_THERE) put_bytes(t, &t->tokens[i], t->tokens[i].text, t->tokens[i].n_text);
     if (text_check(&t->pool, err) || normalize_added(t, err) || find_joints(t, err)) return -1;
     sort_added(t);
-    for (i = 0; t->ignore_merges && i < t->n; i++)
-        if ((t->tokens[i].flags & TOKEN_THERE) && index_add(t, &t->by_bytes, (int)i, err)) return -1;
+    for (i = 0; t->byte_level && t->ignore_merges && i < t->n; i++)
+        if ((t->tokens[i].flags & (TOKEN_THERE | TOKEN_OUTSIDE)) == TOKEN_THERE && index_add(t, &t->by_bytes, (int)i, err)) return -1;
     t->hash = hash_of(t);
     return 0;
 }

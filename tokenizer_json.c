@@ -14,7 +14,7 @@ struct reader {
     struct tokenizer *t;
     const char *file;
     struct lora_error *err;
-    int has_post_processor, decodes_spaces;
+    int has_post_processor, has_template, decodes_spaces, decodes_bytes, fused;
     int tiktoken;
     int add_bos;                /* where neither a post-processor nor the configuration says */
 };
@@ -24,7 +24,7 @@ static int refuse(const struct reader *r, const struct json *v, const char *plac
 {
     fail(r->err, "tokenizer", "%s, line %d, %s", r->file, v ? v->line : 1, place);
     expected(r->err, "%s", wanted);
-    return found(r->err, "%s", what);
+    return found(r->err, "%s", what[0] ? what : "none");
 }
 
 static int is_null(const struct json *v) { return !v || v->type == JSON_NULL; }
@@ -121,7 +121,7 @@ static int read_added(struct reader *r, const struct json *v, int id)
 {
     const char *content = NULL;
     struct added a = { 0 };
-    int single_word = 0;
+    int single_word = 0, in_vocabulary;
     a.normalized = 1;
     if (json_get_string(v, "content", &content, r->file, r->err) || flag(r, v, "single_word", &single_word)
         || flag(r, v, "lstrip", &a.lstrip) || flag(r, v, "rstrip", &a.rstrip)
@@ -131,8 +131,10 @@ static int read_added(struct reader *r, const struct json *v, int id)
         return refuse(r, v, "an added token", "a text and an id from 0 to 4194303", "none");
     if (single_word) return refuse(r, v, "an added token", "single_word false", content);
     a.id = tokenizer_id(r->t, content);
+    in_vocabulary = a.id >= 0 && !(r->t->tokens[a.id].flags & TOKEN_OUTSIDE);
     if (a.id < 0 && tokenizer_put(r->t, (size_t)(a.id = id), content, strlen(content), r->err)) return -1;
     if (a.id != id) return refuse(r, v, "an added token", "the id that model.vocab gives it", content);
+    if (!in_vocabulary) r->t->tokens[id].flags |= TOKEN_OUTSIDE;
     return tokenizer_put_added(r->t, &a, r->err);
 }
 
@@ -251,17 +253,25 @@ static int read_template_token(struct reader *r, const struct json *v, const str
     return 0;
 }
 
+/* {"id":"A"}: the text; B is the second of a pair. */
+static int is_text(const struct json *sequence)
+{
+    const struct json *id = json_get(sequence, "id");
+    return id && id->type == JSON_STRING && !strcmp(id->string, "A");
+}
+
 static int read_template(struct reader *r, const struct json *v)
 {
     const struct json *single = json_get(v, "single"), *part, *names = json_get(v, "special_tokens");
     int text = 0;
+    if (r->has_template++) return refuse(r, v, "post_processor", "TemplateProcessing once", "another");
     if (!single || single->type != JSON_ARRAY)
         return refuse(r, v, "post_processor.single", "an array", "something else");
     for (part = single->child; part; part = part->next) {
         const struct json *token = json_get(part, "SpecialToken");
         if (token && read_template_token(r, token, names, text ? &r->t->after : &r->t->before)) return -1;
-        if (!token && (text++ || !json_get(part, "Sequence")))
-            return refuse(r, part, "post_processor.single", "SpecialToken, or Sequence once", "another");
+        if (!token && (text++ || !is_text(json_get(part, "Sequence"))))
+            return refuse(r, part, "post_processor.single", "SpecialToken, or Sequence A once", "another");
     }
     return text ? 0 : refuse(r, v, "post_processor.single", "a Sequence", "none");
 }
@@ -279,7 +289,7 @@ static int read_post_processor(struct reader *r, const struct json *v)
 }
 
 /* Decoders of characters with a mark for the space. What they do beyond that mark and the bytes of
- * <0x0A> is to take a space from the front. */
+ * <0x0A> is to take a space from the front: of each token before Fuse, of the text behind it. */
 static int read_decoder(struct reader *r, const struct json *v)
 {
     const struct json *part, *list = json_get(v, "decoders");
@@ -291,29 +301,37 @@ static int read_decoder(struct reader *r, const struct json *v)
         return 0;
     }
     if (r->t->byte_level) return is_type(v, "ByteLevel") ? 0 : refuse(r, v, "decoder", "ByteLevel", type_of(v));
-    if (is_type(v, "Fuse") || (is_type(v, "ByteFallback") && r->t->byte_fallback)) return 0;
+    if (is_type(v, "Fuse")) {
+        r->fused = 1;
+        return 0;
+    }
+    if (is_type(v, "ByteFallback") && r->t->byte_fallback && !r->fused) {
+        r->decodes_bytes = 1;
+        return 0;
+    }
     if (json_get_string(v, "content", &content, r->file, r->err)) return -1;
     if (is_type(v, "Replace") && string_pattern(v) && !strcmp(string_pattern(v), SPACE_MARK) && !strcmp(content, " ")) {
         r->decodes_spaces = 1;
         return 0;
     }
-    if (is_type(v, "Metaspace")) {
+    if (is_type(v, "Metaspace") && !r->fused) {
         const struct step *step = r->t->n_steps ? &r->t->steps[r->t->n_steps - 1] : NULL;
         r->decodes_spaces = 1;
         if (!step || step->prefix != PREFIX_NEVER) r->t->strip = STRIP_FIRST_TOKEN;
         return 0;
     }
-    if (is_type(v, "Strip")) {
+    if (is_type(v, "Strip") && r->fused) {
         if (json_get_int(v, "start", &start, r->file, r->err) || json_get_int(v, "stop", &stop, r->file, r->err)) return -1;
         if (!strcmp(content, " ") && (start == 0 || start == 1) && !stop) {
             r->t->strip = start ? STRIP_SPACE : STRIP_NOTHING;
             return 0;
         }
     }
-    return refuse(r, v, "decoder", "ByteLevel; or Replace of " SPACE_MARK " by a space, ByteFallback, Fuse, Strip of one "
-                  "space, Metaspace", type_of(v)[0] ? type_of(v) : "none");
+    return refuse(r, v, "decoder", "ByteLevel; or Replace of " SPACE_MARK " by a space, ByteFallback with model.byte_fallback, "
+                  "Metaspace; Fuse and behind it Strip of one space", type_of(v));
 }
 
+/* truncation and padding are passed over, as Transformers does unless a call asks for them. */
 static int read_tokenizer_json(struct reader *r, const struct json *root)
 {
     if (root->type != JSON_OBJECT) return refuse(r, root, "the file", "an object", "something else");
@@ -324,6 +342,8 @@ static int read_tokenizer_json(struct reader *r, const struct json *root)
         return -1;
     if (!r->t->byte_level && !r->decodes_spaces)
         return refuse(r, json_get(root, "decoder"), "decoder", "ByteLevel, Metaspace or Replace of " SPACE_MARK, "none of them");
+    if (!r->t->byte_level && r->t->byte_fallback && !r->decodes_bytes)
+        return refuse(r, json_get(root, "decoder"), "decoder", "ByteFallback, as the model has it", "none");
     return 0;
 }
 

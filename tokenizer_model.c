@@ -250,7 +250,9 @@ static int fill(struct tokenizer *t, int id, const char *name, struct lora_error
     if (tokenizer_token(t, id) || tokenizer_id(t, name) >= 0) return 0;
     a.id = id;
     a.special = 1;
-    return tokenizer_put(t, (size_t)id, name, strlen(name), err) || tokenizer_put_added(t, &a, err) ? -1 : 0;
+    if (tokenizer_put(t, (size_t)id, name, strlen(name), err)) return -1;
+    t->tokens[id].flags |= TOKEN_OUTSIDE;
+    return tokenizer_put_added(t, &a, err);
 }
 
 /* The names of Llama-3: six of 256, the others are reserved and numbered. */

@@ -5,7 +5,8 @@
 #include "pretoken.h"
 #include "tokenizer.h"
 
-enum { TOKEN_THERE = 1, TOKEN_ADDED = 2, TOKEN_SPECIAL = 4 };
+enum { TOKEN_THERE = 1, TOKEN_ADDED = 2, TOKEN_SPECIAL = 4,
+       TOKEN_OUTSIDE = 8 };     /* added and not in the vocabulary: merges and single characters never make it */
 
 #define TOKENIZER_MOST_IDS (1 << 22)    /* more is a damaged file, not a vocabulary */
 
@@ -74,7 +75,7 @@ struct tokenizer {
     struct token *tokens;
     size_t n, capacity;
     struct string_index by_text;
-    struct string_index by_bytes;       /* only with ignore_merges */
+    struct string_index by_bytes;       /* only with byte_level and ignore_merges */
     struct merge *merges;
     size_t merge_size, n_merges;        /* slots: a power of two, or 0 */
     int byte_level;                     /* symbols are bytes, in the vocabulary as printable characters;
@@ -121,7 +122,9 @@ int tokenizer_finish(struct tokenizer *t, struct lora_error *err);  /* checks, s
 uint32_t tokenizer_byte_character(int byte);
 /* -1 when it is none. */
 int tokenizer_find(const struct tokenizer *t, const char *text, size_t n);
-int tokenizer_find_bytes(const struct tokenizer *t, const char *bytes, size_t n);   /* only with ignore_merges */
+/* Of a piece of text that is a token of the vocabulary: by its bytes (byte-level; only with ignore_merges)
+ * or its text. */
+int tokenizer_find_piece(const struct tokenizer *t, const char *s, size_t n);
 const struct merge *tokenizer_merge(const struct tokenizer *t, int left, int right);   /* NULL: none */
 /* The first unit of s[n], n > 0, a byte (byte-level) or a character: its length, and its number. */
 size_t tokenizer_unit(const struct tokenizer *t, const char *s, size_t n, uint32_t *c);

@@ -171,7 +171,7 @@ static int put_model(struct text *out, const struct tokenizer *t, struct lora_er
                      "\"byte_fallback\":%s,\"ignore_merges\":%s,\n\"vocab\":{",
                 truth(t->fuse_unk), truth(t->byte_fallback), truth(t->ignore_merges));
     for (i = 0; i < t->n; i++) {
-        if (!t->tokens[i].flags) continue;
+        if ((t->tokens[i].flags & (TOKEN_THERE | TOKEN_OUTSIDE)) != TOKEN_THERE) continue;
         text_puts(out, comma);
         put_token(out, t, (int)i);
         text_printf(out, ":%zu", i);

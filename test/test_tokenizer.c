@@ -33,10 +33,10 @@ static void test_merges(void)
 {
     static struct vocabulary v;
     struct text wanted = { 0 };
+    struct tokenizer *t;
     uint64_t seed, i;
     test_begin("merges in the order of their ranks, against a plain merger");
     for (seed = 0; seed < 6; seed++) {
-        struct tokenizer *t;
         make_vocabulary(&v, seed, 20 * (int)seed + 4);
         if (!(t = make_tokenizer(&v, "merges", BYTES_ALONE, "[]", "null", ""))) continue;
         for (i = 0; i < 120; i++) {
@@ -48,18 +48,26 @@ static void test_merges(void)
         }
         tokenizer_close(t);
     }
+    make_vocabulary(&v, 6, 100);        /* long ones, which are merged in another way than words */
+    if ((t = make_tokenizer(&v, "merges", BYTES_ALONE, "[]", "null", "")))
+        for (i = 0; i < 40; i++) {
+            char text[400];
+            size_t n = 10 + (size_t)(random_bits(50, i) % (sizeof text - 10)), k;
+            uint64_t letters = 1 + i % 5;
+            for (k = 0; k < n; k++) text[k] = "abcd "[random_bits(200, i * 400 + k) % letters];
+            merge_plainly(&v, text, n, &wanted);
+            CHECK(!strcmp(encode(t, text, n, 0), wanted.s), "\"%.*s\"", (int)n, text);
+        }
+    tokenizer_close(t);
     text_free(&wanted);
 }
 
-static void test_bytes(void)
+/* Every sequence of one or two bytes, UTF-8 or not; then a million code points. */
+static void check_bytes(const struct tokenizer *t, uint64_t code_points)
 {
-    static struct vocabulary v;
-    struct tokenizer *t;
+    uint64_t i, k;
     int a, b;
     char s[2];
-    test_begin("every sequence of one or two bytes comes back");
-    make_vocabulary(&v, 3, 60);
-    if (!(t = make_tokenizer(&v, "bytes", SEQUENCE(DIGITS, BYTE_LEVEL), "[]", "null", ""))) return;
     for (a = 0; a < 256; a++) {
         s[0] = (char)a;
         check_round_trip(t, s, 1);
@@ -68,19 +76,55 @@ static void test_bytes(void)
             check_round_trip(t, s, 2);
         }
     }
-    tokenizer_close(t);
-    test_begin("a million random code points come back");
-    if (!(t = open_or_fail(in_temporary("bytes")))) return;
-    for (a = 0; a < 100; a++) {
+    for (i = 0; i < code_points; i += 10000) {
         struct text text = { 0 };
-        for (b = 0; b < 10000; b++) {
+        for (k = 0; k < 10000; k++) {
             char c[4];
-            uint32_t x = (uint32_t)(random_bits(7, (uint64_t)(a * 10000 + b)) % 0x10f800);
-            text_add(&text, c, utf8_put(c, x < 0xd800 ? x : x + 0x800));
+            uint32_t x = (uint32_t)(random_bits(7, i + k) % 0x10f800);
+            if (x != 0x2581) text_add(&text, c, utf8_put(c, x < 0xd800 ? x : x + 0x800));
         }
         check_round_trip(t, text.s, text.n);
         text_free(&text);
     }
+}
+
+/* Characters with a mark for the space (which as text comes back as a space), the others by their bytes. */
+static struct tokenizer *make_characters(const char *normalizer, const char *strip)
+{
+    struct text s = { 0 };
+    struct tokenizer *t;
+    int i;
+    text_printf(&s, "{\"added_tokens\":[],\"normalizer\":%s,\"pre_tokenizer\":null,\"post_processor\":null,\"decoder\":"
+                "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\u2581\"},\"content\":"
+                "\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}%s]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
+                "\"vocab\":{\"\u2581\":256,\"a\":257,\"\u2581a\":258,\"\u4e2d\":259,\"a\u4e2d\":260,\"\u2581\u2581\":261", normalizer, strip);
+    for (i = 0; i < 256; i++) text_printf(&s, ",\"<0x%02X>\":%d", (unsigned)i, i);
+    text_puts(&s, "},\"merges\":[\"\u2581 a\",\"a \u4e2d\",\"\u2581 \u2581\"]}}");
+    make_directory(in_temporary("characters"), NULL);
+    put_file("characters/tokenizer.json", s.s);
+    text_free(&s);
+    if ((t = open_or_fail(in_temporary("characters")))) check_ids(t, "  a\xe4\xb8\xad\xff", TOKENIZE_CONTINUE, "256 258 259 255");
+    return t;
+}
+
+static void test_bytes(void)
+{
+    static const char replace[] = "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"}";
+    static struct vocabulary v;
+    struct tokenizer *t;
+    char both[256];
+    test_begin("every sequence of one or two bytes and a million random code points come back: bytes");
+    make_vocabulary(&v, 3, 60);
+    if ((t = make_tokenizer(&v, "bytes", SEQUENCE(DIGITS, BYTE_LEVEL), "[]", "null", ""))) check_bytes(t, 1000000);
+    tokenizer_close(t);
+    test_begin("... the tokenizer of data/model");
+    if ((t = open_or_fail("data/model"))) check_bytes(t, 1000000);
+    tokenizer_close(t);
+    test_begin("... characters, with and without a space in front");
+    if ((t = make_characters(replace, ""))) check_bytes(t, 1000000);
+    tokenizer_close(t);
+    snprintf(both, sizeof both, "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},%s]}", replace);
+    if ((t = make_characters(both, ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"))) check_bytes(t, 100000);
     tokenizer_close(t);
 }
 
@@ -192,7 +236,8 @@ static void test_added(void)
     static struct vocabulary v;
     static const char added[] = "[" ADDED("300", "<s>", "true", PLAIN) "," ADDED("301", "<s>x", "true", PLAIN) ","
         ADDED("302", "<t>", "false", PLAIN) "," ADDED("303", "<l>", "true", LEFT) "," ADDED("304", "<r>", "true", RIGHT)
-        "," ADDED("305", "<n>", "false", "") "," ADDED("306", "xy", "false", ",\"normalized\":true") "]";
+        "," ADDED("305", "<n>", "false", "") "," ADDED("306", "xy", "false", ",\"normalized\":true") ","
+        ADDED("307", "\\t\\t", "false", PLAIN) "]";
     static const int all[] = { 300, 'a', 302 };
     struct text out = { 0 };
     struct tokenizer *t;
@@ -207,17 +252,19 @@ static void test_added(void)
     check_ids(t, "a \n<l> b", 0, "97 303 32 98");
     check_ids(t, "a <r> \n\xc2\xa0" "b", 0, "97 32 304 98");
     check_ids(t, "<r> <l>", 0, "304 303");
+    check_ids(t, "<r> \t\t\t\tb", 0, "304 307 307 98");     /* Hugging Face's: found in the space taken along, too */
+    check_ids(t, "<r>\t\t\tb", 0, "304 307 9 98");
     check_ids(t, "<s> <l>", 0, "300 303");
     check_ids(t, "<n>xy<s>xy", 0, "305 306 301 121");      /* the raw ones first, over the whole text */
     check_ids(t, "", TOKENIZE_SPECIAL, "");
-    CHECK(tokenizer_size(t) == 307 && tokenizer_id(t, "<t>") == 302 && tokenizer_id(t, "<q>") == -1);
+    CHECK(tokenizer_size(t) == 308 && tokenizer_id(t, "<t>") == 302 && tokenizer_id(t, "<q>") == -1);
     CHECK(tokenizer_is_special(t, 300) && !tokenizer_is_special(t, 302) && !tokenizer_is_special(t, 97));
     CHECK(!strcmp(tokenizer_token(t, 304), "<r>") && !tokenizer_token(t, 260) && !tokenizer_token(t, -1));
     CHECK(!tokenizer_decode(t, all, 3, 0, &out, NULL) && !strcmp(out.s, "<s>a<t>"), "%s", out.s);
     out.n = 0;
     CHECK(!tokenizer_decode(t, all, 3, 1, &out, NULL) && !strcmp(out.s, "a<t>"), "%s", out.s);
     CHECK(tokenizer_decode(t, (int[]){ 260 }, 1, 0, &out, NULL) == -1);
-    CHECK(tokenizer_decode(t, (int[]){ 307 }, 1, 0, &out, NULL) == -1);
+    CHECK(tokenizer_decode(t, (int[]){ 308 }, 1, 0, &out, NULL) == -1);
     CHECK(tokenizer_decode(t, (int[]){ -1 }, 1, 0, &out, NULL) == -1);
     text_free(&out);
     tokenizer_close(t);
@@ -300,6 +347,37 @@ static void test_stream(void)
     tokenizer_close(t);
 }
 
+/* A vocabulary of all parts of a text, and every way to make the text of them. */
+static void test_chunks(void)
+{
+    static const char text[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82\xff";
+    enum { LENGTH = sizeof text - 1 };
+    static struct vocabulary v;
+    struct tokenizer *t;
+    int start, end, ways;
+    test_begin("streaming: every way to cut a text into tokens");
+    make_letters(&v);
+    for (start = 0; start < LENGTH; start++)
+        for (end = start + 2; end <= LENGTH; end++, v.n++) {
+            v.token[v.n].n = end - start;
+            memcpy(v.token[v.n].bytes, text + start, (size_t)(end - start));
+        }
+    if (!(t = make_tokenizer(&v, "chunks", BYTE_LEVEL, "[]", "null", ""))) return;
+    for (ways = 0; ways < 1 << (LENGTH - 1); ways++) {
+        struct text pending = { 0 }, out = { 0 };
+        for (start = 0; start < LENGTH; start = end) {
+            for (end = start + 1; end < LENGTH && !(ways >> (end - 1) & 1);) end++;
+            CHECK(!tokenizer_stream(t, find_token(&v, (const unsigned char *)text + start, end - start), &pending, &out, NULL));
+            CHECK(out.n + pending.n == (size_t)end && pending.n < 4, "%d", ways);
+            CHECK(utf8_whole(out.s ? out.s : "", out.n) == out.n, "cut inside a character: %d", ways);
+        }
+        CHECK(!pending.n && out.n == LENGTH && !memcmp(out.s, text, LENGTH), "%d", ways);
+        text_free(&pending);
+        text_free(&out);
+    }
+    tokenizer_close(t);
+}
+
 /* ---- time ---- */
 
 static double seconds_for(const struct tokenizer *t, const char *text, size_t n)
@@ -352,6 +430,7 @@ int main(void)
     test_added();
     test_bos();
     test_stream();
+    test_chunks();
     test_time();
     remove_tree(temporary, NULL);
     return test_end();
