@@ -50,6 +50,7 @@ AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
 SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard formats/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
+DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(wildcard docs/*.c))
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
 lora: $(BUILD)/lora
@@ -90,10 +91,12 @@ $(BUILD)/data/make_tokenizer: $(BUILD)/data/make_tokenizer.o $(BUILD)/data/bpe.o
 $(BUILD)/data/make_text $(BUILD)/data/make_tokenizer:
 	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
 
-$(BUILD)/example: docs/example.c $(BUILD)/liblora.a
+# The programs of docs/.
+$(BUILD)/docs/%: docs/%.c $(BUILD)/liblora.a
+	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
 
-test: $(BUILD)/lora $(BUILD)/example $(TESTS)
+test: $(BUILD)/lora $(DOCS) $(TESTS)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 # Builds with all processors: the whole is to take less than a minute on two.

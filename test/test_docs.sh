@@ -21,5 +21,9 @@ for doc in $docs; do
     if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   $doc"
     else failed=$((failed + 1)); echo "FAIL $doc names what is not there:$missing"; fi
 done
+
+# Each figure of the page on NF4 is made again.
+if $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md; then passed=$((passed + 1)); echo "ok   the figures of docs/nf4.md"
+else failed=$((failed + 1)); echo "FAIL the figures of docs/nf4.md"; fi
 echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # docs/example.c trains: its loss falls, its adapter stands there whole; a bad model is an error.
-example=$(dirname "$LORA")/example
+example=$(dirname "$LORA")/docs/example
 dir=$(mktemp -d) || exit 1
 passed=0 failed=0
 result() {
