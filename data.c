@@ -648,13 +648,19 @@ static int read_file(struct reader *r, const char *path, int labels_only)
     return got;
 }
 
+static int no_name(struct reader *r, const char *list)
+{
+    fail(r->err, "wrong value", "--data: %s", list);
+    return expected(r->err, "files with commas between them, a name for each");
+}
+
 static int read_files(struct reader *r, const char *paths, int labels_only)
 {
     const char *list = paths;
     while (paths) {
         size_t n = strcspn(paths, ",");
         char *path = n ? new_string_n(paths, n, r->err) : NULL;
-        int bad = !n ? fail(r->err, "a file without a name in the list", "--data: %s", list) : !path || read_file(r, path, labels_only);
+        int bad = !n ? no_name(r, list) : !path || read_file(r, path, labels_only);
         free(path);
         if (bad) return -1;
         paths = paths[n] ? paths + n + 1 : NULL;

@@ -1,5 +1,7 @@
 /* cli.c - words into settings, help out of the tables, and what the jobs say on stderr. */
 #include "job.h"
+#include "../chat.h"
+#include "../kernels.h"
 
 #include <limits.h>
 #include <stdarg.h>
@@ -58,7 +60,7 @@ int job_error(const struct lora_error *err)
 {
     fflush(stdout);
     print_error(err);
-    return EXIT_FAILED;
+    return strcmp(err->what, "cannot use the option") && strcmp(err->what, "wrong value") ? EXIT_FAILED : EXIT_USAGE;
 }
 
 int job_usage_error(const struct job *job, const char *format, ...)
@@ -269,6 +271,15 @@ static int read_choice(const char *choices, const char *value, int *out)
     return -1;
 }
 
+/* One that can part columns. */
+static int read_character(const char *value, char *out)
+{
+    int is_tab = !strcmp(value, "tab") || !strcmp(value, "\\t");
+    if (!is_tab && (strlen(value) != 1 || strchr("\"\r\n", value[0]))) return -1;
+    *out = is_tab ? '\t' : value[0];
+    return 0;
+}
+
 static int in_range(struct parser *p, const struct option *o, const char *place, const char *value, double x)
 {
     char what[96];
@@ -306,16 +317,26 @@ static int set_number(struct parser *p, const struct option *o, const char *plac
     return 0;
 }
 
+/* Turned off it asks for nothing. */
+static int later_option(struct parser *p, const char *place, const char *value)
+{
+    int flag;
+    return value && !read_flag(value, &flag) && !flag ? 0 : fail(&p->err, "an option that this version does not have yet", "%s", place);
+}
+
 /* value NULL: none was given. */
 static int set_option(struct parser *p, const struct option *o, const char *place, const char *value)
 {
     void *field = p->settings + o->offset;
     char what[256];
+    if (o->type == OPTION_LATER) return later_option(p, place, value);
     if (!value && o->type != OPTION_FLAG) {
         fail(&p->err, "an option without its value", "%s", place);
         expected(&p->err, "%s", o->value ? o->value : o->choices ? o->choices : "a value");
         return strncmp(place, "--", 2) ? -1 : hint(&p->err, "a value that begins with -- is written %s=VALUE", place);
     }
+    if (value && !*value && !(o->value && !strcmp(o->value, "TEXT")))      /* a text may be empty, a name not */
+        return wrong_value(p, place, value, o->value ? o->value : o->choices ? o->choices : "a value");
     switch (o->type) {
     case OPTION_FLAG:
         if (value && read_flag(value, field)) return wrong_value(p, place, value, "true or false");
@@ -328,6 +349,9 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
         snprintf(what, sizeof what, "one of %s", o->choices);
         if (!strncmp(o->choices, "on|off", 6) && !read_flag(value, field)) *(int *)field = !*(int *)field;
         else if (read_choice(o->choices, value, field)) return wrong_value(p, place, value, what);
+        return 0;
+    case OPTION_CHARACTER:
+        if (read_character(value, field)) return wrong_value(p, place, value, "one character, or tab");
         return 0;
     case OPTION_TEXT:
         *(const char **)field = value;
@@ -349,11 +373,6 @@ static int unknown_option(struct parser *p, const char *place, const char *name,
     return hint(&p->err, "did you mean --%s? `lora help %s` lists all", nearest, p->job->name);
 }
 
-static int later_option(struct parser *p, const char *place)
-{
-    return fail(&p->err, "an option that this version does not have yet", "%s", place);
-}
-
 /* Reads argv[*i] and, if it takes one, the value after it. */
 static int read_word(struct parser *p, int argc, char **argv, int *i)
 {
@@ -371,10 +390,9 @@ static int read_word(struct parser *p, int argc, char **argv, int *i)
     row = option_find(p->job, name, n);
     if (row < 0) return unknown_option(p, place, name, n);
     o = option_at(p->job, row);
-    if (o->type == OPTION_LATER) return later_option(p, place);
     if (name[n]) value = name + n + 1;
     else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2)
-             && (o->type != OPTION_FLAG || !read_flag(argv[*i + 1], &flag))) value = argv[++*i];
+             && ((o->type != OPTION_FLAG && o->type != OPTION_LATER) || !read_flag(argv[*i + 1], &flag))) value = argv[++*i];
     p->given[row] = 1;
     return set_option(p, o, place, value);
 }
@@ -421,7 +439,6 @@ static int read_line(struct parser *p, const char *path, int number, char *line,
     row = option_find(p->job, name, strlen(name));
     if (row < 0) return unknown_option(p, place, name, strlen(name));
     o = option_at(p->job, row);
-    if (o->type == OPTION_LATER) return later_option(p, place);
     if (from_words[row]) return 0;
     if (p->given[row] && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
     p->given[row] = 1;
@@ -527,11 +544,35 @@ static void put_help(const struct job *job, const char *settings)
     fputc('\n', stdout);
 }
 
-static int wants_help(int argc, char **argv)
+/* A word behind an option that takes a value is that value. */
+static int wants_help(const struct job *job, int argc, char **argv)
 {
-    int i;
-    for (i = 0; i < argc; i++)
+    int i, row;
+    for (i = 0; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return 1;
+        row = strncmp(argv[i], "--", 2) ? -1 : option_find(job, argv[i] + 2, strlen(argv[i] + 2));
+        if (row >= 0 && option_at(job, row)->type != OPTION_FLAG && i + 1 < argc && strncmp(argv[i + 1], "--", 2)) i++;
+    }
+    return 0;
+}
+
+/* Names and texts that no file can make right. A backend that is known but not usable here is no wrong usage. */
+static int check_common(struct parser *p, const struct common *c)
+{
+    int i, known = !strcmp(c->backend, "auto");
+    for (i = 0; kernels_all[i]; i++) known |= !strcmp(c->backend, kernels_all[i]->name);
+    if (!known && !kernels_find(c->backend, &p->err)) {
+        snprintf(p->err.what, sizeof p->err.what, "wrong value");
+        snprintf(p->err.where, sizeof p->err.where, "--backend");
+        return found(&p->err, "\"%s\"", c->backend);
+    }
+    if (c->chat_template && !chat_find(c->chat_template, &p->err)) {
+        snprintf(p->err.what, sizeof p->err.what, "wrong value");
+        snprintf(p->err.where, sizeof p->err.where, "--chat-template");
+        return -1;
+    }
+    if (c->prompt_template && !strstr(c->prompt_template, "{text}") && !strstr(c->prompt_template, "{document}"))
+        return wrong_value(p, "--prompt-template", c->prompt_template, "{text} or {document} in it");
     return 0;
 }
 
@@ -540,7 +581,7 @@ int job_options(const struct job *job, void *settings, int argc, char **argv, ch
     struct parser p;
     int i, rows = 0, config, bad = 0;
     *given = NULL;
-    if (wants_help(argc, argv)) {
+    if (wants_help(job, argc, argv)) {
         put_help(job, settings);
         return EXIT_DONE;
     }
@@ -554,6 +595,7 @@ int job_options(const struct job *job, void *settings, int argc, char **argv, ch
     for (i = 0; i < argc && !bad; i++) bad = read_word(&p, argc, argv, &i);
     if (!bad && config >= 0 && p.given[config])
         bad = read_config(&p, *(const char **)(p.settings + option_at(job, config)->offset), rows);
+    if (!bad && job->more == common_options) bad = check_common(&p, settings);
     if (bad) {
         job_free_options(job, settings, p.given);
         return print_error(&p.err);

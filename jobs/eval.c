@@ -429,9 +429,9 @@ static int evaluate(struct run *r)
 {
     static int (*const tasks[])(struct run *) = { run_lm, run_classify, run_generate };
     int code;
-    if (session_open(&r->s, &r->o.common, &r->o.adapters, 0, &r->err)
-        || session_data_options(&r->s, &r->o.rows, &r->rows, &r->err)
-        || data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
+    if (session_open(&r->s, &r->o.common, &r->o.adapters, 0, &r->err)) return -1;
+    session_data_options(&r->s, &r->o.rows, &r->rows);
+    if (data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
     report_rows("data", &r->d.report);
     r->start = seconds_now();
     text_puts(&r->json, "{");

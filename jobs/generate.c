@@ -272,8 +272,8 @@ static int run_chat(struct run *r)
 static int generate_all(struct run *r)
 {
     static const struct data_settings none = DATA_DEFAULTS;
-    if (session_open(&r->s, &r->o.common, &r->o.adapters, r->o.raw, &r->err)
-        || session_data_options(&r->s, &none, &r->rows, &r->err) || need_tokenizer(r)) return -1;
+    if (session_open(&r->s, &r->o.common, &r->o.adapters, r->o.raw, &r->err) || need_tokenizer(r)) return -1;
+    session_data_options(&r->s, &none, &r->rows);
     r->how.repetition_penalty = r->o.repetition_penalty;
     r->how.temperature = r->o.temperature;
     r->how.top_k = r->o.top_k;

@@ -38,9 +38,9 @@ static int open_work(struct work *w, struct lora_error *err)
     struct data_options o;
     struct lora_setup u;
     memset(&u, 0, sizeof u);
-    if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)
-        || session_data_options(&w->session, &w->set->data, &o, err) || data_read(&w->data, w->set->data.data, &o, err))
-        return -1;
+    if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)) return -1;
+    session_data_options(&w->session, &w->set->data, &o);
+    if (data_read(&w->data, w->set->data.data, &o, err)) return -1;
     if (!w->data.n) {
         fail(err, "nothing to differentiate", "%s", w->set->data.data);
         return expected(err, "rows with targets");

@@ -15,6 +15,7 @@ enum option_type {
     OPTION_SIZE,        /* size_t: 500M, 4G, 1.5GiB, 123456 */
     OPTION_TEXT,        /* const char * */
     OPTION_CHOICE,      /* int: index into choices "a|b|c" */
+    OPTION_CHARACTER,   /* char: one, or the word tab */
     OPTION_LIST,        /* struct option_list: may be given several times */
     OPTION_LATER        /* a name of the contract that a later version has: refused by name */
 };
@@ -67,7 +68,8 @@ struct common {
 extern const struct option common_options[];
 
 /* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
- * and returns EXIT_FAILED. */
+ * and returns EXIT_FAILED, or EXIT_USAGE where WHAT is "cannot use the option" or "wrong value", which
+ * is what library code calls a value that cannot be right. */
 int job_error(const struct lora_error *err);
 /* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
 const char *nearest_word(const char *name, const char *const *words, int n);

@@ -1,8 +1,10 @@
 /* merge.c - `lora merge`: W + sum of s B A as a Hugging Face directory; without an adapter, a conversion. */
 #include "session.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 struct settings {
     struct common common;
@@ -53,6 +55,18 @@ static int merged_row(void *ctx, int id, int layer, int row, float *out, struct 
     return 0;
 }
 
+/* Is the directory new, or without anything in it? */
+static int is_empty(const char *path)
+{
+    DIR *d = opendir(path);
+    const struct dirent *e;
+    int n = 0;
+    if (!d) return !file_exists(path);
+    while ((e = readdir(d))) n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+    closedir(d);
+    return !n;
+}
+
 static int merge(const struct settings *set, struct session *s, struct lora_error *err)
 {
     static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
@@ -63,6 +77,10 @@ static int merge(const struct settings *set, struct session *s, struct lora_erro
     if (same_file(set->common.model, set->out)) {   /* it is being read */
         fail(err, "cannot write over the model", "%s", set->out);
         return expected(err, "another directory for --out");
+    }
+    if (!is_empty(set->out)) {
+        fail(err, "cannot write over other files", "%s", set->out);
+        return expected(err, "a new or an empty directory for --out");
     }
     c = &s->model->config;
     source.m = s->model;

@@ -19,7 +19,7 @@ const struct option train_options[] = {
     { "dtype", NULL, OPTION_CHOICE, AT(dtype), "f32|bf16|f16", NULL,
       "type of the weights that --method full writes (default: f32)", 0, 0 },
     { "lora-r", "r|rank", OPTION_INT, AT(lora_r), NULL, "N", "rank (default: 16)", 1, 65536 },
-    { "lora-alpha", "alpha", OPTION_NUMBER, AT(lora_alpha), NULL, "X", "alpha (default: 32)", 0, 0 },
+    { "lora-alpha", "alpha", OPTION_NUMBER, AT(lora_alpha), NULL, "X", "alpha (default: 32)", 1e-9, 1e30 },
     { "lora-dropout", NULL, OPTION_NUMBER, AT(lora_dropout), NULL, "P", "dropout of the branch's input (default: 0)",
       0, 0.999999 },
     { "target-modules", "lora-target-modules", OPTION_TEXT, AT(target_modules), NULL, "NAMES",
@@ -175,7 +175,7 @@ static int open_rows(struct run *r, int per_step, struct lora_error *err)
 {
     const struct train_settings *s = r->set;
     struct data_options *o = &r->data_options;
-    if (session_data_options(&r->session, &s->data, o, err)) return -1;
+    session_data_options(&r->session, &s->data, o);
     if (!s->data.data) return blank_rows(&r->data, per_step, o->max_length, err);
     if (data_read(&r->data, s->data.data, o, err)) return -1;
     if (s->eval_data && data_read(&r->eval, s->eval_data, o, err)) return -1;
@@ -223,6 +223,19 @@ static int agrees(const struct adapter *a, const struct adapter *asked, int same
     return 1;
 }
 
+/* What is wrong with the options is wrong usage, as if it were seen when they were read. */
+static int new_adapter(struct adapter **a, const struct config *c, const struct adapter_settings *s, struct lora_error *err)
+{
+    char what[sizeof err->what], where[sizeof err->where];
+    if (!adapter_new(a, c, s, err)) return 0;
+    if (!strcmp(err->what, "out of memory") || !strcmp(err->what, "cannot use the option")) return -1;
+    snprintf(what, sizeof what, "%s", err->what);
+    snprintf(where, sizeof where, "%s", err->where);
+    snprintf(err->what, sizeof err->what, "wrong value");
+    snprintf(err->where, sizeof err->where, "%.100s, %.400s", what, where);
+    return -1;
+}
+
 static int init_adapter(struct run *r, struct adapter_settings *a, struct lora_error *err)
 {
     const struct train_settings *s = r->set;
@@ -237,7 +250,7 @@ static int init_adapter(struct run *r, struct adapter_settings *a, struct lora_e
     if (!s->lora_r) a->r = r->adapter->r;
     if (s->lora_alpha == 0) a->alpha = r->adapter->alpha;
     if (!s->use_rslora) a->use_rslora = r->adapter->use_rslora;
-    if (adapter_new(&asked, c, a, err)) return -1;
+    if (new_adapter(&asked, c, a, err)) return -1;
     good = agrees(r->adapter, asked, s->target_modules || s->layers);
     adapter_free(asked);
     if (good) return 0;
@@ -261,7 +274,7 @@ static int open_adapter(struct run *r, struct lora_error *err)
     a.alpha_pattern = s->alpha_pattern;
     a.layers = s->layers;
     if (s->init_adapter) return init_adapter(r, &a, err);
-    if (adapter_new(&r->adapter, &r->session.model->config, &a, err)) return -1;
+    if (new_adapter(&r->adapter, &r->session.model->config, &a, err)) return -1;
     return adapter_init(r->adapter, (uint64_t)s->common.seed, err);
 }
 
@@ -324,7 +337,8 @@ int run_open(struct run *r, const struct train_settings *set, struct lora_error 
     memset(r, 0, sizeof *r);
     r->set = set;
     if (per_step > 1 << 20) {
-        fail(err, "too many rows a step", "batch-size x gradient-accumulation-steps");
+        fail(err, "wrong value", "--batch-size x --gradient-accumulation-steps");
+        expected(err, "at most %d rows a step", 1 << 20);
         return found(err, "%lld", per_step);
     }
     return open_session(r, err) || open_rows(r, (int)per_step, err) || open_adapter(r, err)

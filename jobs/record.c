@@ -42,6 +42,10 @@ static void put_value(struct text *t, const struct option *o, const char *settin
     case OPTION_LONG: text_printf(t, "%lld", *(const long long *)field); break;
     case OPTION_NUMBER: json_put_number(t, *(const double *)field, 0); break;
     case OPTION_SIZE: text_printf(t, "%zu", *(const size_t *)field); break;
+    case OPTION_CHARACTER:
+        if (*(const char *)field) json_put_string(t, field, 1);
+        else text_puts(t, "null");
+        break;
     case OPTION_CHOICE: put_choice(t, o->choices, *(const int *)field); break;
     default: put_text(t, *(const char *const *)field);
     }

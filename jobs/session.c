@@ -156,8 +156,12 @@ static char *split_word(const char *word, double *factor, struct lora_error *err
 {
     const char *equals = strrchr(word, '=');
     *factor = 1;
-    if (equals && !parse_number(equals + 1, factor)) return new_string_n(word, (size_t)(equals - word), err);
-    return new_string(word, err);
+    if (equals > word && !parse_number(equals + 1, factor)) return new_string_n(word, (size_t)(equals - word), err);
+    if (!equals || file_exists(word)) return new_string(word, err);
+    fail(err, "wrong value", "--adapter");
+    expected(err, "DIR or DIR=SCALE, with a number for SCALE");
+    found(err, "\"%s\"", word);
+    return NULL;
 }
 
 static int open_adapter(struct session *s, const char *word, struct adapter **a, double *factor,
@@ -267,8 +271,7 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
 
 /* ---- rows ---- */
 
-int session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o,
-                         struct lora_error *err)
+void session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o)
 {
     memset(o, 0, sizeof *o);
     o->tokenizer = s->tokenizer;
@@ -276,6 +279,7 @@ int session_data_options(const struct session *s, const struct data_settings *d,
     o->prompt_template = s->prompt_template;
     o->text_column = d->text_column;
     o->label_column = d->label_column;
+    o->csv_delimiter = d->csv_delimiter;
     o->max_length = s->model->config.max_positions;
     if (d->max_length > o->max_length)
         status("warning: --max-length %d is beyond the model's %d positions", d->max_length, o->max_length);
@@ -284,16 +288,6 @@ int session_data_options(const struct session *s, const struct data_settings *d,
     o->vocab = s->model->config.V;
     o->labels = (const char *const *)s->labels;
     o->n_labels = s->n_labels;
-    if (d->csv_delimiter) {
-        int is_tab = !strcmp(d->csv_delimiter, "tab") || !strcmp(d->csv_delimiter, "\\t");
-        o->csv_delimiter = is_tab ? '\t' : d->csv_delimiter[0];
-        if (!is_tab && (strlen(d->csv_delimiter) != 1 || strchr("\"\r\n", o->csv_delimiter))) {
-            fail(err, "wrong value", "--csv-delimiter");
-            expected(err, "one character, or tab");
-            return found(err, "\"%s\"", d->csv_delimiter);
-        }
-    }
-    return 0;
 }
 
 void report_rows(const char *name, const struct data_report *r)

@@ -8,10 +8,11 @@
 
 /* The options of rows, a member of the settings of train, eval and gradients. */
 struct data_settings {
-    const char *data, *text_column, *label_column, *csv_delimiter;
+    const char *data, *text_column, *label_column;
+    char csv_delimiter;         /* 0: a comma */
     int max_length, on_overlong;
 };
-#define DATA_DEFAULTS { NULL, NULL, NULL, NULL, 0, OVERLONG_ERROR }
+#define DATA_DEFAULTS { NULL, NULL, NULL, 0, 0, OVERLONG_ERROR }
 /* Rows of an option table for the member `field` of struct S. */
 #define DATA_OPTIONS(S, field) \
     { "data", "train-data|dataset", OPTION_TEXT, offsetof(S, field.data), NULL, "FILE[,FILE]", \
@@ -20,7 +21,7 @@ struct data_settings {
       "key or column of the text (default: text, or document)", 0, 0 }, \
     { "label-column", NULL, OPTION_TEXT, offsetof(S, field.label_column), NULL, "NAME", \
       "key or column of the label (default: label, or summary)", 0, 0 }, \
-    { "csv-delimiter", NULL, OPTION_TEXT, offsetof(S, field.csv_delimiter), NULL, "C", \
+    { "csv-delimiter", NULL, OPTION_CHARACTER, offsetof(S, field.csv_delimiter), NULL, "C", \
       "what parts the columns of a .csv file: one character, or tab (default: a comma)", 0, 0 }, \
     { "max-length", "max-seq-length|cutoff-len", OPTION_INT, offsetof(S, field.max_length), NULL, "N", \
       "most tokens of a row (default: the model's positions)", 0, 1 << 30 }, \
@@ -78,8 +79,7 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
 int session_adapter(const struct session *s);
 
 /* Reading rows as the session and its options say. */
-int session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o,
-                         struct lora_error *err);
+void session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o);
 /* Lines of status: how many rows, what was left out, how many tokens are targets. */
 void report_rows(const char *name, const struct data_report *r);
 

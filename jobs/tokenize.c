@@ -48,9 +48,9 @@ static int read_ids(const char *list, struct ids *ids, struct lora_error *err)
         long long id;
         if (n < sizeof number) memcpy(number, list, n);
         if (parse_integer(number, &id) || id < 0 || id > INT_MAX) {
-            fail(err, "tokenize", "--ids");
-            expected(err, "ids");
-            return found(err, "%.*s", n > 99 ? 99 : (int)n, list);
+            fail(err, "wrong value", "--ids");
+            expected(err, "ids, with spaces or commas between them");
+            return found(err, "\"%.*s\"", n > 99 ? 99 : (int)n, list);
         }
         if (grow_array((void **)&ids->v, &ids->capacity, ids->n + 1, sizeof *ids->v, err)) return -1;
         ids->v[ids->n++] = (int)id;

@@ -67,10 +67,42 @@ run 2 eval --model m --data d --token-losses f --task classify; err "does not go
 run 2 generate --model m; err "one of --prompt, --messages and --chat"
 run 2 eval --backend nonsense --model m --data d --batch-size -1; last "expected 1 to 4096"
 
+begin "a wrong value of any option of any job is wrong usage, and the option is named"
+n=0
+for job in $($EXE "$LORA" help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+    $EXE "$LORA" help "$job" | sed -n 's/^  --\([a-z0-9-]*\)  *\([^ ]*\).*/\1 \2/p' >"$dir/options"
+    while read -r option value; do
+        case $value in
+        N|K) bad_value=1x ;;
+        X|F|P) bad_value=zz ;;
+        SIZE) bad_value=5Q ;;
+        C) bad_value=';;' ;;
+        *"|"*) bad_value=nonsense ;;
+        TEXT|SCHEDULE) continue ;;
+        [A-Z]*) bad_value= ;;
+        *) bad_value=maybe ;;      # a flag
+        esac
+        case $job in
+        train) set -- --model m --data d --out o ;;
+        plan) set -- --model m ;;
+        *) set -- ;;
+        esac
+        run 2 "$job" "$@" "--$option=$bad_value"
+        err "$option"
+        n=$((n + 1))
+    done <"$dir/options"
+done
+[ $n -gt 200 ] || wrong "$n options only"
+for word in backend chat-template; do run 2 bench "--$word" nonsense; err "^lora: wrong value: --$word: expected .*, found .*nonsense"; done
+run 2 eval --prompt-template "no place"; last '^lora: wrong value: --prompt-template: expected {text} or {document} in it, found "no place"$'
+run 2 train --lora-alpha 0; last "wrong value: --lora-alpha"
+run 2 generate --messages -h; err "model is missing"
+run 0 generate -h; out "^lora generate"
+
 begin "a job that fails: one line, exit 1, nothing on stdout"
 run 1 eval --model "$dir/none" --data d; last "^lora: .*none"; silent out
-run 1 eval --model "$dir" --data d --backend nonsense; err "^lora: cannot use the backend: nonsense: expected one of"; silent out
-run 1 eval --model "$dir" --data d --chat-template nonsense; err "^lora: .*nonsense"
+run 2 eval --model "$dir" --data d --backend nonsense; err "^lora: wrong value: --backend: expected one of: auto, .*, found \"nonsense\"$"; silent out
+run 2 eval --model "$dir" --data d --chat-template nonsense; err "^lora: wrong value: --chat-template: .*nonsense"
 
 begin "backends: each is there with a reason"
 run 0 backends; out "^ref64 *usable"; out "^ref *usable"; out "^avx2 *\(not \)\{0,1\}usable"; out "auto takes this one"
@@ -117,7 +149,41 @@ run 2 generate --prompt --raw; last "written --prompt=VALUE"
 run 2 train --adam-beta1 1; last 'expected 0 to 0.9999999, found "1"'
 printf 'text\nx\ncaf\351\n' >"$dir/latin.csv"
 run 1 eval $small --data "$dir/latin.csv"; err "latin.csv, line 3: expected valid UTF-8, found byte 0xe9$"; last "iconv"
-run 1 eval $small --data "$dir/t.jsonl,"; last "a file without a name in the list: --data: "
+run 2 eval $small --data "$dir/t.jsonl,"; last "wrong value: --data: .*t.jsonl,: expected files with commas"
+
+begin "values that are wrong for the model are wrong usage too"
+printf '%s\n' '{"input_ids":[1,2,3]}' >"$dir/i.jsonl"
+wrong_value() { run 2 train --model "$m" --data "$dir/i.jsonl" --out "$dir/no" --max-steps 1 "$@"; [ -e "$dir/no" ] && wrong "$* wrote"; }
+wrong_value --layers 1-0; last "^lora: cannot use the option: layers: .*found 1-0"
+wrong_value --layers 9; err "from 0 to 1"
+wrong_value --target-modules foo; last "^lora: wrong value: .*target-modules: foo: expected q_proj"
+wrong_value --target-modules '/x(/'; last "^lora: wrong value: .*x("
+wrong_value --rank-pattern q_proj; last "rank-pattern: expected MODULE=NUMBER"
+wrong_value --rank-pattern q_proj=0; last "^lora: wrong value: .*rank, .*q_proj"
+wrong_value --rank-pattern zz=3; err "rank-pattern: zz"
+wrong_value --alpha-pattern q_proj=0; err "^lora: wrong value: .*alpha, .*q_proj"
+wrong_value --batch-size 1048576 --gradient-accumulation-steps 2; last "^lora: wrong value: --batch-size x --gradient-accumulation-steps: .*found 2097152"
+run 2 generate --model "$m" --adapter o1=x --prompt hi; last '^lora: wrong value: --adapter: expected DIR or DIR=SCALE, with a number for SCALE, found "o1=x"$'
+run 1 generate --model "$m" --adapter o1=2 --prompt hi; err "cannot open: o1/"
+run 2 tokenize --model "$m" --ids 1,x; last '^lora: wrong value: --ids: expected ids, .*found "x"$'
+run 0 tokenize --model "$m" --text -h; out "^45 104$"
+run 0 train --model "$m" --data "$dir/i.jsonl" --out "$dir/yes" --max-steps 1 --lora-r 1 --use-dora false --backend ref
+printf 'load_in_4bit: no\n' >"$dir/c"
+run 0 eval --config "$dir/c" --model "$m" --data "$dir/i.jsonl" --backend ref
+printf 'load_in_4bit: true\n' >"$dir/c"
+run 2 eval --config "$dir/c" --model "$m" --data "$dir/i.jsonl"; last "does not have yet: .*c, line 1: load_in_4bit"
+printf 'text;label\na;b\n' >"$dir/semi.csv"
+run 0 eval $small --data "$dir/semi.csv" --csv-delimiter ';'; err "rows of text and label"
+printf 'text\tlabel\na\tb\n' >"$dir/tab.csv"
+run 0 eval $small --data "$dir/tab.csv" --csv-delimiter tab; err "rows of text and label"
+
+begin "merge: into a new or an empty directory"
+mkdir "$dir/full" "$dir/empty"
+echo mine >"$dir/full/notes"
+run 1 merge --model "$m" --out "$dir/full"; last "^lora: cannot write over other files: $dir/full: expected a new or an empty directory"
+[ "$(ls "$dir/full")" = notes ] || wrong "it wrote: $(ls "$dir/full")"
+run 0 merge --model "$m" --out "$dir/empty"
+same "$m/tokenizer.json" "$dir/empty/tokenizer.json"
 
 begin "lm: the report is the mean of the token losses, however rows are packed"
 printf '%s\n' '{"text":"one two"}' '{"text":""}' '{"text":"three"}' '{"text":"one two three four five six seven"}' >"$dir/t.jsonl"
