@@ -22,7 +22,7 @@ import numpy as np
 import xllamacpp
 
 LOSS_BOUND = 1e-4       # both in f32; the same sums in another order
-QUANTISED_BOUND = 0.1   # Q8_1 inputs have steps of 1/127 of a block's largest: mean loss, not a token's
+QUANTISED_BOUND = 0.1   # inputs in steps of 1/127 of a block's largest; of the mean loss, not of a token's
 
 results = {True: 0, False: 0}
 
@@ -85,10 +85,14 @@ def permute(w, heads):
     return w.reshape(heads, 2, w.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(w.shape)
 
 
+def gguf_architecture(config):
+    return {"mistral": "llama"}.get(config["model_type"], config["model_type"])
+
+
 def write_base(directory, out):
     """A model directory as llama.cpp's converter would write it, with tokens that no text is made of."""
     c = json.loads((directory / "config.json").read_text())
-    arch = {"mistral": "llama"}.get(c["model_type"], c["model_type"])
+    arch = gguf_architecture(c)
     heads, kv, layers = c["num_attention_heads"], c["num_key_value_heads"], c["num_hidden_layers"]
     w = gguf.GGUFWriter(out, arch)
     w.add_context_length(c["max_position_embeddings"])
@@ -168,6 +172,11 @@ def check_base(name, config):
         lora("train", "--model", directory, "--data", data, "--out", adapter, "--max-steps", 6, "--batch-size", 4,
              "--learning-rate", 3e-2, "--warmup-steps", 0, *options)
         lora("export", "--model", directory, "--adapter", adapter, "--out", out)
+        read = gguf.GGUFReader(out)
+        texts = [read.get_field(key).contents() for key in ("general.type", "adapter.type", "general.architecture")]
+        names = {t.name for t in read.tensors}
+        check(f"{name}, {kind}: as the package gguf reads it", texts != ["adapter", "lora", gguf_architecture(config)]
+              or not names or names != {f"{n[:-1]}{c}" for n in names for c in "ab" if n[:-1].endswith(".weight.lora_")}, 0)
         llama = Llama(base, out)
         theirs = [llama.losses(ids) for ids in rows]
         moved = worst(theirs, plain)
@@ -199,7 +208,7 @@ def check_real(model, adapter, prompts):
     ours, plain = our_losses(model, data, adapter), our_losses(model, data, None)
     mean = [np.concatenate(x).mean() for x in (ours, theirs, plain)]
     print(f"    mean loss here {mean[0]:.4f}, in llama.cpp {mean[1]:.4f}, here without the adapter {mean[2]:.4f}; "
-          f"largest difference of a token's {worst(ours, theirs):.3f}; {same} of {len(rows)} answers the same")
+          f"largest difference of a token's {worst(ours, theirs):.1e}; {same} of {len(rows)} answers the same")
     check("mean loss of llama.cpp's answers", abs(mean[0] - mean[1]), QUANTISED_BOUND)
 
 
