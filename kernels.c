@@ -52,12 +52,12 @@ void kernels_complete(struct kernels *out, const struct kernels *table)
 #define FILL(entry) if (!out->entry) out->entry = from->entry
     FILL(usable); FILL(work_bytes); FILL(open); FILL(close);
     FILL(alloc); FILL(release); FILL(up); FILL(up64); FILL(up_ints); FILL(up_bytes);
-    FILL(down); FILL(down64); FILL(down_ints);
+    FILL(down); FILL(down64); FILL(down_ints); FILL(down_bytes);
     FILL(zero); FILL(copy); FILL(gather); FILL(scatter_add); FILL(add);
     FILL(embed); FILL(embed_backward);
     FILL(matmul); FILL(matmul_dx); FILL(matmul_dw); FILL(bias_backward);
     FILL(rmsnorm); FILL(rmsnorm_backward); FILL(rope); FILL(attention); FILL(attention_backward);
     FILL(swiglu); FILL(swiglu_backward); FILL(dropout); FILL(cross_entropy);
-    FILL(adamw); FILL(sum_squares); FILL(not_finite);
+    FILL(adamw); FILL(adamw8bit); FILL(sum_squares); FILL(not_finite);
 #undef FILL
 }

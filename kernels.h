@@ -28,6 +28,7 @@ extern "C" {
 #define KERNELS_ABI 1
 #define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
 #define FEW_ROWS 8
+#define MOMENT_BLOCK 256
 
 typedef struct buf buf;             /* elements of the backend's real type: never completed */
 typedef struct ints ints;           /* 32-bit integers in the backend's memory */
@@ -86,7 +87,7 @@ struct kernels {
     void (*close)(struct kernel_ctx *c);
 
     /* Memory. alloc gives zeroed bytes at a multiple of 64, or NULL. up and down convert; up_bytes
-     * copies weights as they are (a host table needs no copy and may leave it NULL). */
+     * and down_bytes copy weights and codes as they are. */
     void *(*alloc)(struct kernel_ctx *c, size_t bytes);
     void (*release)(struct kernel_ctx *c, void *p);
     void (*up)(struct kernel_ctx *c, buf *dst, const float *src, size_t n);
@@ -96,6 +97,7 @@ struct kernels {
     void (*down)(struct kernel_ctx *c, float *dst, const buf *src, size_t n);
     void (*down64)(struct kernel_ctx *c, double *dst, const buf *src, size_t n);
     void (*down_ints)(struct kernel_ctx *c, int *dst, const ints *src, size_t n);
+    void (*down_bytes)(struct kernel_ctx *c, void *dst, const void *src, size_t n);
 
     /* ---- moving ---- */
     void (*zero)(struct kernel_ctx *c, buf *x, size_t n);                       /* x[n] = 0 */
@@ -182,6 +184,14 @@ struct kernels {
      *   v = beta2 v + (1 - beta2) g^2;  p -= lr / correction1 * m / (sqrt(v / correction2) + eps) */
     void (*adamw)(struct kernel_ctx *c, buf *p, buf *m, buf *v, const buf *g, size_t n,
                   const struct adamw_step *step);
+    /* The same with moments in 8 bits (Dettmers et al. 2022), as bitsandbytes' AdamW8bit: in blocks of
+     * MOMENT_BLOCK numbers, the last may be short, as encode_8bit() and decode_8bit() of nf4.h. m[n] and
+     * v[n] are codes, a byte each; mmax and vmax [block_count(n, MOMENT_BLOCK)] hold floats; m has the
+     * signed map, v the unsigned.
+     *   m = decode(m), v = decode(v) in float;  the step of adamw, p from m and v as computed;
+     *   m and v are rounded to float and encoded again */
+    void (*adamw8bit)(struct kernel_ctx *c, buf *p, void *m, buf *mmax, void *v, buf *vmax, const buf *g,
+                      size_t n, const struct adamw_step *step);
     /* sum of x^2 in double, by a fixed tree */
     double (*sum_squares)(struct kernel_ctx *c, const buf *x, size_t n);
     /* index of the first NaN or infinity, or -1 */

@@ -8,6 +8,7 @@
  *
  * A name that ends in _ is an argument as it comes, opaque; the first lines say what it is. */
 #include "kernels.h"
+#include "nf4.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -117,6 +118,11 @@ static void down64(struct kernel_ctx *c, double *dst, const buf *src_, size_t n)
 static void down_ints(struct kernel_ctx *c, int *dst, const ints *src, size_t n)
 {
     if (n) memcpy(dst, src, n * sizeof *dst);
+}
+
+static void down_bytes(struct kernel_ctx *c, void *dst, const void *src, size_t n)
+{
+    if (n) memcpy(dst, src, n);
 }
 
 /* ---- moving ---- */
@@ -658,6 +664,17 @@ static void cross_entropy(struct kernel_ctx *c, buf *losses_, ints *best_, buf *
 
 /* ---- optimizer ---- */
 
+static void adamw_one(real *p, real *m, real *v, real g, const struct adamw_step *a)
+{
+    double g_i = g * a->grad_scale;
+    double p_i = *p * (1 - a->lr * a->weight_decay);
+    double m_i = a->beta1 * *m + (1 - a->beta1) * g_i;
+    double v_i = a->beta2 * *v + (1 - a->beta2) * g_i * g_i;
+    *m = (real)m_i;
+    *v = (real)v_i;
+    *p = (real)(p_i - a->lr / a->correction1 * m_i / (sqrt(v_i / a->correction2) + a->eps));
+}
+
 static void adamw(struct kernel_ctx *c, buf *p_, buf *m_, buf *v_, const buf *g_, size_t n,
                   const struct adamw_step *a)
 {
@@ -665,14 +682,47 @@ static void adamw(struct kernel_ctx *c, buf *p_, buf *m_, buf *v_, const buf *g_
     const real *g = (const real *)g_;
     long long i;
     #pragma omp parallel for num_threads(c->threads)
-    for (i = 0; i < (long long)n; i++) {
-        double g_i = g[i] * a->grad_scale;
-        double p_i = p[i] * (1 - a->lr * a->weight_decay);
-        double m_i = a->beta1 * m[i] + (1 - a->beta1) * g_i;
-        double v_i = a->beta2 * v[i] + (1 - a->beta2) * g_i * g_i;
-        m[i] = (real)m_i;
-        v[i] = (real)v_i;
-        p[i] = (real)(p_i - a->lr / a->correction1 * m_i / (sqrt(v_i / a->correction2) + a->eps));
+    for (i = 0; i < (long long)n; i++) adamw_one(&p[i], &m[i], &v[i], g[i], a);
+}
+
+/* A block's moments out of their codes, and back. */
+static void decode_block(real *x, const unsigned char *codes, real largest, int n, const float *map)
+{
+    float decoded[MOMENT_BLOCK], absmax = (float)largest;
+    int i;
+    decode_8bit(decoded, codes, &absmax, (size_t)n, MOMENT_BLOCK, map);
+    for (i = 0; i < n; i++) x[i] = decoded[i];
+}
+
+static void encode_block(unsigned char *codes, real *largest, const real *x, int n, const float *map)
+{
+    float rounded[MOMENT_BLOCK], absmax;
+    int i;
+    for (i = 0; i < n; i++) rounded[i] = (float)x[i];
+    encode_8bit(codes, &absmax, rounded, (size_t)n, MOMENT_BLOCK, map);
+    *largest = absmax;
+}
+
+static void adamw8bit(struct kernel_ctx *c, buf *p_, void *m_, buf *mmax_, void *v_, buf *vmax_, const buf *g_,
+                      size_t n, const struct adamw_step *a)
+{
+    real *p = (real *)p_, *mmax = (real *)mmax_, *vmax = (real *)vmax_;
+    const real *g = (const real *)g_;
+    unsigned char *m = m_, *v = v_;
+    long long blocks = (long long)block_count(n, MOMENT_BLOCK), b;
+    float m_map[256], v_map[256];
+    dynamic_map(m_map, 1);
+    dynamic_map(v_map, 0);
+    #pragma omp parallel for num_threads(c->threads)
+    for (b = 0; b < blocks; b++) {
+        size_t start = (size_t)b * MOMENT_BLOCK;
+        int have = n - start < MOMENT_BLOCK ? (int)(n - start) : MOMENT_BLOCK, i;
+        real mb[MOMENT_BLOCK], vb[MOMENT_BLOCK];
+        decode_block(mb, m + start, mmax[b], have, m_map);
+        decode_block(vb, v + start, vmax[b], have, v_map);
+        for (i = 0; i < have; i++) adamw_one(&p[start + i], &mb[i], &vb[i], g[start + i], a);
+        encode_block(m + start, &mmax[b], mb, have, m_map);
+        encode_block(v + start, &vmax[b], vb, have, v_map);
     }
 }
 
@@ -707,6 +757,7 @@ const struct kernels kernels_ref = {
     .usable = usable, .work_bytes = work_bytes, .open = open, .close = close,
     .alloc = alloc, .release = release, .up = up, .up64 = up64, .up_ints = up_ints,
     .up_bytes = up_bytes, .down = down, .down64 = down64, .down_ints = down_ints,
+    .down_bytes = down_bytes,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
     .embed = embed, .embed_backward = embed_backward,
     .matmul = matmul, .matmul_dx = matmul_dx, .matmul_dw = matmul_dw, .bias_backward = bias_backward,
@@ -714,5 +765,5 @@ const struct kernels kernels_ref = {
     .rope = rope, .attention = attention, .attention_backward = attention_backward,
     .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,
     .cross_entropy = cross_entropy,
-    .adamw = adamw, .sum_squares = sum_squares, .not_finite = not_finite
+    .adamw = adamw, .adamw8bit = adamw8bit, .sum_squares = sum_squares, .not_finite = not_finite
 };

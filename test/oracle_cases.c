@@ -2,6 +2,8 @@
  * (inputs drawn, outputs poisoned), a call, and bounds that follow from the operation's arithmetic.
  * Part of oracle.c; weights and products are in oracle_products.c, attention in oracle_attention.c. */
 
+#include "moments.h"
+
 #define COUNT(array) (sizeof (array) / sizeof *(array))
 
 static const int flat_sizes[] = { 0, 1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 100, 257, 1000, 4099 };
@@ -607,6 +609,126 @@ static void adamw_cases(struct oracle *o)
             }
             add_operand(&t, IN, t.n, NORMAL);
             trial_end(&t, adamw_bounds);
+        }
+    }
+}
+
+/* Codes are operands of an int each; the table gets them as bytes, and must leave what is behind them. */
+static unsigned char *codes_up(struct call *x, const buf *codes, size_t n)
+{
+    unsigned char *p = x->k->alloc(x->c, n + 64), *host = malloc(n + 64);
+    int *whole = malloc((n + 1) * sizeof *whole);
+    size_t i;
+    if (p && host && whole) {
+        x->k->down_ints(x->c, whole, (const ints *)codes, n);
+        for (i = 0; i < n; i++) host[i] = (unsigned char)whole[i];
+        memset(host + n, 0xa5, 64);
+        x->k->up_bytes(x->c, p, host, n + 64);
+    } else if (p) {
+        x->k->release(x->c, p);
+        p = NULL;
+    }
+    free(host);
+    free(whole);
+    return p;
+}
+
+static int codes_down(struct call *x, buf *codes, unsigned char *p, size_t n)
+{
+    unsigned char *host = malloc(n + 64);
+    int *whole = malloc((n + 1) * sizeof *whole), bad = !host || !whole;
+    size_t i;
+    if (!bad) {
+        x->k->down_bytes(x->c, host, p, n + 64);
+        for (i = 0; i < n; i++) whole[i] = host[i];
+        for (i = n; i < n + 64; i++) if (host[i] != 0xa5 && n) whole[n - 1] = -1;
+        x->k->up_ints(x->c, (ints *)codes, whole, n);
+    }
+    x->k->release(x->c, p);
+    free(host);
+    free(whole);
+    return bad ? -1 : 0;
+}
+
+static int call_adamw8bit(struct call *x, const struct trial *t)
+{
+    unsigned char *m = codes_up(x, x->b[1], t->n), *v = codes_up(x, x->b[3], t->n);
+    int bad = !m || !v;
+    if (!bad) x->k->adamw8bit(x->c, x->b[0], m, x->b[2], v, x->b[4], x->b[5], t->n, &t->step);
+    if (m && codes_down(x, x->b[1], m, t->n)) bad = 1;
+    if (v && codes_down(x, x->b[3], v, t->n)) bad = 1;
+    return bad ? -1 : 0;
+}
+
+/* A block of one moment: x[n] with errors. The oracle's codes are held against a search in double. */
+static void code_bounds(struct trial *t, int operand, size_t block, const double *x, const double *error, int n,
+                        const float *map)
+{
+    struct operand *codes = &t->operand[operand], *absmax = codes + 1;
+    int code[MOMENT_BLOCK], slack[MOMENT_BLOCK], i;
+    double largest = encode_numbers(code, slack, &absmax->bound[block], x, error, n, 1, map);
+    if (!(fabs(absmax->want[block] - largest) <= ldexp(1, -24) * largest)) t->fault = "the oracle is wrong";
+    for (i = 0; i < n; i++) {
+        size_t at = block * MOMENT_BLOCK + (size_t)i;
+        codes->bound[at] = slack[i];
+        if (!(fabs(codes->want[at] - code[i]) <= slack[i])) t->fault = "the oracle is wrong";
+    }
+}
+
+static void adamw8bit_bounds(struct trial *t)
+{
+    struct operand *o = t->operand;
+    float m_map[256], v_map[256];
+    double x[2][MOMENT_BLOCK], error[2][MOMENT_BLOCK];
+    size_t i;
+    dynamic_map(m_map, 1);
+    dynamic_map(v_map, 0);
+    for (i = 0; i < t->n; i++) {
+        size_t b = i / MOMENT_BLOCK;
+        int k = (int)(i % MOMENT_BLOCK);
+        float m = m_map[(int)o[1].start[i]] * (float)o[2].start[b], v = v_map[(int)o[3].start[i]] * (float)o[4].start[b];
+        struct stepped r = step_number(o[0].start[i], m, v, o[5].start[i], &t->step, t->o->u);
+        o[0].bound[i] = r.p_error;
+        check_oracle(t, o[0].want[i], r.p, fabs(o[0].start[i]) + fabs(r.p - o[0].start[i]));
+        x[0][k] = r.m; error[0][k] = r.m_error;
+        x[1][k] = r.v; error[1][k] = r.v_error;
+        if (k < MOMENT_BLOCK - 1 && i + 1 < t->n) continue;
+        code_bounds(t, 1, b, x[0], error[0], k + 1, m_map);
+        code_bounds(t, 3, b, x[1], error[1], k + 1, v_map);
+    }
+}
+
+/* From nothing, and from any state; gradients of all sizes; a block that has neither. */
+static void adamw8bit_cases(struct oracle *o)
+{
+    static const struct adamw_step steps[] = {
+        { 1e-3, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1 },
+        { 2e-2, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 * 0.9 * 0.9, 1 - 0.95 * 0.95 * 0.95, 0.37 }
+    };
+    static const int sizes[] = { 0, 1, 3, 8, 17, 33, 255, 256, 257, 300, 511, 512, 1023, 4099 };
+    struct trial t;
+    size_t i, j, k;
+    for (i = 0; i < COUNT(sizes); i++) {
+        for (k = 0; k < COUNT(steps); k++) {
+            size_t n = (size_t)sizes[i], blocks = block_count(n, MOMENT_BLOCK);
+            double *codes[2], *absmax[2], *g;
+            int moment;
+            trial_begin(&t, o, "adamw8bit", call_adamw8bit, "n %d, step of kind %d", sizes[i], (int)k);
+            t.n = n;
+            t.step = steps[k];
+            add_operand(&t, INOUT, n, NORMAL);
+            for (moment = 0; moment < 2; moment++) {
+                codes[moment] = add_ints(&t, INOUT, n, 0);
+                absmax[moment] = add_operand(&t, INOUT, blocks, NORMAL);
+            }
+            g = add_operand(&t, IN, n, i % 2 ? WILD : NORMAL);
+            if (o->arena.failed) { o->no_memory = 1; return; }
+            for (moment = 0; moment < 2; moment++) {
+                for (j = 0; j < n; j++) codes[moment][j] = k ? random_below(&t, 2 * j + (size_t)moment, 256) : 0;
+                for (j = 0; j < blocks; j++) absmax[moment][j] = k && j != 1 ? fabs(absmax[moment][j]) : 0;
+            }
+            for (j = 256; j < 512 && j < n; j++) g[j] = 0;
+            trial_end(&t, adamw8bit_bounds);
         }
     }
 }

@@ -206,6 +206,14 @@ static void wrong_adamw(struct kernel_ctx *c, buf *p, buf *m, buf *v, const buf 
     spoil_end(&s);
 }
 
+static void wrong_adamw8bit(struct kernel_ctx *c, buf *p, void *m, buf *mmax, void *v, buf *vmax, const buf *g,
+                            size_t n, const struct adamw_step *step)
+{
+    struct spoiler s = spoil_begin(c, p, n, 1, g);
+    kernels_ref.adamw8bit(c, p, m, mmax, v, vmax, g, n, step);
+    spoil_end(&s);
+}
+
 /* ---- faults of their own ---- */
 
 static void wrong_zero(struct kernel_ctx *c, buf *x, size_t n) { if (n) kernels_ref.zero(c, x, n - 1); }
@@ -416,6 +424,34 @@ static void faulty_adamw(struct kernel_ctx *c, buf *p, buf *m, buf *v, const buf
     free(gradient);
 }
 
+enum moments_fault { ONE_CODE, OLD_SCALE, FROM_ENCODED };
+static const char *const moments_names[] = {
+    "has one code next to the right one", "keeps a block's old scale", "steps from the encoded moments"
+};
+static enum moments_fault moments_fault;
+
+static void faulty_adamw8bit(struct kernel_ctx *c, buf *p_, void *m, buf *mmax_, void *v, buf *vmax_, const buf *g,
+                             size_t n, const struct adamw_step *s)
+{
+    float *p = (float *)p_, *mmax = (float *)mmax_, *vmax = (float *)vmax_, old_scale = n ? mmax[0] : 0, map[2][256];
+    float *old = malloc((n + 1) * sizeof *old);
+    size_t i;
+    if (!old) abort();
+    for (i = 0; i < n; i++) old[i] = p[i];
+    dynamic_map(map[0], 1);
+    dynamic_map(map[1], 0);
+    kernels_ref.adamw8bit(c, p_, m, mmax_, v, vmax_, g, n, s);
+    if (n && moments_fault == ONE_CODE) ((unsigned char *)m)[n / 2] ^= 1;
+    if (n && moments_fault == OLD_SCALE) mmax[0] = old_scale;
+    for (i = 0; i < n && moments_fault == FROM_ENCODED; i++) {
+        double mi = (double)map[0][((unsigned char *)m)[i]] * mmax[i / MOMENT_BLOCK];
+        double vi = (double)map[1][((unsigned char *)v)[i]] * vmax[i / MOMENT_BLOCK];
+        p[i] = (float)(old[i] * (1 - s->lr * s->weight_decay)
+                       - s->lr / s->correction1 * mi / (sqrt(vi / s->correction2) + s->eps));
+    }
+    free(old);
+}
+
 /* eps left out; and the part of dx that goes through the norm left out. */
 static void faulty_rmsnorm(struct kernel_ctx *c, buf *out, const buf *x, const buf *w, int N, int C, double eps)
 {
@@ -479,6 +515,7 @@ static struct kernels wrong_table(void)
     w.dropout = wrong_dropout;
     w.cross_entropy = wrong_cross_entropy;
     w.adamw = wrong_adamw;
+    w.adamw8bit = wrong_adamw8bit;
     w.zero = wrong_zero;
     w.scatter_add = wrong_scatter_add;
     w.embed_backward = wrong_embed_backward;
@@ -542,6 +579,11 @@ static void test_own_faults(void)
     for (f = 0; f < COUNT(adamw_names); f++) {
         adamw_fault = (enum adamw_fault)f;
         must_reject(&wrong, &kernels_ref64, "adamw", adamw_names[f]);
+    }
+    wrong.adamw8bit = faulty_adamw8bit;
+    for (f = 0; f < COUNT(moments_names); f++) {
+        moments_fault = (enum moments_fault)f;
+        must_reject(&wrong, &kernels_ref64, "adamw8bit", moments_names[f]);
     }
     wrong.rope = faulty_rope;
     wrong.swiglu_backward = faulty_swiglu_backward;
