@@ -459,6 +459,28 @@ static int name_not_finite(struct lora *l, const buf *b, const char *what, struc
     return 0;
 }
 
+/* All in one where the moments lie as the parameters do, else tensor by tensor. */
+static void step_all(struct lora *l, const struct adamw_step *s)
+{
+    const struct kernels *k = l->k;
+    struct kernel_ctx *ctx = &l->ctx;
+    int i;
+    if (!l->moments) {
+        k->adamw(ctx, l->params, l->moment1, l->moment2, l->grads, l->n_params, s);
+        return;
+    }
+    for (i = 0; i < l->n_trained; i++) {
+        const struct trained *t = &l->trained[i];
+        const struct moments *m = &l->moments[i];
+        size_t n = (size_t)t->rows * (size_t)t->cols;
+        buf *p = at(k, l->params, t->offset), *g = at(k, l->grads, t->offset);
+        if (m->in_8bit)
+            k->adamw8bit(ctx, p, (char *)l->codes1 + m->first, at(k, l->absmax1, m->block),
+                         (char *)l->codes2 + m->first, at(k, l->absmax2, m->block), g, n, s);
+        else k->adamw(ctx, p, at(k, l->moment1, m->first), at(k, l->moment2, m->first), g, n, s);
+    }
+}
+
 int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err)
 {
     struct adamw_step s;
@@ -485,7 +507,7 @@ int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct l
     s.grad_scale = 1;
     if (h->max_grad_norm > 0 && h->max_grad_norm < *norm + 1e-6)    /* as torch.nn.utils.clip_grad_norm_ */
         s.grad_scale = h->max_grad_norm / (*norm + 1e-6);
-    l->k->adamw(&l->ctx, l->params, l->moment1, l->moment2, l->grads, l->n_params, &s);
+    step_all(l, &s);
     lora_zero_gradients(l);
     return 0;
 }

@@ -36,6 +36,15 @@ struct lora_sizes {
 /* Raises N, S, T, U and positions to what this finished pack needs. */
 void lora_sizes_raise(struct lora_sizes *sizes, const struct pack *p);
 
+/* How the moments of AdamW are kept.
+ * OPTIM_ADAMW8BIT: in 8 bits (kernels.h: adamw8bit), as bitsandbytes does: a tensor of fewer than
+ * MOMENT_8BIT_LEAST numbers keeps its moments as they are.
+ * OPTIM_PAGED_ADAMW: OPTIM_ADAMW to the bit, but the moments lie in a mapped file, so that the system
+ * can write them out when memory is short. The file has no name while it is used. Not on tables with
+ * memory of their own. */
+enum lora_optim { OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_PAGED_ADAMW };
+#define MOMENT_8BIT_LEAST 4096
+
 struct lora_setup {
     const struct kernels *kernels;
     int threads;
@@ -44,6 +53,8 @@ struct lora_setup {
     int n_adapters;                     /* training: exactly 1 adapter, or 0 with full */
     int full;                           /* every weight is trained (design: "Adapted linear") */
     uint64_t seed;                      /* of dropout masks */
+    int optim;                          /* enum lora_optim */
+    const char *page_directory;         /* of the file of OPTIM_PAGED_ADAMW; NULL: $TMPDIR, or /tmp */
     struct lora_sizes sizes;
     size_t max_memory;                  /* bytes the arena may take, 0: no limit */
 };
@@ -58,6 +69,7 @@ struct lora_plan {
     size_t cache;           /* keys and values of generation */
     size_t total;           /* the arena: the sum */
     size_t mapped;          /* bytes of the model's files that are used where they lie */
+    size_t paged;           /* moments in a file of their own; then `moments` is 0 */
 };
 
 /* One trained tensor: where it lies in the flat buffers. */
@@ -95,11 +107,18 @@ void lora_zero_gradients(struct lora *l);
 /* The trained tensors, and flat copies in their order. */
 int lora_trained(const struct lora *l, const struct trained **list);    /* returns how many */
 size_t lora_trained_size(const struct lora *l);
-enum lora_buffer { LORA_PARAMETERS, LORA_GRADIENTS, LORA_MOMENT1, LORA_MOMENT2 };
+/* Under OPTIM_ADAMW8BIT the moments are those of the small tensors alone, one after the other, and the
+ * others' lie in the codes (bytes) and absmax (numbers): tensor by tensor, a new block with each. */
+enum lora_buffer {
+    LORA_PARAMETERS, LORA_GRADIENTS, LORA_MOMENT1, LORA_MOMENT2, LORA_ABSMAX1, LORA_ABSMAX2, LORA_CODES1, LORA_CODES2
+};
+size_t lora_buffer_size(const struct lora *l, int buffer);     /* numbers, of codes: bytes; 0: there is none */
 void lora_get(const struct lora *l, int buffer, float *out);
 void lora_get64(const struct lora *l, int buffer, double *out);
 void lora_set(struct lora *l, int buffer, const float *values);
 void lora_set64(struct lora *l, int buffer, const double *values);
+void lora_get_codes(const struct lora *l, int buffer, unsigned char *out);
+int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes);     /* -1: the backend could not */
 long long lora_steps(const struct lora *l);
 void lora_set_steps(struct lora *l, long long steps);
 

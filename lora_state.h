@@ -48,6 +48,13 @@ struct activations {
 /* Rows of a pack, next to each other, that use the same adapter. */
 struct run { int start, n, adapter; };
 
+/* The moments of a trained tensor: where they begin in moment1 and moment2, or in 8 bits where its codes
+ * and its blocks begin. */
+struct moments {
+    int in_8bit;
+    size_t first, block;
+};
+
 struct lora {
     const struct kernels *k;        /* &table */
     struct kernels table;           /* the setup's, completed */
@@ -66,6 +73,12 @@ struct lora {
     int n_trained;
     size_t n_params;
     buf *params, *grads, *moment1, *moment2;
+    int optim;
+    struct moments *moments;    /* [n_trained] under OPTIM_ADAMW8BIT */
+    size_t n_moments, n_codes, n_blocks;    /* numbers of each moment: as they are, as codes; blocks of those */
+    void *codes1, *codes2;
+    buf *absmax1, *absmax2;
+    void *pages;                /* mapping of OPTIM_PAGED_ADAMW */
     size_t *adapter_start;      /* [n_adapters] offset of each adapter's values in params */
 
     struct weight embed, head;

@@ -1,7 +1,13 @@
 /* optim.c - see optim.h. */
 #include "optim.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 double schedule_rate(int schedule, double lr, long long step, long long warmup, long long total)
 {
@@ -27,3 +33,49 @@ void shuffle_rows(int *order, int n, uint64_t seed, long long epoch)
         order[j] = kept;
     }
 }
+
+/* ---- pages ---- */
+
+/* 0, or errno. */
+static int write_zeros(int fd, size_t bytes)
+{
+    enum { PIECE = 1 << 18 };
+    char *zeros = calloc(PIECE, 1);
+    int bad = zeros ? 0 : ENOMEM;
+    while (bytes && !bad) {
+        ssize_t n = write(fd, zeros, bytes < PIECE ? bytes : PIECE);
+        if (n > 0) bytes -= (size_t)n;
+        else if (n == 0) bad = ENOSPC;
+        else if (errno != EINTR) bad = errno;
+    }
+    free(zeros);
+    return bad;
+}
+
+void *pages_open(const char *directory, size_t bytes, struct lora_error *err)
+{
+    const char *place = directory ? directory : getenv("TMPDIR");
+    char *path;
+    void *pages = MAP_FAILED;
+    int fd, why;
+    if (!place || !*place) place = "/tmp";
+    if (!(path = path_join(place, "moments-XXXXXX", err))) return NULL;
+    fd = mkstemp(path);
+    why = errno;
+    if (fd >= 0) {
+        unlink(path);
+        if (!(why = write_zeros(fd, bytes))) {
+            pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            why = errno;
+        }
+        close(fd);
+    }
+    free(path);
+    if (pages != MAP_FAILED) return pages;
+    fail(err, "cannot make a file for the optimizer's moments", "%s", place);
+    expected(err, "room for %zu bytes", bytes);
+    found(err, "%s", strerror(why));
+    return NULL;
+}
+
+void pages_close(void *pages, size_t bytes) { munmap(pages, bytes); }

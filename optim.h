@@ -1,4 +1,4 @@
-/* optim.h - the learning rate of each step, and the order of rows. */
+/* optim.h - the learning rate of each step, the order of rows, and pages for moments. */
 #ifndef OPTIM_H
 #define OPTIM_H
 
@@ -14,5 +14,12 @@ long long warmup_steps(double ratio, long long total);
 
 /* The order of n rows in an epoch: a Fisher-Yates shuffle from (seed, epoch). order[n]. */
 void shuffle_rows(int *order, int n, uint64_t seed, long long epoch);
+
+/* `bytes` zeroed bytes that the system may write out to make room: a shared mapping of a file in
+ * `directory` (NULL: $TMPDIR, or /tmp) that loses its name at once, so nothing is left however the run
+ * ends. The file is written in full first, so that a full disk is an error here and not a signal in the
+ * middle of a step. NULL with an error. */
+void *pages_open(const char *directory, size_t bytes, struct lora_error *err);
+void pages_close(void *pages, size_t bytes);
 
 #endif

@@ -1,6 +1,8 @@
 /* setup.c - the memory of a lora: one arena, carved by carve(). It runs first with no memory behind it
  * and only counts, so the plan is what is taken (design: "Plan"); then again for real. */
 #include "lora_state.h"
+#include "nf4.h"
+#include "optim.h"
 
 #include <limits.h>
 #include <math.h>
@@ -90,6 +92,30 @@ static int table_adapters(struct lora *l, const struct lora_setup *s, struct lor
         }
     }
     if (s->n_adapters) l->dropout = s->adapters[0]->dropout;
+    return 0;
+}
+
+/* Where each tensor's moments lie: small ones as they are, the others in 8 bits. */
+static int table_moments(struct lora *l, struct lora_error *err)
+{
+    int i;
+    l->n_moments = l->sizes.backward ? l->n_params : 0;
+    if (!l->n_moments || l->optim != OPTIM_ADAMW8BIT) return 0;
+    l->n_moments = 0;
+    if (!(l->moments = new_array((size_t)l->n_trained, sizeof *l->moments, err))) return -1;
+    for (i = 0; i < l->n_trained; i++) {
+        struct moments *m = &l->moments[i];
+        size_t n = (size_t)l->trained[i].rows * (size_t)l->trained[i].cols;
+        m->in_8bit = n >= MOMENT_8BIT_LEAST;
+        m->first = m->in_8bit ? l->n_codes : l->n_moments;
+        m->block = l->n_blocks;
+        if (m->in_8bit) {
+            l->n_codes += n;
+            l->n_blocks += block_count(n, MOMENT_BLOCK);
+        } else {
+            l->n_moments += n;
+        }
+    }
     return 0;
 }
 
@@ -376,22 +402,41 @@ static size_t since(const struct arena *a, size_t *mark)
     return n;
 }
 
+/* Empty buffers are NULL. */
+static void carve_moments(struct lora *l, struct arena *a)
+{
+    l->moment1 = l->n_moments ? take(l, a, l->n_moments) : NULL;
+    l->moment2 = l->n_moments ? take(l, a, l->n_moments) : NULL;
+    l->absmax1 = l->n_blocks ? take(l, a, l->n_blocks) : NULL;
+    l->absmax2 = l->n_blocks ? take(l, a, l->n_blocks) : NULL;
+    l->codes1 = l->n_codes ? arena_take(a, l->n_codes, 1) : NULL;
+    l->codes2 = l->n_codes ? arena_take(a, l->n_codes, 1) : NULL;
+}
+
+/* The moments in the arena, or in an arena of their own over the mapped file. */
+static void carve_optimizer(struct lora *l, struct arena *a, size_t paged)
+{
+    struct arena pages;
+    memset(&pages, 0, sizeof pages);
+    pages.base = l->pages;
+    pages.size = paged;
+    carve_moments(l, l->optim == OPTIM_PAGED_ADAMW ? &pages : a);
+    l->plan.paged = pages.used;
+    if (pages.failed) a->failed = 1;
+}
+
 static void carve(struct lora *l, const struct lora_setup *s, struct arena *a)
 {
     struct kernel_sizes ks = kernel_sizes(l, s->threads);
-    size_t mark = 0, half = (size_t)l->c->HS / 2, cache = 0;
+    size_t mark = 0, half = (size_t)l->c->HS / 2, cache = 0, paged = l->plan.paged;     /* as counted */
     int i;
     memset(&l->plan, 0, sizeof l->plan);
     l->params = take(l, a, l->n_params);
     l->plan.trainable = since(a, &mark);
-    l->grads = l->moment1 = l->moment2 = NULL;
-    if (l->sizes.backward) {
-        l->grads = take(l, a, l->n_params);
-        l->plan.gradients = since(a, &mark);
-        l->moment1 = take(l, a, l->n_params);
-        l->moment2 = take(l, a, l->n_params);
-        l->plan.moments = since(a, &mark);
-    }
+    l->grads = l->sizes.backward ? take(l, a, l->n_params) : NULL;
+    l->plan.gradients = since(a, &mark);
+    carve_optimizer(l, a, paged);
+    l->plan.moments = since(a, &mark);
     carve_weights(l, a);
     set_branches(l, s);
     l->cos = take(l, a, (size_t)l->sizes.positions * half);
@@ -500,6 +545,11 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
         fail(err, "too many tokens in a pack", "%d", z->N);
         return expected(err, "at most %d with this model's %d heads", INT_MAX / s->model->config.NH, s->model->config.NH);
     }
+    if (s->optim == OPTIM_PAGED_ADAMW && s->kernels->own_memory) {
+        fail(err, "paged_adamw cannot be used with this backend", "%s", s->kernels->name);
+        expected(err, "moments in the host's memory");
+        return hint(err, "--optim adamw8bit takes a quarter of adamw's memory");
+    }
     for (i = 0; i < s->n_adapters; i++)
         if (!s->adapters[i]->values) return fail(err, "bad setup", "adapter %d has no values", i);
     return 0;
@@ -517,6 +567,7 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
     l->c = &s->model->config;
     l->sizes = s->sizes;
     l->full = s->full;
+    l->optim = s->optim;
     l->n_adapters = s->n_adapters;
     if (l->sizes.keep > l->c->L) l->sizes.keep = -1;
     l->layers = new_array(L, sizeof *l->layers, err);
@@ -525,7 +576,7 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
     l->adapter_start = new_array((size_t)s->n_adapters, sizeof(size_t), err);
     l->branches = new_array(L * 7 * (size_t)s->n_adapters, sizeof *l->branches, err);
     if (!l->layers || !l->acts || !l->x || !l->adapter_start || !l->branches
-        || (s->full ? table_full(l, err) : table_adapters(l, s, err))) {
+        || (s->full ? table_full(l, err) : table_adapters(l, s, err)) || table_moments(l, err)) {
         lora_close(l);
         return NULL;
     }
@@ -581,6 +632,7 @@ int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *
         fail_memory(err, "the plan's arena", l->plan.total);
         goto bad;
     }
+    if (l->plan.paged && !(l->pages = pages_open(s->page_directory, l->plan.paged, err))) goto bad;
     carve(l, s, &a);
     if (l->k->open && l->k->open(&l->ctx)) {
         fail(err, "cannot start the backend", "%s", l->k->name);
@@ -602,12 +654,14 @@ void lora_close(struct lora *l)
     if (!l) return;
     if (l->opened && l->k->close) l->k->close(&l->ctx);
     if (l->memory) l->k->release(&l->ctx, l->memory);
+    if (l->pages) pages_close(l->pages, l->plan.paged);
     free(l->layers);
     free(l->acts);
     free(l->x);
     free(l->adapter_start);
     free(l->branches);
     free(l->trained);
+    free(l->moments);
     free(l->runs);
     free(l);
 }
@@ -620,7 +674,22 @@ static buf *flat(const struct lora *l, int buffer)
     case LORA_PARAMETERS: return l->params;
     case LORA_GRADIENTS: return l->grads;
     case LORA_MOMENT1: return l->moment1;
-    default: return l->moment2;
+    case LORA_MOMENT2: return l->moment2;
+    case LORA_ABSMAX1: return l->absmax1;
+    default: return l->absmax2;
+    }
+}
+
+static void *codes_of(const struct lora *l, int buffer) { return buffer == LORA_CODES1 ? l->codes1 : l->codes2; }
+
+size_t lora_buffer_size(const struct lora *l, int buffer)
+{
+    switch (buffer) {
+    case LORA_PARAMETERS: return l->n_params;
+    case LORA_GRADIENTS: return l->grads ? l->n_params : 0;
+    case LORA_MOMENT1: case LORA_MOMENT2: return l->n_moments;
+    case LORA_ABSMAX1: case LORA_ABSMAX2: return l->n_blocks;
+    default: return l->n_codes;
     }
 }
 
@@ -637,21 +706,32 @@ void lora_set_steps(struct lora *l, long long steps) { l->steps = steps; }
 void lora_get(const struct lora *l, int buffer, float *out)
 {
     struct kernel_ctx c = l->ctx;
-    l->k->down(&c, out, flat(l, buffer), l->n_params);
+    l->k->down(&c, out, flat(l, buffer), lora_buffer_size(l, buffer));
 }
 
 void lora_get64(const struct lora *l, int buffer, double *out)
 {
     struct kernel_ctx c = l->ctx;
-    l->k->down64(&c, out, flat(l, buffer), l->n_params);
+    l->k->down64(&c, out, flat(l, buffer), lora_buffer_size(l, buffer));
+}
+
+void lora_get_codes(const struct lora *l, int buffer, unsigned char *out)
+{
+    struct kernel_ctx c = l->ctx;
+    l->k->down_bytes(&c, out, codes_of(l, buffer), l->n_codes);
 }
 
 void lora_set(struct lora *l, int buffer, const float *values)
 {
-    l->k->up(&l->ctx, flat(l, buffer), values, l->n_params);
+    l->k->up(&l->ctx, flat(l, buffer), values, lora_buffer_size(l, buffer));
 }
 
 void lora_set64(struct lora *l, int buffer, const double *values)
 {
-    l->k->up64(&l->ctx, flat(l, buffer), values, l->n_params);
+    l->k->up64(&l->ctx, flat(l, buffer), values, lora_buffer_size(l, buffer));
+}
+
+int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes)
+{
+    return l->k->up_bytes(&l->ctx, codes_of(l, buffer), codes, l->n_codes) ? -1 : 0;
 }

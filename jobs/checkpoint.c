@@ -1,7 +1,8 @@
 /* checkpoint.c - what a run leaves on disk to go on from, whole or not at all.
  *
  *     checkpoint-STEP/adapter_*       the weights, in PEFT's form (under `full`: a model directory, F32)
- *     checkpoint-STEP/optimizer.safetensors   both moments; on a table of doubles the parameters too
+ *     checkpoint-STEP/optimizer.safetensors   both moments, those in 8 bits as codes and absmax; on a table
+ *                                             of doubles the parameters too
  *     checkpoint-STEP/trainer_state.json      step, best, the options that decide the numbers, and a
  *                                             hash of each file; its last bytes are a hash of itself
  *
@@ -71,56 +72,74 @@ static const char *weights_file(const struct run *r)
 
 /* ---- moments ---- */
 
-static int put_flat(struct run *r, struct st_writer *w, int buffer, struct lora_error *err)
+/* What the file may hold, wide types first; what has no numbers in this run is left out. On doubles the
+ * parameters too: the adapter's file rounds them. */
+static const struct { const char *name; int buffer, is_codes; } flats[] = {
+    { "parameters", LORA_PARAMETERS, 0 }, { "moment1", LORA_MOMENT1, 0 }, { "moment2", LORA_MOMENT2, 0 },
+    { "absmax1", LORA_ABSMAX1, 0 }, { "absmax2", LORA_ABSMAX2, 0 },
+    { "codes1", LORA_CODES1, 1 }, { "codes2", LORA_CODES2, 1 }
+};
+enum { FLATS = sizeof flats / sizeof *flats };
+
+static int is_double(const struct run *r) { return r->setup.kernels->elem == sizeof(double); }
+
+/* How many numbers of it belong into the file. */
+static size_t flat_size(const struct run *r, int i)
 {
-    size_t n = lora_trained_size(r->lora), elem = (size_t)r->setup.kernels->elem;
+    return i || is_double(r) ? lora_buffer_size(r->lora, flats[i].buffer) : 0;
+}
+
+static int put_flat(struct run *r, struct st_writer *w, int i, struct lora_error *err)
+{
+    size_t n = flat_size(r, i), elem = flats[i].is_codes ? 1 : (size_t)r->setup.kernels->elem;
     void *values = new_array(n, elem, err);
     int bad;
     if (!values) return -1;
-    if (elem == sizeof(double)) lora_get64(r->lora, buffer, values);
-    else lora_get(r->lora, buffer, values);
+    if (flats[i].is_codes) lora_get_codes(r->lora, flats[i].buffer, values);
+    else if (is_double(r)) lora_get64(r->lora, flats[i].buffer, values);
+    else lora_get(r->lora, flats[i].buffer, values);
     bad = st_writer_put(w, values, n * elem, err);
     free(values);
     return bad;
 }
 
-/* On doubles the parameters too: the adapter's file rounds them. */
-static const struct { const char *name; int buffer; } flats[3] = {
-    { "moment1", LORA_MOMENT1 }, { "moment2", LORA_MOMENT2 }, { "parameters", LORA_PARAMETERS } };
-
 static int moments_write(struct run *r, const char *path, struct lora_error *err)
 {
-    int i, doubles = r->setup.kernels->elem == sizeof(double), n = doubles ? 3 : 2;
-    size_t size = lora_trained_size(r->lora);
+    int i;
     struct st_writer w;
     memset(&w, 0, sizeof w);
-    for (i = 0; i < n; i++)
-        if (st_writer_add(&w, flats[i].name, doubles ? TYPE_F64 : TYPE_F32, &size, 1, err)) goto bad;
+    for (i = 0; i < FLATS; i++) {
+        size_t size = flat_size(r, i);
+        int type = flats[i].is_codes ? TYPE_U8 : is_double(r) ? TYPE_F64 : TYPE_F32;
+        if (size && st_writer_add(&w, flats[i].name, type, &size, 1, err)) goto bad;
+    }
     if (st_writer_begin(&w, path, err)) goto bad;
-    for (i = 0; i < n; i++) if (put_flat(r, &w, flats[i].buffer, err)) goto bad;
+    for (i = 0; i < FLATS; i++) if (flat_size(r, i) && put_flat(r, &w, i, err)) goto bad;
     return st_writer_commit(&w, err);
 bad:
     st_writer_abandon(&w);
     return -1;
 }
 
-/* One flat tensor of the file into its buffer. absent_ok: parameters are there only from doubles. */
+/* One flat tensor of the file into its buffer. Parameters are there only from doubles. */
 static int take_flat(struct run *r, const struct safetensors *s, int i, struct lora_error *err)
 {
     const struct st_tensor *t = safetensors_find(s, flats[i].name);
-    size_t n = lora_trained_size(r->lora);
+    size_t n = lora_buffer_size(r->lora, flats[i].buffer);
     void *values;
-    if (!t && i == 2) return 0;
-    if (!t || t->count != n || (t->type != TYPE_F32 && t->type != TYPE_F64)) {
+    int bad = 0;
+    if (!n || (!t && !i)) return 0;
+    if (!t || t->count != n || (flats[i].is_codes ? t->type != TYPE_U8 : t->type != TYPE_F32 && t->type != TYPE_F64)) {
         fail(err, "cannot resume", "%s: %s", s->path, flats[i].name);
         return expected(err, "%zu numbers", n);
     }
     if (!(values = new_array(t->bytes, 1, err))) return -1;
     memcpy(values, t->data, t->bytes);      /* the file's bytes are not aligned */
-    if (t->type == TYPE_F64) lora_set64(r->lora, flats[i].buffer, values);
+    if (flats[i].is_codes) bad = lora_set_codes(r->lora, flats[i].buffer, values);
+    else if (t->type == TYPE_F64) lora_set64(r->lora, flats[i].buffer, values);
     else lora_set(r->lora, flats[i].buffer, values);
     free(values);
-    return 0;
+    return bad ? fail(err, "cannot copy moments to the device", "%s", r->setup.kernels->name) : 0;
 }
 
 /* The trained tensors by name, from the adapter's or the model's file. */
@@ -159,7 +178,7 @@ static int take_moments(struct run *r, const char *dir, int parameters_only, str
     if (!path) return -1;
     bad = safetensors_open(&s, path, err);
     if (!bad) {
-        for (i = parameters_only ? 2 : 0; i < 3 && !bad; i++) bad = take_flat(r, &s, i, err);
+        for (i = 0; i < (parameters_only ? 1 : FLATS) && !bad; i++) bad = take_flat(r, &s, i, err);
         safetensors_close(&s);
     }
     free(path);

@@ -29,6 +29,9 @@ const struct option train_options[] = {
     { "alpha-pattern", NULL, OPTION_TEXT, AT(alpha_pattern), NULL, "KEY=A,...", "other alphas, by pattern", 0, 0 },
     { "layers", "layers-to-transform", OPTION_TEXT, AT(layers), NULL, "LIST", "layers, as 0,1,4-7 (default: all)", 0, 0 },
     { "init-adapter", NULL, OPTION_TEXT, AT(init_adapter), NULL, "DIR", "start from this adapter", 0, 0 },
+    { "optim", NULL, OPTION_CHOICE, AT(optim),
+      "adamw|adamw8bit|paged_adamw|adamw_torch|adamw_8bit|adamw_bnb_8bit|paged_adamw_32bit", "adamw|adamw8bit|paged_adamw",
+      "8bit: moments in a quarter of the memory; paged: in a mapped file in --out, which has no name", 0, 0 },
     { "learning-rate", "lr", OPTION_NUMBER, AT(learning_rate), NULL, "X", "highest rate", 0, 1e6 },
     { "lr-scheduler", "lr-scheduler-type", OPTION_CHOICE, AT(lr_scheduler), "constant|linear|cosine", NULL,
       "how the rate goes on after warm-up", 0, 0 },
@@ -75,6 +78,13 @@ const struct train_settings train_defaults = {
     .batch_size = 8, .accumulation = 1, .tokens_per_pack = 2048, .epochs = 3,
     .gradient_checkpointing = CHECKPOINTING_AUTO, .save_total_limit = 3,
 };
+
+int optim_of(const struct train_settings *s)
+{
+    static const int names[] = { OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_PAGED_ADAMW,    /* Hugging Face's: */
+                                 OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_ADAMW8BIT, OPTIM_PAGED_ADAMW };
+    return names[s->optim];
+}
 
 static int has_lora_options(const struct train_settings *s)
 {
@@ -323,6 +333,8 @@ static int open_setup(struct run *r, struct lora_error *err)
     u->n_adapters = r->adapter != NULL;
     u->full = !r->adapter;
     u->seed = (uint64_t)r->set->common.seed;
+    u->optim = optim_of(r->set);
+    u->page_directory = r->set->out;
     u->max_memory = r->session.max_memory;
     u->sizes.backward = 1;
     r->share = r->set->data.data && (!r->adapter || r->adapter->dropout == 0);    /* rows made up for a plan are all alike */

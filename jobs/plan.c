@@ -136,6 +136,7 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     put_bytes(f, activations, p->activations);
     put_bytes(f, "workspace", p->workspace);
     put_bytes(f, "arena: all of these", p->total);
+    put_bytes(f, "moments, mapped from a file", p->paged);
     put_bytes(f, "heap: the rows", row_bytes(&r->data) + row_bytes(&r->eval));
     put_bytes(f, "base weights, mapped from the file", p->mapped);
     if (r->setup.max_memory) {

@@ -102,6 +102,8 @@ void put_fingerprint(struct text *t, const struct run *r)
         put_hash(t, r->init_hash);
     }
     put_key_number(t, "batch-size x gradient-accumulation-steps", r->steps.per_step);
+    put_key(t, "optim");        /* paged: the same numbers in another place */
+    text_puts(t, optim_of(s) == OPTIM_ADAMW8BIT ? "\"adamw8bit\"" : "\"adamw\"");
     put_key_number(t, "learning-rate", s->learning_rate);
     put_key(t, "lr-scheduler");
     put_choice(t, "constant|linear|cosine", s->lr_scheduler);
@@ -159,6 +161,7 @@ static void put_labels(struct text *t, const struct dataset *d)
 static struct train_settings resolved(const struct run *r)
 {
     struct train_settings set = *r->set;
+    set.optim = optim_of(r->set);
     if (r->adapter) {
         set.lora_r = r->adapter->r;
         set.lora_alpha = r->adapter->alpha;

@@ -212,7 +212,7 @@ void run_evaluation(struct run *r, struct evaluation *e, const struct label_set 
 {
     e->d = &r->eval;
     e->labels = labels;
-    e->rows = EVALUATION_ROWS;
+    e->rows = r->set->batch_size;
     e->adapter = r->adapter ? 0 : -1;
     e->each = each_pack;
     e->ctx = r;
@@ -344,6 +344,7 @@ static int prepare_out(struct run *r, struct lora_error *err)
 static int train(struct run *r, struct lora_error *err)
 {
     int result;
+    if (r->plan.paged && make_directory(r->set->out, err)) return job_error(err);
     if (lora_open(&r->lora, &r->setup, err) || prepare_out(r, err) || record_run(r, err) || metrics_open(r, err))
         return job_error(err);
     announce(r);

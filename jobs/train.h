@@ -24,7 +24,7 @@ struct train_settings {
     double lora_alpha, lora_dropout;
     const char *target_modules, *rank_pattern, *alpha_pattern, *layers;
     double learning_rate, warmup_ratio, weight_decay, beta1, beta2, epsilon, max_grad_norm;
-    int lr_scheduler, batch_size, accumulation, tokens_per_pack, no_shuffle, compute;
+    int optim, lr_scheduler, batch_size, accumulation, tokens_per_pack, no_shuffle, compute;
     long long warmup_steps, max_steps;
     double epochs;
     int gradient_checkpointing, save_total_limit, patience, load_best, metric, eval_task;
@@ -32,6 +32,8 @@ struct train_settings {
 };
 extern const struct option train_options[];
 extern const struct train_settings train_defaults;
+/* --optim without its other names: an enum lora_optim. */
+int optim_of(const struct train_settings *set);
 /* What options exclude or need; 0, or the exit status of the usage error that was printed. */
 int train_check(const struct job *job, const struct train_settings *set, int needs_data);
 

@@ -253,7 +253,7 @@ static int source_row(void *ctx, int id, int layer, int row, float *out, struct 
 }
 
 /* Every weight trained for a step, and a model directory written. */
-static int train_full(const char *out, struct lora_error *err)
+static int train_optim(int optim, const char *out, struct lora_error *err)
 {
     static const struct lora_hyper hyper = {1e-3, 0.9, 0.999, 1e-8, 0.01, 1};
     struct model *m = NULL;
@@ -264,6 +264,8 @@ static int train_full(const char *out, struct lora_error *err)
     int bad = model_open(&m, GOLDENS "forward/bf16-oldconfig/model", err);
     if (!bad) {
         setup_for(&setup, "auto", m, NULL);
+        setup.optim = optim;
+        setup.page_directory = scratch;
         bad = lora_open(&l, &setup, err) || fill_pack(&p, -1, err)
            || lora_train(l, &p, 0.125, losses, NULL, err) || lora_step(l, &hyper, &norm, err)
            || make_directory(out, err) || model_write(&m->config, out, TYPE_BF16, source_row, m, err);
@@ -273,6 +275,10 @@ static int train_full(const char *out, struct lora_error *err)
     model_close(m);
     return bad ? -1 : 0;
 }
+
+static int train_full(const char *out, struct lora_error *err) { return train_optim(OPTIM_ADAMW, out, err); }
+static int train_8bit(const char *out, struct lora_error *err) { return train_optim(OPTIM_ADAMW8BIT, out, err); }
+static int train_paged(const char *out, struct lora_error *err) { return train_optim(OPTIM_PAGED_ADAMW, out, err); }
 
 /* A tokenizer of bytes, and rows in every kind of file, under the scratch directory. */
 static void put_words(void)
@@ -357,7 +363,7 @@ static int train_job(const char *out, struct lora_error *err)
     static char words[][32] = {
         "--model", GOLDENS "train/model", "--data", "", "--eval-data", "", "--out", "", "--max-steps", "2",
         "--batch-size", "2", "--save-steps", "1", "--eval-steps", "1",
-        "--lora-r", "2", "--threads", "1", "--max-memory", "1G", "--load-best", "--tokens-per-pack", "8"};
+        "--lora-r", "256", "--optim", "adamw8bit", "--threads", "1", "--max-memory", "1G", "--load-best", "--tokens-per-pack", "8"};
     enum { WORDS = sizeof words / sizeof *words };
     char *argv[WORDS + 1], data[600], log[600], line[1024], last[1024] = "", target[600];
     int i, code, screen, to, was = memory.on, written = writing.on;
@@ -507,10 +513,13 @@ static void faults(void)
     every_call("an adapter read and evaluated", "allocation", &memory, read_adapter);
     every_call("an adapter exported", "allocation", &memory, export_adapter);
     every_call("every weight trained, a model written", "allocation", &memory, train_full);
+    every_call("moments in 8 bits", "allocation", &memory, train_8bit);
+    every_call("moments in a file", "allocation", &memory, train_paged);
     every_call("rows of every kind of file", "allocation", &memory, read_rows);
     every_call("an adapter written", "write", &writing, train_auto);
     every_call("an adapter exported", "write", &writing, export_adapter);
     every_call("a model written", "write", &writing, train_full);
+    every_call("moments in a file", "write", &writing, train_paged);
     put_rows("rows.jsonl");
     every_call("lora train", "allocation", &memory, train_job);
     every_call("lora train", "write", &writing, train_job);
