@@ -4,6 +4,7 @@
  * Everything is measured round by round, the peak too, and medians are shown: a machine whose clock
  * or whose neighbours change changes all of them alike. */
 #include "bench.h"
+#include "session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,16 +20,16 @@ static const struct option options[] = {
     { "lora-r", "r|rank", OPTION_INT, offsetof(struct bench, rank), NULL, "R",
       "rank of the adapters on all linear layers (default 16)", 1, 4096 },
     { "rounds", NULL, OPTION_INT, offsetof(struct bench, rounds), NULL, "N", "rounds that medians are of (default 7)", 1, MAX_ROUNDS },
-    { "dtype", NULL, OPTION_CHOICE, offsetof(struct bench, dtype), "bf16|f16|f32|q8_0|q4_0|q4_1", NULL,
-      "type of the weights of the products (default bf16)", 0, 0 },
+    { "dtype", NULL, OPTION_TEXT, offsetof(struct bench, dtype), NULL, "TYPE[,TYPE]",
+      "types of the weights, side by side: f32, q4_1, nf4, nf4-dq (double quantisation) ... (default bf16)", 0, 0 },
+    { "block-size", NULL, OPTION_INT, offsetof(struct bench, block), NULL, "N", "numbers to a scale, of nf4 and fp4 (default 64)", 32, 4096 },
     { "step", NULL, OPTION_FLAG, offsetof(struct bench, step), NULL, NULL,
-      "measure a whole training step too (needs --model)", 0, 0 },
+      "measure a whole training step too, and the products of one token", 0, 0 },
     { "profile", NULL, OPTION_FLAG, offsetof(struct bench, profile), NULL, NULL,
       "the same, with the time of each operation", 0, 0 },
     { "json", NULL, OPTION_TEXT, offsetof(struct bench, json), NULL, "FILE", "the figures as JSON (- for stdout)", 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
-static const int dtypes[] = { TYPE_BF16, TYPE_F16, TYPE_F32, TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1 };
 
 /* ---- what the machine can do ---- */
 
@@ -108,12 +109,13 @@ static const char *const kind_names[] = { "forward", "dx", "lora forward", "lora
 struct product {
     char name[64];              /* "wq+wo" */
     int O, I, N, kind;
+    int type;                   /* which of the bench's, or -1: only adapters, which are floats */
     double times;               /* a step has so many */
     double flops;
     double seconds[MAX_ROUNDS];
 };
 
-struct products { struct product list[4 * T_COUNT]; int n; };
+struct products { struct product list[4 * T_COUNT * MAX_TYPES]; int n; };
 
 static double product_flops(const struct product *p, int r)
 {
@@ -121,13 +123,13 @@ static double product_flops(const struct product *p, int r)
     return p->kind <= BACKWARD_X ? 2 * n * p->O * p->I : (p->kind == LORA_FORWARD ? 2 : 4) * n * r * ((double)p->O + p->I);
 }
 
-static void add_product(struct products *s, const char *name, int O, int I, int N, int kind, double times, int r)
+static void add_product(struct products *s, const char *name, int O, int I, int N, int kind, int type, double times, int r)
 {
     struct product *p;
     int i;
     for (i = 0; i < s->n; i++) {
         p = &s->list[i];
-        if (p->O != O || p->I != I || p->N != N || p->kind != kind) continue;
+        if (p->O != O || p->I != I || p->N != N || p->kind != kind || p->type != type) continue;
         p->times += times;
         if (strlen(p->name) + strlen(name) + 2 < sizeof p->name) strcat(strcat(p->name, "+"), name);
         return;
@@ -139,8 +141,17 @@ static void add_product(struct products *s, const char *name, int O, int I, int 
     p->I = I;
     p->N = N;
     p->kind = kind;
+    p->type = type;
     p->times = times;
     p->flops = product_flops(p, r);
+}
+
+/* The same product over each type of weights: they stand, and are measured, one beside the other. */
+static void add_products(struct products *s, const struct bench *b, const char *name, int O, int I, int N, int kind, double times)
+{
+    int i;
+    if (kind > BACKWARD_X) add_product(s, name, O, I, N, kind, -1, times, b->rank);
+    else for (i = 0; i < b->n_types; i++) add_product(s, name, O, I, N, kind, i, times, b->rank);
 }
 
 /* Each linear forward once and back once, with its adapter; the head at the rows with a target. */
@@ -151,20 +162,26 @@ static void list_products(struct products *s, const struct config *c, const stru
     for (kind = 0; kind < KINDS; kind++)
         for (id = 0; id < T_COUNT; id++)
             if (tensor_present(c, id) && tensor_specs[id].linear && tensor_layered(id))
-                add_product(s, tensor_specs[id].name, tensor_rows(c, id), tensor_cols(c, id), b->tokens, kind, c->L, b->rank);
+                add_products(s, b, tensor_specs[id].name, tensor_rows(c, id), tensor_cols(c, id), b->tokens, kind, c->L);
     for (kind = FORWARD; kind <= BACKWARD_X; kind++)
-        add_product(s, "head", c->V, c->C, head, kind, (double)b->targets / head, b->rank);
+        add_products(s, b, "head", c->V, c->C, head, kind, (double)b->targets / head);
 }
 
-struct memory { struct kernel_ctx ctx; struct kernels k; buf *x, *y, *h, *a, *b, *da, *db; void *w; struct weight weight; };
+struct memory {
+    struct kernel_ctx ctx;
+    struct kernels k;
+    buf *x, *y, *h, *a, *b, *da, *db;
+    struct weight weights[MAX_TYPES];       /* of each type one, of the largest matrix's size: all are views of it */
+};
 
+/* The most elements of an input 'x', an output 'y' or a weight 'w', and the most rows 'r' of a weight. */
 static size_t largest(const struct products *s, int what)
 {
     size_t most = 0;
     int i;
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
-        size_t n = (size_t)(what == 'x' ? p->I : p->O) * (size_t)(what == 'w' ? p->I : p->N);
+        size_t n = (size_t)(what == 'x' ? p->I : p->O) * (size_t)(what == 'w' ? p->I : what == 'r' ? 1 : p->N);
         if (n > most) most = n;
     }
     return most;
@@ -176,37 +193,31 @@ static void fill(float *x, size_t n, float size)
     for (i = 0; i < n; i++) x[i] = size * (float)((long long)(random_bits(1, i) % 2001) - 1000);
 }
 
-/* Values of no meaning but of ordinary size: scales of blocks are 2^-10. */
-static void fill_weight(unsigned char *w, int type, size_t n)
-{
-    const struct weight_type_info *t = &weight_types[type];
-    size_t i, blocks = n / (size_t)t->block;
-    uint16_t small = f32_to_f16(0.0009765625f);
-    if (type == TYPE_F32) fill((float *)(void *)w, n, 1e-4f);
-    for (i = 0; i < blocks && type != TYPE_F32; i++) {
-        float v = 1e-4f * (float)((long long)(random_bits(2, i) % 2001) - 1000);
-        uint16_t h = type == TYPE_BF16 ? f32_to_bf16(v) : type == TYPE_F16 ? f32_to_f16(v) : small;
-        memset(w + i * (size_t)t->bytes, (int)(i % 255), (size_t)t->bytes);
-        memcpy(w + i * (size_t)t->bytes, &h, 2);
-        if (type == TYPE_Q4_1) memcpy(w + i * (size_t)t->bytes + 2, &small, 2);
-    }
-}
-
 static void release(struct memory *m)
 {
-    void *all[9];
+    void *all[8];
     int i;
     all[0] = m->x, all[1] = m->y, all[2] = m->h, all[3] = m->a, all[4] = m->b, all[5] = m->da, all[6] = m->db;
-    all[7] = m->w, all[8] = m->ctx.work;
-    for (i = 0; i < 9; i++) if (all[i]) m->k.release(&m->ctx, all[i]);
+    all[7] = m->ctx.work;
+    for (i = 0; i < 8; i++) if (all[i]) m->k.release(&m->ctx, all[i]);
+    for (i = 0; i < MAX_TYPES; i++) bench_weight_free(&m->weights[i]);
+}
+
+static int reserve_weights(struct memory *m, const struct products *s, const struct bench *b, int threads, struct lora_error *err)
+{
+    size_t rows = largest(s, 'r'), cols = (largest(s, 'w') + rows - 1) / rows;
+    int i, bad = 0;
+    cols = (cols + 255) / 256 * 256;        /* whole blocks of any type */
+    for (i = 0; i < b->n_types && !bad; i++)
+        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, threads, err);
+    return bad;
 }
 
 static int reserve(struct memory *m, const struct products *s, const struct bench *b, int threads, struct lora_error *err)
 {
-    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), nw = largest(s, 'w'), bytes = 0;
-    size_t nh = (size_t)b->tokens * (size_t)b->rank, na, e = (size_t)m->k.elem;
+    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), nh = (size_t)b->tokens * (size_t)b->rank, na, e = (size_t)m->k.elem;
     struct kernel_sizes sizes;
-    int i, type = dtypes[b->dtype], widest = 1, V = 1;
+    int i, widest = 1, V = 1;
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
         int w = p->O > p->I ? p->O : p->I;
@@ -220,10 +231,6 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     sizes.width = widest > b->rank ? widest : b->rank;
     sizes.V = V;
     m->ctx.work_bytes = m->k.work_bytes(&sizes);
-    if (type_bytes(&bytes, type, nw)) {
-        fail(err, "bench", "--dtype %s", weight_types[type].name);
-        return expected(err, "matrices of whole blocks of %d", weight_types[type].block);
-    }
     m->x = m->k.alloc(&m->ctx, nx * e);
     m->y = m->k.alloc(&m->ctx, ny * e);
     m->h = m->k.alloc(&m->ctx, nh * e);
@@ -231,14 +238,10 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     m->b = m->k.alloc(&m->ctx, na * e);
     m->da = m->k.alloc(&m->ctx, na * e);
     m->db = m->k.alloc(&m->ctx, na * e);
-    m->w = m->k.alloc(&m->ctx, bytes);
     m->ctx.work = m->ctx.work_bytes ? m->k.alloc(&m->ctx, m->ctx.work_bytes) : NULL;
-    if (!m->x || !m->y || !m->h || !m->a || !m->b || !m->da || !m->db || !m->w || (m->ctx.work_bytes && !m->ctx.work))
-        return fail_memory(err, "bench", (nx + ny + nh + 4 * na) * e + bytes + m->ctx.work_bytes);
-    fill_weight(m->w, type, nw);
-    m->weight.type = type;
-    m->weight.data = m->w;
-    return 0;
+    if (!m->x || !m->y || !m->h || !m->a || !m->b || !m->da || !m->db || (m->ctx.work_bytes && !m->ctx.work))
+        return fail_memory(err, "bench", (nx + ny + nh + 4 * na) * e + m->ctx.work_bytes);
+    return reserve_weights(m, s, b, threads, err);
 }
 
 /* Ordinary numbers into what products read: they grow when results are added to them. */
@@ -270,7 +273,7 @@ static struct weight real_weight(const buf *data, int rows, int cols)
 static int run_product(struct memory *m, const struct product *p, int r)
 {
     struct kernel_ctx *c = &m->ctx;
-    struct weight w = m->weight, a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
+    struct weight w = m->weights[p->type < 0 ? 0 : p->type], a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
     w.rows = p->O;
     w.cols = p->I;
     switch (p->kind) {
@@ -317,7 +320,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
                 fail(err, "bench", "%s", m->k.name);
-                bad = found(err, "a table that does not read %s", weight_types[m->weight.type].name);
+                bad = found(err, "a table that does not read %s", b->types[s->list[i].type].name);
             }
     }
     progress_done();
@@ -334,9 +337,34 @@ static void share(char *text, size_t n, double flops, double peak)
     else snprintf(text, n, "-");
 }
 
+/* All products of a step over each type. */
+static void show_sums(struct products *s, const struct bench *b, double peak, struct text *json)
+{
+    double flops, seconds, first = 0;
+    char part[32];
+    int i, type;
+    printf("\n");
+    text_puts(json, "],\"step_products\":[");
+    for (type = 0; type < b->n_types; type++) {
+        for (i = 0, flops = seconds = 0; i < s->n; i++) {
+            struct product *p = &s->list[i];
+            if (p->type >= 0 && p->type != type) continue;
+            flops += p->times * p->flops;
+            seconds += p->times * median(p->seconds, b->rounds);
+        }
+        if (!type) first = seconds;
+        share(part, sizeof part, 1e-9 * flops / seconds, peak);
+        printf("all products of a step, %-7s  %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak, %.3f of %s's time\n", b->types[type].name,
+               1e-9 * flops, seconds, 1e-9 * flops / seconds, part, seconds / first, b->types[0].name);
+        text_printf(json, "%s{\"type\":\"%s\",\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g,\"ratio\":%.4g}", type ? "," : "",
+                    b->types[type].name, 1e-9 * flops, seconds, 1e-9 * flops / seconds, seconds / first);
+    }
+    text_puts(json, "]");
+}
+
 static void show(struct products *s, const struct bench *b, struct figures *f, struct text *json)
 {
-    double flops = 0, seconds = 0, peak = median(f->peaks, b->rounds), bandwidth = median(f->bandwidths, b->rounds);
+    double peak = median(f->peaks, b->rounds), bandwidth = median(f->bandwidths, b->rounds);
     char part[32];
     int i;
     if (f->share < 0.8)
@@ -344,24 +372,20 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
                100 * f->share, f->threads);
     if (peak > 0) printf("peak of 256-bit multiply-adds  %.1f GFLOP/s\n", peak);
     printf("reading memory                 %.1f GB/s\n\n", bandwidth);
-    printf("%-14s %-14s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "N", "I", "O", "ms", "GFLOP/s", "of peak");
-    text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"dtype\":\"%s\",\"rounds\":%d,"
+    text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"
                       "\"peak_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
-                f->backend, f->threads, b->tokens, b->targets, b->rank, weight_types[dtypes[b->dtype]].name, b->rounds, peak, bandwidth);
+                f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds, peak, bandwidth);
+    printf("%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
+        const char *type = p->type < 0 ? "" : b->types[p->type].name;
         double t = median(s->list[i].seconds, b->rounds), rate = 1e-9 * p->flops / t;
         share(part, sizeof part, rate, peak);
-        printf("%-14s %-14s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, p->N, p->I, p->O, 1e3 * t, rate, part);
-        text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g}",
-                    i ? "," : "", kind_names[p->kind], p->name, p->N, p->I, p->O, p->times, t, rate);
-        flops += p->times * p->flops;
-        seconds += p->times * t;
+        printf("%-14s %-14s %-7s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, type, p->N, p->I, p->O, 1e3 * t, rate, part);
+        text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"type\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,"
+                          "\"gflops\":%.4g}", i ? "," : "", kind_names[p->kind], p->name, type, p->N, p->I, p->O, p->times, t, rate);
     }
-    share(part, sizeof part, 1e-9 * flops / seconds, peak);
-    printf("\nall products of a step: %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak\n",
-           1e-9 * flops, seconds, 1e-9 * flops / seconds, part);
-    text_printf(json, "],\"step_products\":{\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g}", 1e-9 * flops, seconds, 1e-9 * flops / seconds);
+    show_sums(s, b, peak, json);
 }
 
 /* ---- the job ---- */
@@ -378,6 +402,9 @@ static struct config smollm2_135m(void)
     c.HS = 64;
     c.F = 1536;
     c.tied = 1;
+    c.norm_eps = 1e-5;
+    c.rope.theta = 100000;
+    c.max_positions = 8192;
     return c;
 }
 
@@ -409,16 +436,16 @@ static int bench(struct bench *b, struct lora_error *err)
     struct config c = smollm2_135m();
     struct model *m = NULL;
     struct text json = { NULL, 0, 0, 0 };
+    const char *path = b->common.model;
     int threads = usable_threads(b->common.threads), bad;
-    if (!k || (b->common.model && model_open(&m, b->common.model, err))) return -1;
+    if (!k || (path && (shape_alone(path) ? shape_open(&m, path, err) : model_open(&m, path, err)))) return -1;
     if (m) c = m->config;
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;
-    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers, %s\n",
-           m ? b->common.model : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank,
-           weight_types[dtypes[b->dtype]].name);
+    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers\n",
+           m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank);
     bad = bench_products(b, k, &c, threads, &json, err);
-    if (!bad && (b->step || b->profile)) bad = bench_step(b, k, m, threads, &json, err);
+    if (!bad && (b->step || b->profile)) bad = bench_step(b, k, &c, threads, &json, err);
     text_puts(&json, "}\n");
     if (!bad && b->json) bad = text_check(&json, err) || job_write_json(b->json, &json, err);
     text_free(&json);
@@ -428,12 +455,19 @@ static int bench(struct bench *b, struct lora_error *err)
 
 static int run(int argc, char **argv)
 {
-    struct bench b = { COMMON_DEFAULTS, 512, 0, 64, 16, 7, 0, 0, 0, NULL };
+    struct bench b;
     struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
     char *given;
-    int code = job_options(&job_bench, &b, argc, argv, &given);
-    if (code < 0 && (b.step || b.profile) && !b.common.model)
-        code = job_usage_error(&job_bench, "a whole step needs --model");
+    int code;
+    memset(&b, 0, sizeof b);
+    b.common = (struct common)COMMON_DEFAULTS;
+    b.tokens = 512;
+    b.row_tokens = 64;
+    b.rank = 16;
+    b.rounds = 7;
+    b.block = 64;
+    code = job_options(&job_bench, &b, argc, argv, &given);
+    if (code < 0) code = bench_types_read(&b);
     if (code < 0) code = bench(&b, &err) ? job_error(&err) : EXIT_DONE;
     job_free_options(&job_bench, &b, given);
     return code;
@@ -441,5 +475,5 @@ static int run(int argc, char **argv)
 
 const struct job job_bench = {
     "bench", "how fast this machine is at the products of a training step, and at a step",
-    "[--model PATH [--step | --profile]] [options]", options, common_options, run
+    "[--model PATH] [--dtype TYPE,...] [--step | --profile] [options]", options, common_options, run
 };

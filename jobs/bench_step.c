@@ -1,4 +1,4 @@
-/* bench_step.c - lora bench --step and --profile: whole training steps on a model, timed.
+/* bench_step.c - lora bench --step and --profile: whole training steps, timed, over each type of weights.
  *
  * For the profile the table of kernels is wrapped: each entry of the wrapper takes the time of the
  * same entry of the table behind it. The model's code knows nothing of it. */
@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* ---- the wrapper ---- */
 
@@ -22,12 +23,13 @@ static const char *const operation_names[] = {
     "embed", "dropout", "copy, zero, add, gather", "adamw", "sum_squares, not_finite"
 };
 
-/* An operation is told nothing but its context, so what the wrapper stands before is kept here. */
-static struct { struct kernels k; double seconds[OPERATIONS]; long calls[OPERATIONS]; int thin; } timed;
+/* An operation is told nothing but its context, so what the wrapper stands before is kept here, and which
+ * type's step is on. */
+static struct { struct kernels k; double seconds[MAX_TYPES][OPERATIONS]; long calls[OPERATIONS]; int thin, type; } timed;
 
 static void count(int op, double start)
 {
-    timed.seconds[op] += seconds_now() - start;
+    timed.seconds[timed.type][op] += seconds_now() - start;
     timed.calls[op]++;
 }
 
@@ -196,20 +198,61 @@ static int open_lora(struct lora **l, struct adapter **a, const struct bench *b,
     return lora_open(l, &setup, err);
 }
 
-static int time_steps(struct lora *l, const struct pack *p, const struct bench *b, double *seconds, struct lora_error *err)
+/* What is measured over one type of weights. */
+struct runner {
+    struct model *m;
+    struct adapter *a;
+    struct lora *l;
+    double seconds[MAX_ROUNDS], processor[MAX_ROUNDS];      /* of a step, by the clock and of all threads */
+    double token[MAX_ROUNDS], bytes;                        /* of a token; that it reads */
+};
+
+static int train_step(struct runner *r, const struct pack *p, double *losses, int round, struct lora_error *err)
 {
     const struct lora_hyper h = { 1e-6, 0.9, 0.999, 1e-8, 0, 1 };
-    double *losses = new_array((size_t)p->T + 1, sizeof *losses, err), norm;
-    int round, bad = !losses;
-    for (round = -1; round < b->rounds && !bad; round++) {
-        double start = seconds_now();
-        progress("step %d of %d", round < 0 ? 1 : round + 1, b->rounds);
-        bad = lora_train(l, p, 1.0 / p->T, losses, NULL, err) || lora_step(l, &h, &norm, err);
-        if (round < 0) {            /* the first reads the weights from disk */
+    double start = seconds_now(), norm;
+    clock_t processor = clock();
+    if (lora_train(r->l, p, 1.0 / p->T, losses, NULL, err) || lora_step(r->l, &h, &norm, err)) return -1;
+    r->seconds[round] = seconds_now() - start;
+    r->processor[round] = (double)(clock() - processor) / CLOCKS_PER_SEC;
+    return 0;
+}
+
+/* A token through all matrices: what generating one costs beside little else. */
+static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, double *seconds)
+{
+    const struct config *f = &r->m->config;
+    double start = seconds_now();
+    int layer, id;
+    r->bytes = 0;
+    for (layer = 0; layer < f->L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = model_weight(r->m, id, layer);
+            size_t bytes;
+            if (!w || !(tensor_layered(id) ? tensor_specs[id].linear : id == T_HEAD && !layer)) continue;
+            if (k->matmul(c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
+            r->bytes += (double)bytes;
+        }
+    *seconds = seconds_now() - start;
+    return 0;
+}
+
+static int measure(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
+                   struct kernel_ctx *c, buf *y, const buf *x, struct lora_error *err)
+{
+    double *losses = new_array((size_t)p->T + 1, sizeof *losses, err);
+    int round, i, bad = !losses;
+    for (round = -1; round < b->rounds && !bad; round++) {      /* round -1 warms up */
+        int to = round < 0 ? 0 : round;
+        progress("step %d of %d", to + 1, b->rounds);
+        for (i = 0; i < b->n_types && !bad; i++) {
+            timed.type = i;
+            bad = train_step(&all[i], p, losses, to, err);
+            if (!bad && token(k, c, &all[i], y, x, &all[i].token[to])) bad = fail(err, "bench", "%s", b->types[i].name);
+        }
+        if (round < 0) {
             memset(timed.seconds, 0, sizeof timed.seconds);
             memset(timed.calls, 0, sizeof timed.calls);
-        } else {
-            seconds[round] = seconds_now() - start;
         }
     }
     progress_done();
@@ -217,47 +260,122 @@ static int time_steps(struct lora *l, const struct pack *p, const struct bench *
     return bad ? -1 : 0;
 }
 
+/* Scratch, a row in and a row out for the products of a token. */
+static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *table,
+                               const struct config *f, int threads, struct lora_error *err)
+{
+    struct kernels k;
+    struct kernel_ctx c = { 0, NULL, 0, NULL };
+    struct kernel_sizes sizes;
+    size_t row;
+    buf *x, *y;
+    int bad;
+    kernels_complete(&k, table);
+    memset(&sizes, 0, sizeof sizes);
+    sizes.threads = c.threads = threads;
+    sizes.N = 1;
+    sizes.width = 3 * (f->C + f->F + f->NH * f->HS);        /* no matrix is wider, fused or not */
+    sizes.V = f->V;
+    row = (size_t)(sizes.width > f->V ? sizes.width : f->V) * (size_t)k.elem;
+    c.work_bytes = k.work_bytes(&sizes);
+    c.work = k.alloc(&c, c.work_bytes + 1);
+    x = k.alloc(&c, row);
+    y = k.alloc(&c, row);
+    bad = !c.work || !x || !y ? fail_memory(err, "bench", 2 * row + c.work_bytes) : measure(all, p, b, &k, &c, y, x, err);
+    if (x) k.release(&c, x);
+    if (y) k.release(&c, y);
+    if (c.work) k.release(&c, c.work);
+    return bad;
+}
+
+/* ---- what is shown ---- */
+
 static void show_profile(const struct bench *b, struct text *json)
 {
-    int shown[OPERATIONS] = { 0 }, i, j;
-    double all = 0;
-    for (i = 0; i < OPERATIONS; i++) all += timed.seconds[i];
+    int shown[OPERATIONS] = { 0 }, i, j, type;
+    printf("\n%-24s %7s", "ms of a step", "calls");
+    for (type = 0; type < b->n_types; type++) printf(" %9s", b->types[type].name);
     text_puts(json, ",\"profile\":[");
     for (i = 0; i < OPERATIONS; i++) {
         int top = -1;
         for (j = 0; j < OPERATIONS; j++)
-            if (!shown[j] && (top < 0 || timed.seconds[j] > timed.seconds[top])) top = j;
+            if (!shown[j] && (top < 0 || timed.seconds[0][j] > timed.seconds[0][top])) top = j;
         shown[top] = 1;
         if (!timed.calls[top]) continue;
-        printf("  %-24s %6ld calls %9.2f ms  %5.1f %%\n", operation_names[top], timed.calls[top] / b->rounds,
-               1e3 * timed.seconds[top] / b->rounds, 100 * timed.seconds[top] / all);
-        text_printf(json, "%s{\"operation\":\"%s\",\"calls\":%ld,\"seconds\":%.6g}", i ? "," : "", operation_names[top],
-                    timed.calls[top] / b->rounds, timed.seconds[top] / b->rounds);
+        printf("\n%-24s %7ld", operation_names[top], timed.calls[top] / b->rounds / b->n_types);
+        text_printf(json, "%s{\"operation\":\"%s\",\"calls\":%ld,\"seconds\":[", i ? "," : "", operation_names[top],
+                    timed.calls[top] / b->rounds / b->n_types);
+        for (type = 0; type < b->n_types; type++) {
+            printf(" %9.2f", 1e3 * timed.seconds[type][top] / b->rounds);
+            text_printf(json, "%s%.6g", type ? "," : "", timed.seconds[type][top] / b->rounds);
+        }
+        text_puts(json, "]}");
+    }
+    printf("\n");
+    text_puts(json, "]");
+}
+
+/* The median of a / b, round by round: what slows the machine for a while slows both. */
+static double ratio(const double *a, const double *b, int rounds)
+{
+    double all[MAX_ROUNDS];
+    int i;
+    for (i = 0; i < rounds; i++) all[i] = a[i] / b[i];
+    return median(all, rounds);
+}
+
+static void show_steps(struct runner *all, const struct bench *b, const struct pack *p, struct text *json)
+{
+    double clock_ratios[MAX_TYPES], processor_ratios[MAX_TYPES];
+    int i;
+    for (i = 0; i < b->n_types; i++) {          /* before the medians sort the rounds */
+        clock_ratios[i] = ratio(all[i].seconds, all[0].seconds, b->rounds);
+        processor_ratios[i] = ratio(all[i].processor, all[0].processor, b->rounds);
+    }
+    printf("\na whole step of %d rows of %d tokens, by the clock and in processor time; the products of one token alone\n", p->S, b->row_tokens);
+    printf("%-7s %9s %9s %7s %11s %7s   %9s %9s %6s\n", "type", "step s", "tokens/s", "times", "processor s", "times", "token ms", "tokens/s", "GB/s");
+    text_puts(json, ",\"steps\":[");
+    for (i = 0; i < b->n_types; i++) {
+        double step = median(all[i].seconds, b->rounds), processor = median(all[i].processor, b->rounds), one = median(all[i].token, b->rounds);
+        printf("%-7s %9.3f %9.1f %7.3f %11.3f %7.3f   %9.2f %9.1f %6.1f\n", b->types[i].name, step, p->N / step, clock_ratios[i], processor,
+               processor_ratios[i], 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one);
+        text_printf(json, "%s{\"type\":\"%s\",\"seconds\":%.6g,\"tokens_per_second\":%.6g,\"ratio\":%.4g,\"processor_seconds\":%.6g,"
+                          "\"processor_ratio\":%.4g,\"token_seconds\":%.6g,\"token_bytes\":%.0f}", i ? "," : "", b->types[i].name, step,
+                    p->N / step, clock_ratios[i], processor, processor_ratios[i], one, all[i].bytes);
     }
     text_puts(json, "]");
 }
 
-int bench_step(const struct bench *b, const struct kernels *k, const struct model *m, int threads,
+static int prepare(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
+                   const struct config *c, int threads, struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < b->n_types; i++) {
+        progress("weights: %s", b->types[i].name);
+        if (bench_model(&all[i].m, b, &b->types[i], c, threads, err)
+            || open_lora(&all[i].l, &all[i].a, b, k, all[i].m, p, threads, err)) return -1;
+    }
+    return 0;
+}
+
+int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
                struct text *json, struct lora_error *err)
 {
     struct kernels w = wrapped(k, b->rank);
+    struct runner *all = new_array((size_t)b->n_types, sizeof *all, err);
     struct pack p;
-    struct adapter *a = NULL;
-    struct lora *l = NULL;
-    double *seconds = new_array((size_t)b->rounds, sizeof *seconds, err), t;
-    int bad = !seconds;
+    int bad = !all, i;
     memset(&p, 0, sizeof p);
-    bad = bad || fill_pack(&p, b, m->config.V, err) || open_lora(&l, &a, b, b->profile ? &w : k, m, &p, threads, err)
-        || time_steps(l, &p, b, seconds, err);
-    if (!bad) {
-        t = median(seconds, b->rounds);
-        printf("\na whole step: %.3f s, %.1f tokens/s (%d rows of %d tokens)\n", t, p.N / t, p.S, b->row_tokens);
-        text_printf(json, ",\"step\":{\"seconds\":%.6g,\"tokens_per_second\":%.6g,\"rows\":%d}", t, p.N / t, p.S);
-        if (b->profile) show_profile(b, json);
+    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, &p, b, b->profile ? &w : k, c, threads, err)
+        || measure_with_memory(all, &p, b, k, c, threads, err);
+    if (!bad) show_steps(all, b, &p, json);
+    if (!bad && b->profile) show_profile(b, json);
+    for (i = 0; all && i < b->n_types; i++) {
+        lora_close(all[i].l);
+        adapter_free(all[i].a);
+        bench_model_free(all[i].m);
     }
-    lora_close(l);
-    adapter_free(a);
     pack_free(&p);
-    free(seconds);
+    free(all);
     return bad ? -1 : 0;
 }
