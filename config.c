@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "weight.h"
+#include "nf4.h"
 #include "formats/gguf.h"
 #include "formats/json.h"
 
@@ -88,8 +88,19 @@ static int in_list(const char *key, const char *const *list, size_t n)
 }
 #define IN_LIST(key, list) in_list(key, list, sizeof list / sizeof *list)
 
-/* Every key is read, inert, at the only value we compute, or shown to the user; quantised bases are
- * refused by name. */
+/* bitsandbytes' weights say themselves what they are; no other quantisation is read. */
+static int check_quantisation(const struct json *o, const char *path, struct lora_error *err)
+{
+    const char *method = "nothing";
+    if (json_get_string(o, "quant_method", &method, path, err)) return -1;
+    if (!strcmp(method, "bitsandbytes")) return 0;
+    fail(err, "unsupported configuration", "%s, line %d: quantization_config, quant_method", path, o->line);
+    expected(err, "bitsandbytes, or a model in f32, f16 or bf16");
+    return found(err, "%s", method);
+}
+
+/* Every key is read, inert, at the only value we compute, or shown to the user; other programs'
+ * quantisations are refused by name. */
 static int check_keys(const struct json *o, const char *path, struct text *ignored, struct lora_error *err)
 {
     const struct json *v;
@@ -108,8 +119,8 @@ static int check_keys(const struct json *o, const char *path, struct text *ignor
         }
         if (fixed || IN_LIST(v->key, inert_keys) || IN_LIST(v->key, read_keys)) continue;
         if (!strcmp(v->key, "quantization_config") && v->type != JSON_NULL) {
-            fail(err, "unsupported configuration", "%s, line %d: quantization_config", path, v->line);
-            return expected(err, "a model in f32, f16 or bf16");
+            if (check_quantisation(v, path, err)) return -1;
+            continue;
         }
         if (ignored) text_list(ignored, v->key);
     }
@@ -533,13 +544,27 @@ static void put_rope(struct text *t, const struct config *c)
     text_puts(t, "\n  },\n");
 }
 
-static const char *dtype_name(int dtype)
+const char *config_dtype_name(int dtype)
 {
     return dtype == TYPE_F16 ? "float16" : dtype == TYPE_BF16 ? "bfloat16" : "float32";
 }
 
+/* What Transformers' save_pretrained writes: it loads nothing without it. */
+static void put_quantisation(struct text *t, const struct quantise *how, int dtype)
+{
+    const char *in_4bit = how->type == TYPE_INT8 ? "false" : "true", *in_8bit = how->type == TYPE_INT8 ? "true" : "false";
+    text_printf(t, "  \"quantization_config\": {\n    \"_load_in_4bit\": %s,\n    \"_load_in_8bit\": %s,\n", in_4bit, in_8bit);
+    text_printf(t, "    \"bnb_4bit_compute_dtype\": \"%s\",\n    \"bnb_4bit_quant_storage\": \"uint8\",\n", config_dtype_name(dtype));
+    text_printf(t, "    \"bnb_4bit_quant_type\": \"%s\",\n    \"bnb_4bit_use_double_quant\": %s,\n",
+                how->type == TYPE_NF4 ? "nf4" : "fp4", how->double_quant ? "true" : "false");
+    text_puts(t, "    \"llm_int8_enable_fp32_cpu_offload\": false,\n    \"llm_int8_has_fp16_weight\": false,\n"
+                 "    \"llm_int8_skip_modules\": null,\n    \"llm_int8_threshold\": 6.0,\n");
+    text_printf(t, "    \"load_in_4bit\": %s,\n    \"load_in_8bit\": %s,\n    \"quant_method\": \"bitsandbytes\"\n  },\n",
+                in_4bit, in_8bit);
+}
+
 /* The older form (rope_theta, rope_scaling, torch_dtype), which old and new Transformers read. */
-int config_write(const struct config *c, const char *path, int dtype, struct lora_error *err)
+int config_write(const struct config *c, const char *path, int dtype, const struct quantise *how, struct lora_error *err)
 {
     struct text t = { NULL, 0, 0, 0 };
     struct config copy = *c;
@@ -571,8 +596,9 @@ int config_write(const struct config *c, const char *path, int dtype, struct lor
     for (i = 0; i < c->n_eos; i++)
         text_printf(&t, i ? ", %d" : c->n_eos > 1 ? "  \"eos_token_id\": [%d" : "  \"eos_token_id\": %d", c->eos[i]);
     if (c->n_eos) text_puts(&t, c->n_eos > 1 ? "],\n" : ",\n");
+    if (how) put_quantisation(&t, how, dtype);
     text_printf(&t, "  \"hidden_act\": \"silu\",\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"%s\"\n}\n",
-                c->tied ? "true" : "false", dtype_name(dtype));
+                c->tied ? "true" : "false", config_dtype_name(dtype));
     bad = text_check(&t, err) || file_write(path, t.s, t.n, err) ? -1 : 0;
     text_free(&t);
     return bad;

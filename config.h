@@ -42,13 +42,16 @@ struct family {
 };
 
 struct gguf;
+struct quantise;
 
 /* config.json, or the keys of a GGUF file. A key that would change the numbers and is not computed is
  * refused by name; one that nobody reads is added to `ignored` (may be NULL): "a, b". */
 int config_read(struct config *c, const char *path, struct text *ignored, struct lora_error *err);
 int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignored, struct lora_error *err);
-/* config.json with this type of weights (TYPE_F32, TYPE_BF16, TYPE_F16). */
-int config_write(const struct config *c, const char *path, int dtype, struct lora_error *err);
+/* config.json with this type of weights (TYPE_F32, TYPE_BF16, TYPE_F16); how: the linears of the layers
+ * are quantised so, or NULL. */
+int config_write(const struct config *c, const char *path, int dtype, const struct quantise *how, struct lora_error *err);
+const char *config_dtype_name(int dtype);       /* "float32", "bfloat16", "float16" */
 
 /* Of a configuration that was read; NULL with an error if its model_type is none. */
 const struct family *config_family(const struct config *c, struct lora_error *err);

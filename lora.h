@@ -70,6 +70,7 @@ struct lora_plan {
     size_t total;           /* the arena: the sum */
     size_t mapped;          /* bytes of the model's files that are used where they lie */
     size_t paged;           /* moments in a file of their own; then `moments` is 0 */
+    size_t quantised;       /* bytes of weights that were quantised while loading, in the model's memory */
 };
 
 /* One trained tensor: where it lies in the flat buffers. */

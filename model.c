@@ -1,5 +1,5 @@
 /* model.c - see model.h: the table of tensors, and the model directories and GGUF files they lie in. */
-#include "model.h"
+#include "model_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +7,6 @@
 
 #include "formats/gguf.h"
 #include "formats/json.h"
-#include "formats/safetensors.h"
 
 #define LAYER "model.layers.%d."
 
@@ -149,7 +148,7 @@ static void hash_weight(struct model *m, const char *name, int type, const unsig
 }
 
 /* Which row of the table has this name; -1: none. The layer is the number in it. */
-static int find_tensor(const struct config *c, const char *name, int gguf, int *layer)
+int model_find_tensor(const struct config *c, const char *name, int gguf, int *layer)
 {
     char text[128];
     const char *digits = strpbrk(name, "0123456789");
@@ -199,20 +198,24 @@ static int unknown_tensor(const char *file, const char *name, struct lora_error 
 
 static int take_shard(struct model *m, const struct safetensors *s, struct lora_error *err)
 {
-    int i, id, layer;
+    int i, id, layer, type;
     for (i = 0; i < s->n; i++) {
         const struct st_tensor *t = &s->tensors[i];
+        struct weight *w;
         size_t n = strlen(t->name);
         if (n > 20 && !strcmp(t->name + n - 20, ".rotary_emb.inv_freq")) {  /* a buffer of old checkpoints */
             text_list(&m->ignored, t->name);
             continue;
         }
-        id = find_tensor(&m->config, t->name, 0, &layer);
-        if (id < 0) return unknown_tensor(s->path, t->name, err);
-        if (m->weights[(size_t)layer * T_COUNT + (size_t)id].rows)
-            return fail(err, "the same tensor twice", "%s: %s", s->path, t->name);
-        if (set_weight(m, id, layer, t->type, t->dims, t->n_dims, t->data, s->path, t->name, err)) return -1;
+        id = model_find_tensor(&m->config, t->name, 0, &layer);
         hash_weight(m, t->name, t->type, t->data, t->bytes);
+        if (id < 0 && quantised_part(m, t->name)) continue;
+        if (id < 0) return unknown_tensor(s->path, t->name, err);
+        w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
+        if (w->rows) return fail(err, "the same tensor twice", "%s: %s", s->path, t->name);
+        type = quantised_type(m, id, t);
+        if (type >= 0 ? quantised_take(m, w, id, type, t, s->path, err)
+            : set_weight(m, id, layer, t->type, t->dims, t->n_dims, t->data, s->path, t->name, err)) return -1;
     }
     return text_check(&m->ignored, err);
 }
@@ -223,7 +226,16 @@ static int open_shard(struct model *m, const char *name, struct lora_error *err)
     int bad = !path || safetensors_open(&m->shards[m->n_shards], path, err);
     free(path);
     if (bad) return -1;
-    return take_shard(m, &m->shards[m->n_shards++], err);
+    m->n_shards++;
+    return 0;
+}
+
+/* When all are open: parts of a quantised weight may lie in several. */
+static int take_shards(struct model *m, struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < m->n_shards; i++) if (take_shard(m, &m->shards[i], err)) return -1;
+    return 0;
 }
 
 /* model.safetensors.index.json: every shard it names, once. */
@@ -274,7 +286,7 @@ static int open_directory(struct model *m, struct lora_error *err)
     free(config);
     free(whole);
     free(index);
-    return bad ? -1 : check_complete(m, err);
+    return bad || take_shards(m, err) ? -1 : check_complete(m, err);
 }
 
 static int open_gguf(struct model *m, struct lora_error *err)
@@ -288,7 +300,7 @@ static int open_gguf(struct model *m, struct lora_error *err)
     for (i = 0; i < m->gguf->n_tensors; i++) {
         const struct gguf_tensor *t = &m->gguf->tensors[i];
         if (!strcmp(t->name, "rope_freqs.weight")) continue;
-        id = find_tensor(&m->config, t->name, 1, &layer);
+        id = model_find_tensor(&m->config, t->name, 1, &layer);
         if (id < 0) return unknown_tensor(m->path, t->name, err);
         if (set_weight(m, id, layer, t->type, t->dims, t->n_dims, t->data, m->path, t->name, err)) return -1;
         if (f->gguf_permuted && (id == T_WQ || id == T_WK || id == T_BQ || id == T_BK))
@@ -316,8 +328,10 @@ int model_open(struct model **out, const char *path, struct lora_error *err)
 
 void model_close(struct model *m)
 {
+    size_t w;
     int i;
     if (!m) return;
+    for (w = 0; m->weights && w < (size_t)m->config.L * T_COUNT; w++) weight_free(&m->weights[w]);
     for (i = 0; i < m->n_shards; i++) safetensors_close(&m->shards[i]);
     if (m->gguf) gguf_close(m->gguf);
     free(m->gguf);
@@ -353,8 +367,9 @@ static int each_tensor(const struct config *c, int (*each)(void *ctx, int id, in
 
 struct writing {
     const struct config *c;
+    const struct quantise *how;     /* of the linears, or NULL */
     struct st_writer w;
-    int dtype;
+    int dtype, threads;
     float *row;
     uint16_t *half;
     model_row_source *source;
@@ -362,56 +377,130 @@ struct writing {
     struct lora_error *err;
 };
 
-static int write_name(void *ctx, int id, int layer)
+static int is_quantised(const struct writing *x, int id) { return x->how && tensor_specs[id].linear; }
+
+static int name_quantised(void *ctx, int id, int layer)
+{
+    struct writing *x = ctx;
+    char name[128];
+    if (!is_quantised(x, id)) return 0;
+    return quantised_add(&x->w, tensor_name(name, sizeof name, id, layer), x->how, tensor_rows(x->c, id),
+                         tensor_cols(x->c, id), x->dtype, x->err);
+}
+
+static int name_plain(void *ctx, int id, int layer)
 {
     struct writing *x = ctx;
     char name[128];
     size_t dims[2];
+    if (is_quantised(x, id)) return 0;
     dims[0] = (size_t)tensor_rows(x->c, id);
     dims[1] = (size_t)tensor_cols(x->c, id);
     return st_writer_add(&x->w, tensor_name(name, sizeof name, id, layer), x->dtype, dims,
                          tensor_specs[id].cols == '1' ? 1 : 2, x->err);
 }
 
-static int write_rows(void *ctx, int id, int layer)
+static int name_format(void *ctx, int id, int layer)
+{
+    struct writing *x = ctx;
+    char name[128];
+    if (!is_quantised(x, id) || x->how->type != TYPE_INT8) return 0;
+    return quantised_add_format(&x->w, tensor_name(name, sizeof name, id, layer), x->err);
+}
+
+/* Rows of one tensor, for weight_quantise. */
+struct tensor_rows { struct writing *x; int id, layer; };
+
+static int tensor_row(void *ctx, int row, float *out, struct lora_error *err)
+{
+    const struct tensor_rows *t = ctx;
+    return t->x->source(t->x->source_ctx, t->id, t->layer, row, out, err);
+}
+
+static int put_quantised(void *ctx, int id, int layer)
+{
+    struct writing *x = ctx;
+    struct tensor_rows rows;
+    struct weight w;
+    char name[128];
+    int bad;
+    if (!is_quantised(x, id)) return 0;
+    rows.x = x;
+    rows.id = id;
+    rows.layer = layer;
+    if (weight_quantise(&w, x->how, tensor_rows(x->c, id), tensor_cols(x->c, id), tensor_row, &rows, x->threads,
+                        tensor_name(name, sizeof name, id, layer), x->err)) return -1;
+    bad = quantised_put(&x->w, &w, x->dtype, x->err);
+    weight_free(&w);
+    return bad;
+}
+
+static int put_plain(void *ctx, int id, int layer)
 {
     struct writing *x = ctx;
     int r;
+    if (is_quantised(x, id)) return 0;
     for (r = 0; r < tensor_rows(x->c, id); r++)
         if (x->source(x->source_ctx, id, layer, r, x->row, x->err)
             || put_row(&x->w, x->row, x->half, tensor_cols(x->c, id), x->dtype, x->err)) return -1;
     return 0;
 }
 
-int model_write(const struct config *c, const char *dir, int dtype, model_row_source *row, void *ctx,
-                struct lora_error *err)
+static int put_format(void *ctx, int id, int layer)
+{
+    struct writing *x = ctx;
+    (void)layer;
+    return is_quantised(x, id) && x->how->type == TYPE_INT8 ? quantised_put_format(&x->w, x->err) : 0;
+}
+
+/* In the file: quantised linears, which take multiples of 8 bytes, what is plain, single bytes. */
+static int write_tensors(struct writing *x, const char *file)
+{
+    if (each_tensor(x->c, name_quantised, x) || each_tensor(x->c, name_plain, x) || each_tensor(x->c, name_format, x)
+        || st_writer_begin(&x->w, file, x->err) || each_tensor(x->c, put_quantised, x) || each_tensor(x->c, put_plain, x)
+        || each_tensor(x->c, put_format, x)) {
+        st_writer_abandon(&x->w);
+        return -1;
+    }
+    return st_writer_commit(&x->w, x->err);
+}
+
+int model_write_quantised(const struct config *c, const char *dir, int dtype, const struct quantise *how,
+                          model_row_source *row, void *ctx, int threads, struct lora_error *err)
 {
     struct writing x;
     size_t widest = (size_t)(c->C > c->F ? c->C : c->F);
     char *file = NULL, *config = NULL;
-    int bad = -1, open = 0;
+    int bad;
     memset(&x, 0, sizeof x);
     if (widest < (size_t)c->NH * (size_t)c->HS) widest = (size_t)c->NH * (size_t)c->HS;
     x.c = c;
+    x.how = how;
     x.dtype = dtype;
+    x.threads = threads;
     x.source = row;
     x.source_ctx = ctx;
     x.err = err;
     x.row = new_array(widest, sizeof *x.row, err);
     x.half = new_array(widest, sizeof *x.half, err);
-    if (x.row && x.half && !make_directory(dir, err) && (file = path_join(dir, "model.safetensors", err))
-        && (config = path_join(dir, "config.json", err)) && !each_tensor(c, write_name, &x)
-        && !st_writer_begin(&x.w, file, err)) {
-        open = 1;
-        if (!each_tensor(c, write_rows, &x)) {
-            open = 0;       /* commit ends the writer, also when it fails */
-            bad = st_writer_commit(&x.w, err) || config_write(c, config, dtype, err) ? -1 : 0;
-        }
-    }
-    if (open || bad) st_writer_abandon(&x.w);
+    bad = !x.row || !x.half || (how && quantise_check(how, err)) || make_directory(dir, err)
+          || !(file = path_join(dir, "model.safetensors", err)) || !(config = path_join(dir, "config.json", err))
+          || write_tensors(&x, file) || config_write(c, config, dtype, how, err);
     free(file);
     free(config);
     free(x.row);
     free(x.half);
-    return bad;
+    return bad ? -1 : 0;
+}
+
+int model_write(const struct config *c, const char *dir, int dtype, model_row_source *row, void *ctx,
+                struct lora_error *err)
+{
+    return model_write_quantised(c, dir, dtype, NULL, row, ctx, 1, err);
+}
+
+int model_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    const struct model *m = ctx;
+    return weight_row((void *)model_weight(m, id, layer), row, out, err);
 }

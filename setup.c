@@ -165,8 +165,9 @@ static void carve_matrix(struct lora *l, struct arena *a, int id, int layer, str
         return;
     }
     *w = *m;
-    if (type_bytes(&bytes, m->type, area(m->rows, m->cols))) a->failed = 1;
+    if (weight_bytes(&bytes, m)) a->failed = 1;
     else if (l->k->own_memory) w->data = arena_take(a, bytes, 1);
+    else if (m->q && m->q->heap >= bytes) l->plan.quantised += m->q->heap;      /* made while loading */
     else l->plan.mapped += bytes;
 }
 

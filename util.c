@@ -1,4 +1,9 @@
 /* util.c - see util.h. */
+#ifdef __APPLE__
+#define _DARWIN_C_SOURCE        /* madvise */
+#else
+#define _DEFAULT_SOURCE
+#endif
 #include "util.h"
 
 #include <errno.h>
@@ -224,6 +229,19 @@ int file_open(struct file_map *f, const char *path, struct lora_error *err)
     }
     close(fd);
     return 0;
+}
+
+void file_forget(const struct file_map *f, const void *p, size_t n)
+{
+#ifdef MADV_DONTNEED        /* posix_madvise() is nothing on Linux: its promise keeps what was written */
+    uintptr_t start = (uintptr_t)p, first = (uintptr_t)f->mapping, page = (uintptr_t)sysconf(_SC_PAGESIZE), end = start + n;
+    if (!f->mapping || start < first || start > first + f->size || n > f->size - (start - first)) return;
+    start = (start + page - 1) / page * page;
+    end = end / page * page;
+    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
+#else
+    (void)f, (void)p, (void)n;
+#endif
 }
 
 void file_close(struct file_map *f)

@@ -88,6 +88,9 @@ struct file_map {
 };
 int file_open(struct file_map *f, const char *path, struct lora_error *err);
 void file_close(struct file_map *f);
+/* The pages of p[n] may leave memory, where the system can do that; what is read later is read from the
+ * file again. Nothing happens when p is not in the mapped file. */
+void file_forget(const struct file_map *f, const void *p, size_t n);
 
 int file_exists(const char *path);          /* 1: is there, whatever it is */
 int is_directory(const char *path);

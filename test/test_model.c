@@ -253,7 +253,7 @@ static void test_tied(void)
     safetensors_close(&s);
     CHECK(!rename(in_dir("x"), in_dir("model.safetensors")));
     CHECK(model_open(&m, dir, &err) == -1, "opened without embeddings");
-    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, &err));
+    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, NULL, &err));
     CHECK(!model_open(&m, dir, &err), "%s", err.what);
     if (m) CHECK(model_weight(m, T_EMBED, 0)->data == model_weight(m, T_HEAD, 0)->data);
     model_close(m);

@@ -4,7 +4,8 @@
     python test/goldens/make_nf4.py
 
 README.md says what each file holds. On processors without AVX-512 bitsandbytes looks 8-bit codes up in a
-coarse table; its portable kernel, which a dispatch key reaches, takes the nearest ones: codes_exact.
+coarse table, and on those with it decodes matrices wrong whose rows are shorter than a block; its portable
+kernels, which a dispatch key reaches, take the nearest code and the right scale.
 """
 import json
 import pathlib
@@ -124,9 +125,11 @@ def dequantised(model, base):
             other = model.get_submodule(name).weight
             if isinstance(other, bitsandbytes.nn.Params4bit):
                 state = other.quant_state
-                dtype, state.dtype = state.dtype, torch.float32
-                weight.copy_(functional.dequantize_4bit(other.data, state))
-                state.dtype = dtype
+                absmax = state.absmax
+                if state.nested:
+                    absmax = functional.dequantize_blockwise(absmax, state.state2) + state.offset
+                weight.copy_(torch.ops.bitsandbytes.dequantize_4bit.default.redispatch(
+                    PORTABLE, other.data, absmax, state.blocksize, state.quant_type, state.shape, torch.float32))
             elif other.dtype == torch.int8:
                 weight.copy_(functional.int8_vectorwise_dequant(other.data, other.SCB))
             else:
