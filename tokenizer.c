@@ -462,6 +462,7 @@ static int encode_sections(struct encoder *e, const char *s, size_t n, int set)
     const struct tokenizer *t = e->t;
     size_t i = 0, done = 0, space = 0;      /* space: where white space that was taken along ends */
     int at_start = e->at_start;
+    if (!n) return 0;           /* and s may be NULL */
     while (i < n) {
         const struct added *a = NULL;
         size_t start = i, end;
@@ -565,6 +566,7 @@ int tokenizer_stream(const struct tokenizer *t, int id, struct text *pending, st
 {
     size_t whole;
     int strip = pending->s ? STRIP_NOTHING : t->strip;
+    if (strip == STRIP_SPACE && tokenizer_token(t, id) && !t->tokens[id].n_bytes) return 0;     /* not begun yet */
     text_add(pending, "", 0);           /* from now on it has been used */
     if (decode(t, &id, 1, 0, strip, pending, err)) return -1;
     whole = utf8_whole(pending->s, pending->n);

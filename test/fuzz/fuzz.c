@@ -1,10 +1,10 @@
 /* fuzz.c - see fuzz.h. */
 #include "fuzz.h"
+#include "../../util.h"
 
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/types.h>
-#include <unistd.h>
 
 /* The library's util.c is built with mmap renamed to this: files are then read into memory of their
  * exact size, whose ends the sanitizer guards, and not into whole pages. */
@@ -15,21 +15,27 @@ void *no_mmap(void *p, size_t n, int protection, int flags, int fd, off_t offset
     return MAP_FAILED;
 }
 
-static char path[512];
+static char directory[512];
 
-static void remove_file(void) { unlink(path); }
+static void remove_directory(void) { remove_tree(directory, NULL); }
 
-const char *fuzz_file(const uint8_t *data, size_t n)
+const char *fuzz_directory(void)
 {
-    static int fd = -1;
-    if (fd < 0) {
+    if (!directory[0]) {
         const char *dir = getenv("TMPDIR");
-        snprintf(path, sizeof path, "%s/lora-fuzz-XXXXXX", dir ? dir : "/tmp");
-        fd = mkstemp(path);
-        DEMAND(fd >= 0);
-        atexit(remove_file);
+        snprintf(directory, sizeof directory, "%s/lora-fuzz-XXXXXX", dir ? dir : "/tmp");
+        DEMAND(mkdtemp(directory));
+        atexit(remove_directory);
     }
-    DEMAND(!ftruncate(fd, 0) && pwrite(fd, data, n, 0) == (ssize_t)n);
+    return directory;
+}
+
+const char *fuzz_file(const char *name, const uint8_t *data, size_t n)
+{
+    static char path[600];
+    FILE *f;
+    snprintf(path, sizeof path, "%s/%s", fuzz_directory(), name);
+    DEMAND((f = fopen(path, "wb")) && fwrite(data, 1, n, f) == n && !fclose(f));
     return path;
 }
 

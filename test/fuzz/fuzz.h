@@ -9,8 +9,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-/* Path of a file with these bytes, the same path each time. */
-const char *fuzz_file(const uint8_t *data, size_t n);
+/* Path of the file of this name with these bytes, in a directory of this process alone, whose path
+ * fuzz_directory() is. */
+const char *fuzz_file(const char *name, const uint8_t *data, size_t n);
+const char *fuzz_directory(void);
 /* Reads every byte, so that a sanitizer sees those that are not there. */
 void fuzz_touch(const void *data, size_t n);
 

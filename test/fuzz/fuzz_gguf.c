@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     struct lora_error err = { "", "", "", "", "" };
     size_t bytes, total = 0;
     int i;
-    if (gguf_open(&g, fuzz_file(data, n), &err)) {
+    if (gguf_open(&g, fuzz_file("file", data, n), &err)) {
         DEMAND(err.what[0] && err.where[0] && !g.path && !g.values && !g.tensors);
         return 0;
     }

@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     struct lora_error err = { "", "", "", "", "" };
     size_t bytes, total = 0;
     int i, j;
-    if (safetensors_open(&s, fuzz_file(data, n), &err)) {
+    if (safetensors_open(&s, fuzz_file("file", data, n), &err)) {
         DEMAND(err.what[0] && err.where[0] && !s.path && !s.tensors);
         return 0;
     }
