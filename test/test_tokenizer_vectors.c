@@ -95,6 +95,21 @@ static void check_encoded(const struct tokenizer *t, const char *model, const ch
     json_free(&l);
 }
 
+/* The texts that a vocabulary was trained on elsewhere: no ids of this tokenizer, but they come back. */
+static void check_corpus(const struct tokenizer *t)
+{
+    static const char *const names[] = { "address.txt", "corpus.en", "german.txt", "tinystories_sample.txt" };
+    size_t i;
+    for (i = 0; i < sizeof names / sizeof *names; i++) {
+        struct file_map f;
+        char path[128];
+        snprintf(path, sizeof path, "vectors/bpe-training/%s", names[i]);
+        if (file_open(&f, shared_path(path), NULL)) { CHECK(0, "%s", path); continue; }
+        check_round_trip(t, (const char *)f.data, f.size);
+        file_close(&f);
+    }
+}
+
 static void test_gpt2(void)
 {
     struct tokenizer *t;
@@ -107,6 +122,7 @@ static void test_gpt2(void)
     check_llamacpp(t, "ggml-vocab-gpt-2.gguf");
     check_multilingual(t, "vectors/hf-multilingual/openai-community__gpt2.json");
     check_encoded(t, "distilgpt2", "vectors/hf-encoded-text/gpt2_encoded_tokens.json");
+    check_corpus(t);
     tokenizer_close(t);
     if (!(t = open_or_fail(shared_path("vectors/llamacpp-vocab/ggml-vocab-gpt-2.gguf")))) return;
     check_llamacpp(t, "ggml-vocab-gpt-2.gguf");
@@ -171,6 +187,29 @@ static void check_conversation(const struct tokenizer *t)
     json_free(&w);
 }
 
+/* Mistral's: others' ids are not there for it, but its two files must agree but for BOS, which only one adds. */
+static void check_mistral(void)
+{
+    struct tokenizer *json = open_or_fail(shared_path("tokenizers/mistral"));
+    struct tokenizer *model = open_or_fail(borrow("mistral", "tokenizers/mistral/tokenizer.model", "tokenizer.model", NULL));
+    struct json_document d;
+    const struct json *list, *e;
+    if (!json || !model || json_read(&d, shared_path("vectors/hf-multilingual/inputs.json"), NULL)) {
+        CHECK(0, "Mistral's files");
+    } else {
+        list = json_get(d.root, "inputs");
+        for (e = list ? list->child : NULL; e; e = e->next) {
+            const struct json *text = json_get(e, "text");
+            check_vector(model, text, encode(json, text->string, text->n, 0), 0);
+        }
+        check_corpus(json);
+        check_corpus(model);
+        json_free(&d);
+    }
+    tokenizer_close(json);
+    tokenizer_close(model);
+}
+
 static void test_llama(void)
 {
     struct tokenizer *t;
@@ -201,6 +240,7 @@ static void test_llama(void)
     }
     tokenizer_close(t);
     check_saved(shared_path("vectors/llamacpp-vocab/ggml-vocab-llama-spm.gguf"), "saved4");
+    check_mistral();
     test_begin("Qwen's vectors, from tiktoken's text; Llama-3's special tokens");
     if ((t = open_or_fail(borrow("qwen", "tokenizers/qwen/qwen.tiktoken", "qwen.tiktoken", NULL)))) {
         check_multilingual(t, "vectors/hf-multilingual/Qwen__Qwen2.5-0.5B.json");
