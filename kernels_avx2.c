@@ -4,6 +4,7 @@
  * Elementwise work is bounded by memory; loops that compilers vectorise by themselves are left in
  * plain C. What sums over a row keeps running sums of 8 lanes and adds those up in a fixed way. */
 #include "avx2.h"
+#include "nf4.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -378,26 +379,105 @@ static void cross_entropy(struct kernel_ctx *c, buf *losses, ints *best, buf *lo
 
 /* ---- optimizer ---- */
 
+ALWAYS_INLINE void adamw_run(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, int n,
+                             const struct adamw_step *s)
+{
+    const double decay = 1 - s->lr * s->weight_decay, rate = s->lr / s->correction1;
+    int i;
+    for (i = 0; i < n; i++) {
+        double gi = g[i] * s->grad_scale;
+        double mi = s->beta1 * m[i] + (1 - s->beta1) * gi;
+        double vi = s->beta2 * v[i] + (1 - s->beta2) * gi * gi;
+        m[i] = (float)mi;
+        v[i] = (float)vi;
+        p[i] = (float)(p[i] * decay - rate * mi / (sqrt(vi / s->correction2) + s->eps));
+    }
+}
+
 static void adamw(struct kernel_ctx *c, buf *p_, buf *m_, buf *v_, const buf *g_, size_t n,
                   const struct adamw_step *s)
 {
-    const double decay = 1 - s->lr * s->weight_decay, rate = s->lr / s->correction1;
     long long k;
 #pragma omp parallel for num_threads(c->threads) if(n * 8.0 > PARALLEL_WORK)
-    for (k = 0; k < chunks_of(n); k++) {
-        float *restrict p = (float *)p_ + k * CHUNK, *restrict m = (float *)m_ + k * CHUNK;
-        float *restrict v = (float *)v_ + k * CHUNK;
-        const float *restrict g = (const float *)g_ + k * CHUNK;
-        int i, have = chunk_size(n, k);
-        for (i = 0; i < have; i++) {
-            double gi = g[i] * s->grad_scale;
-            double mi = s->beta1 * m[i] + (1 - s->beta1) * gi;
-            double vi = s->beta2 * v[i] + (1 - s->beta2) * gi * gi;
-            m[i] = (float)mi;
-            v[i] = (float)vi;
-            p[i] = (float)(p[i] * decay - rate * mi / (sqrt(vi / s->correction2) + s->eps));
+    for (k = 0; k < chunks_of(n); k++)
+        adamw_run((float *)p_ + k * CHUNK, (float *)m_ + k * CHUNK, (float *)v_ + k * CHUNK,
+                  (const float *)g_ + k * CHUNK, chunk_size(n, k), s);
+}
+
+/* The numbers of a map, and the bounds between them: bound[k] lies above code k. */
+struct map8 { float value[256], bound[256]; };
+
+static void map8_make(struct map8 *map, int is_signed)
+{
+    int k;
+    dynamic_map(map->value, is_signed);
+    for (k = 0; k < 255; k++) map->bound[k] = (map->value[k] + map->value[k + 1]) / 2;
+}
+
+static void decode_moments(float *x, const unsigned char *codes, float absmax, const struct map8 *map)
+{
+    int i;
+    for (i = 0; i < MOMENT_BLOCK; i += 8) {
+        __m256i k = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + i)));
+        _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_i32gather_ps(map->value, k, 4), _mm256_set1_ps(absmax)));
+    }
+}
+
+/* encode_8bit() of nf4.h for a whole block: the same search, 4 times 8 numbers side by side, as each step
+ * of one has to wait for its gather. */
+static void encode_moments(unsigned char *codes, float *absmax, const float *x, const struct map8 *map)
+{
+    enum { SIDE = 4 };
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    __m256 most = _mm256_setzero_ps(), inverse;
+    int i, j, half;
+    for (i = 0; i < MOMENT_BLOCK; i += 8) most = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), most);
+    *absmax = max8(most);
+    inverse = _mm256_set1_ps(1 / (*absmax < 1e-38f ? 1e-38f : *absmax));
+    for (i = 0; i < MOMENT_BLOCK; i += 8 * SIDE) {
+        __m256 y[SIDE];
+        __m256i k[SIDE];
+        for (j = 0; j < SIDE; j++) {
+            y[j] = _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), inverse);
+            k[j] = _mm256_setzero_si256();
+        }
+        for (half = 128; half; half /= 2)
+            for (j = 0; j < SIDE; j++) {
+                __m256 above = _mm256_cmp_ps(y[j], _mm256_i32gather_ps(map->bound + half - 1, k[j], 4), _CMP_GT_OQ);
+                k[j] = _mm256_add_epi32(k[j], _mm256_and_si256(_mm256_castps_si256(above), _mm256_set1_epi32(half)));
+            }
+        for (j = 0; j < SIDE; j++) {
+            __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(k[j]), _mm256_extracti128_si256(k[j], 1));
+            _mm_storel_epi64((__m128i *)(codes + i + 8 * j), _mm_packus_epi16(words, words));
         }
     }
+}
+
+/* Whole blocks; a short one at the end is the reference's. */
+static void adamw8bit(struct kernel_ctx *c, buf *p_, void *m_, buf *mmax_, void *v_, buf *vmax_, const buf *g_,
+                      size_t n, const struct adamw_step *s)
+{
+    float *p = (float *)p_, *mmax = (float *)mmax_, *vmax = (float *)vmax_;
+    const float *g = (const float *)g_;
+    unsigned char *m = m_, *v = v_;
+    long long blocks = (long long)(n / MOMENT_BLOCK), k;
+    size_t done = (size_t)blocks * MOMENT_BLOCK;
+    struct map8 m_map, v_map;
+    map8_make(&m_map, 1);
+    map8_make(&v_map, 0);
+#pragma omp parallel for num_threads(c->threads) if(n * 16.0 > PARALLEL_WORK)
+    for (k = 0; k < blocks; k++) {
+        float mb[MOMENT_BLOCK], vb[MOMENT_BLOCK];
+        long long at = k * MOMENT_BLOCK;
+        decode_moments(mb, m + at, mmax[k], &m_map);
+        decode_moments(vb, v + at, vmax[k], &v_map);
+        adamw_run(p + at, mb, vb, g + at, MOMENT_BLOCK, s);
+        encode_moments(m + at, &mmax[k], mb, &m_map);
+        encode_moments(v + at, &vmax[k], vb, &v_map);
+    }
+    if (done < n)
+        kernels_ref.adamw8bit(c, (buf *)(p + done), m + done, (buf *)(mmax + blocks), v + done, (buf *)(vmax + blocks),
+                              (const buf *)(g + done), n - done, s);
 }
 
 /* The tree: 64 pieces of equal length, in each two sums of four lanes. */
@@ -459,6 +539,6 @@ const struct kernels kernels_avx2 = {
     .rope = rope, .attention = avx2_attention, .attention_backward = avx2_attention_backward,
     .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,
     .cross_entropy = cross_entropy,
-    .adamw = adamw, .sum_squares = sum_squares, .not_finite = not_finite
+    .adamw = adamw, .adamw8bit = adamw8bit, .sum_squares = sum_squares, .not_finite = not_finite
 #endif
 };
