@@ -15,6 +15,7 @@ static const struct job *const jobs[] = {
     &job_eval,
     &job_generate,
     &job_gradients,
+    &job_quantize,
     &job_merge,
     &job_export,
     &job_init,
@@ -24,7 +25,7 @@ static const struct job *const jobs[] = {
 };
 
 /* Words of the contract that a later version has. */
-static const char *const later[] = { "quantize", "verify", "data", "compare" };
+static const char *const later[] = { "verify", "data", "compare" };
 
 static void list_jobs(FILE *f)
 {

@@ -438,7 +438,7 @@ static int bench(struct bench *b, struct lora_error *err)
     struct text json = { NULL, 0, 0, 0 };
     const char *path = b->common.model;
     int threads = usable_threads(b->common.threads), bad;
-    if (!k || (path && (shape_alone(path) ? shape_open(&m, path, err) : model_open(&m, path, err)))) return -1;
+    if (!k || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
     if (m) c = m->config;
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;

@@ -275,33 +275,42 @@ static int state_read(struct json_document *d, const char *dir, struct lora_erro
     return bad ? -1 : 0;
 }
 
+static void put_option(struct text *t, const struct json *v)
+{
+    if (v && v->type != JSON_NULL) json_put(t, v);
+    else text_puts(t, "nothing");
+}
+
+static int same_option(const char *key, const struct json *then, const struct json *now, const char *dir, struct lora_error *err)
+{
+    struct text a = { 0 }, b = { 0 };
+    int bad;
+    put_option(&a, then);
+    put_option(&b, now);
+    bad = text_check(&a, err) || text_check(&b, err);
+    if (!bad && strcmp(a.s, b.s)) {
+        fail(err, "cannot resume", "%s: %s has changed", dir, key);
+        expected(err, "%s", a.s);
+        found(err, "%s", b.s);
+        bad = hint(err, "a resumed run goes on with the data and options it began with; --overwrite begins anew");
+    }
+    text_free(&a);
+    text_free(&b);
+    return bad ? -1 : 0;
+}
+
 /* Every option that decides the numbers is as it was; the first that is not is named. */
 static int same_options(const struct run *r, const struct json *then, const char *dir, struct lora_error *err)
 {
     struct json_document now = { 0 };
-    const struct json *v, *old;
-    struct text t = { 0 }, a = { 0 }, b = { 0 };
+    const struct json *v;
+    struct text t = { 0 };
     int bad;
     put_fingerprint(&t, r);
     bad = text_check(&t, err) || json_parse(&now, t.s, t.n, "options", err);
-    for (v = bad ? NULL : now.root->child; v && !bad; v = v->next) {
-        text_free(&a);
-        text_free(&b);
-        old = json_get(then, v->key);
-        json_put(&a, v);
-        if (old) json_put(&b, old);
-        else text_puts(&b, "nothing");
-        if (text_check(&a, err) || text_check(&b, err)) bad = -1;
-        else if (strcmp(a.s, b.s)) {
-            fail(err, "cannot resume", "%s: %s has changed", dir, v->key);
-            expected(err, "%s", b.s);
-            found(err, "%s", a.s);
-            bad = hint(err, "a resumed run goes on with the data and options it began with; --overwrite begins anew");
-        }
-    }
+    for (v = bad ? NULL : now.root->child; v && !bad; v = v->next)
+        bad = same_option(v->key, json_get(then, v->key), v, dir, err);
     text_free(&t);
-    text_free(&a);
-    text_free(&b);
     json_free(&now);
     return bad ? -1 : 0;
 }

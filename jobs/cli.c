@@ -28,11 +28,15 @@ const struct option common_options[] = {
       "most memory to take, as 500M or 4G (default: three quarters of what is available)", 0, 0 },
     { "config", NULL, OPTION_TEXT, offsetof(struct common, config), NULL, "FILE",
       "options from a file, one `name: value` a line; the command line wins", 0, 0 },
-    { "load-in-4bit", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
-    { "load-in-8bit", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
-    { "quant-type", "bnb-4bit-quant-type", OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
-    { "double-quant", "bnb-4bit-use-double-quant", OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
-    { "block-size", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "load-in-4bit", NULL, OPTION_FLAG, offsetof(struct common, base.in_4bit), NULL, NULL,
+      "quantise the frozen base to 4 bits while loading", 0, 0 },
+    { "load-in-8bit", NULL, OPTION_FLAG, offsetof(struct common, base.in_8bit), NULL, NULL, "or to 8 bits (LLM.int8)", 0, 0 },
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct common, base.quant_type), "nf4|fp4", NULL,
+      "the 4-bit type (default: nf4)", 0, 0 },
+    { "double-quant", "bnb-4bit-use-double-quant", OPTION_FLAG, offsetof(struct common, base.double_quant), NULL, NULL,
+      "quantise the scales of 4-bit blocks as well", 0, 0 },
+    { "block-size", "bnb-4bit-blocksize|bnb-4bit-block-size", OPTION_INT, offsetof(struct common, base.block_size), NULL, "N",
+      "numbers to a scale, a power of two (default: 64)", 1, 1 << 20 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
@@ -534,6 +538,7 @@ static void put_help(const struct job *job, const char *settings)
     printf("lora %s%s%s\n\n%s\n", job->name, *job->usage ? " " : "", job->usage, job->summary);
     if (option_at(job, 0)) fputs("\nOptions (defaults in brackets):\n", stdout);
     for (i = 0; (o = option_at(job, i)); i++) {
+        if (option_find(job, o->name, strlen(o->name)) != i) continue;      /* the job's own row stands for it */
         put_option(o, settings);
         later += o->type == OPTION_LATER;
     }

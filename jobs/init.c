@@ -1,8 +1,6 @@
 /* init.c - `lora init`: a model with random weights, written in a stream. */
-#include "job.h"
+#include "session.h"
 #include "../formats/json.h"
-#include "../model.h"
-#include "../tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,8 +8,9 @@
 
 struct settings {
     const char *config, *out;
-    int dtype;
+    int dtype, quant_type, threads;
     long long seed;
+    struct base_settings base;
 };
 
 static const struct option options[] = {
@@ -20,7 +19,14 @@ static const struct option options[] = {
     { "out", "output-dir", OPTION_TEXT, offsetof(struct settings, out), NULL, "DIR", "where the model goes", 0, 0 },
     { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), "f32|bf16|f16", NULL, "type of the weights", 0, 0 },
     { "seed", NULL, OPTION_LONG, offsetof(struct settings, seed), NULL, "N", "seed of the weights", 0, 9e18 },
-    { "quant-type", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), "nf4|fp4|int8", NULL,
+      "the linears of the layers as bitsandbytes has them (default: plain)", 0, 0 },
+    { "double-quant", "bnb-4bit-use-double-quant", OPTION_FLAG, offsetof(struct settings, base.double_quant), NULL, NULL,
+      "quantise the scales of 4-bit blocks as well", 0, 0 },
+    { "block-size", "bnb-4bit-blocksize|bnb-4bit-block-size", OPTION_INT, offsetof(struct settings, base.block_size), NULL, "N",
+      "numbers to a scale, a power of two (default: 64)", 1, 1 << 20 },
+    { "threads", NULL, OPTION_INT, offsetof(struct settings, threads), NULL, "N",
+      "threads (default: the cores this process may use)", 0, 4096 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
@@ -73,26 +79,36 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
 
 static int make(const struct settings *set, struct lora_error *err)
 {
-    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
+    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 }, kinds[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct config c;
     struct source s;
+    struct quantise how;
+    char text[80];
+    int plain = set->quant_type < 0;
     s.c = &c;
     s.seed = (uint64_t)set->seed;
+    if (plain) memset(&how, 0, sizeof how);
+    else if (base_quantise(&how, kinds[set->quant_type], &set->base, err)) return -1;
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
-        || make_directory(set->out, err) || model_write(&c, set->out, types[set->dtype], random_row, &s, err)
+        || make_directory(set->out, err)
+        || model_write_quantised(&c, set->out, types[set->dtype], plain ? NULL : &how, random_row, &s,
+                                 usable_threads(set->threads), err)
         || copy_tokenizer(set->config, set->out, err)) return -1;
-    status("%s: %lld parameters, normal with deviation %g", set->out, config_parameters(&c), s.std);
+    status("%s: %lld parameters, normal with deviation %g; linears %s", set->out, config_parameters(&c), s.std,
+           base_text(text, sizeof text, &how));
     return 0;
 }
 
 static int run(int argc, char **argv)
 {
-    struct settings set = { 0 };
+    struct settings set = { NULL, NULL, 0, -1, 0, 0, BASE_DEFAULTS };
     struct lora_error err = { 0 };
     char *given;
     int code = job_options(&job_init, &set, argc, argv, &given);
     if (code >= 0) return code;
     if (!set.config || !set.out) code = job_usage_error(&job_init, "--config and --out are needed");
+    else if (set.quant_type < 0 && (set.base.double_quant > 0 || set.base.block_size))
+        code = job_usage_error(&job_init, "--double-quant and --block-size go with --quant-type");
     else code = make(&set, &err) ? job_error(&err) : EXIT_DONE;
     job_free_options(&job_init, &set, given);
     return code;

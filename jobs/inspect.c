@@ -1,4 +1,5 @@
-/* inspect.c - lora inspect: the tensors of a model or of an adapter. */
+/* inspect.c - lora inspect: the tensors of a model or of an adapter, and what quantising would lose of them. */
+#include "rounding.h"
 #include "session.h"
 
 #include <stdio.h>
@@ -11,6 +12,7 @@
 struct settings {
     struct common common;
     const char *adapter, *json;
+    int quant_type;
 };
 
 static const struct option options[] = {
@@ -18,6 +20,8 @@ static const struct option options[] = {
       "a PEFT directory, in place of a model", 0, 0 },
     { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE",
       "the same as one JSON object (-: on stdout, alone)", 0, 0 },
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), "nf4|fp4|int8", NULL,
+      "what its linears would lose in this type, beside the others; with --load-in-4bit the 4-bit type (default: none)", 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
@@ -26,14 +30,14 @@ struct sum { long long tensors, parameters, bytes; };
 /* The two forms of the result, made side by side. `json` holds the members of one object; the
  * tensors' own are kept apart until all are known. */
 struct listing {
-    struct text lines, json, tensors;
+    struct text lines, json, tensors, errors;
     struct sum all, types[TYPE_COUNT];
 };
 
-static void add_tensor(struct listing *l, const char *name, int type, const size_t *dims, int n_dims)
+static void add_tensor(struct listing *l, const char *name, int type, size_t bytes, const size_t *dims, int n_dims)
 {
     struct sum *sums[2];
-    size_t count = 1, bytes = 0;
+    size_t count = 1;
     int i;
     sums[0] = &l->all;
     sums[1] = &l->types[type];
@@ -46,7 +50,6 @@ static void add_tensor(struct listing *l, const char *name, int type, const size
         text_printf(&l->tensors, "%s%zu", i ? ", " : "", dims[i]);
         count *= dims[i];           /* checked when the file was opened */
     }
-    type_bytes(&bytes, type, count);
     text_printf(&l->lines, "]  %zu bytes  %s\n", bytes, name);
     text_printf(&l->tensors, "], \"parameters\": %zu, \"bytes\": %zu}", count, bytes);
     for (i = 0; i < 2; i++) {
@@ -79,12 +82,13 @@ static void finish(struct listing *l)
     text_puts(&l->json, "},\n \"tensors\": [");
     text_puts(&l->json, l->tensors.s ? l->tensors.s : "");
     text_puts(&l->json, "]}\n");
-    l->lines.failed |= l->tensors.failed;
+    text_puts(&l->lines, l->errors.s ? l->errors.s : "");
+    l->lines.failed |= l->tensors.failed | l->errors.failed;
 }
 
 /* ---- a model ---- */
 
-static void list_weights(struct listing *l, const struct model *m)
+static void list_weights(struct listing *l, const struct model *m, const struct quantise *how)
 {
     const struct config *c = &m->config;
     int step, id, layer;
@@ -100,17 +104,14 @@ static void list_weights(struct listing *l, const struct model *m)
             w = model_weight(m, id, layer);
             dims[0] = (size_t)tensor_rows(c, id);
             dims[1] = (size_t)tensor_cols(c, id);
-            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, dims, tensor_specs[id].cols == '1' ? 1 : 2);
+            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w, how), dims,
+                       tensor_specs[id].cols == '1' ? 1 : 2);
         }
 }
 
-static int list_model(struct listing *l, const char *path, struct lora_error *err)
+static void put_shape(struct listing *l, const struct model *m, const char *path)
 {
-    struct model *m;
-    const struct config *c;
-    int alone = shape_alone(path);
-    if (alone ? shape_open(&m, path, err) : model_open(&m, path, err)) return -1;
-    c = &m->config;
+    const struct config *c = &m->config;
     text_printf(&l->lines, "%s: %s, %d layers, hidden %d, feed-forward %d, heads %d of %d, key/value heads %d,\n"
                 "vocabulary %d, positions %d, head %s\n", path, c->model_type, c->L, c->C, c->F, c->NH, c->HS, c->NKV,
                 c->V, c->max_positions, c->tied ? "tied to the embedding" : "of its own");
@@ -122,7 +123,7 @@ static int list_model(struct listing *l, const char *path, struct lora_error *er
                 "\"num_attention_heads\": %d,\n \"num_key_value_heads\": %d, \"head_dim\": %d, \"vocab_size\": %d, "
                 "\"max_position_embeddings\": %d, \"tie_word_embeddings\": %s",
                 c->L, c->C, c->F, c->NH, c->NKV, c->HS, c->V, c->max_positions, c->tied ? "true" : "false");
-    if (alone) {
+    if (shape_alone(path)) {
         text_puts(&l->lines, "no weights: shapes from the configuration, bytes as if in BF16\n");
         text_puts(&l->json, ",\n \"shapes_only\": true");
     }
@@ -131,9 +132,55 @@ static int list_model(struct listing *l, const char *path, struct lora_error *er
         text_puts(&l->json, ",\n \"passed_over\": ");
         json_put_string(&l->json, m->ignored.s, m->ignored.n);
     }
-    list_weights(l, m);
-    model_close(m);
+}
+
+/* The errors of all types; of weights that are quantised already there is no original to compare with. */
+static int list_errors(struct listing *l, const struct model *m, const struct settings *s, struct lora_error *err)
+{
+    static const int types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
+    struct quantise how;
+    char text[80];
+    base_of(&how, m);
+    if (how.type || shape_alone(s->common.model)) {
+        fail(err, "cannot use the option", "--quant-type, %s", s->common.model);
+        return expected(err, "a model with its weights, and those not quantised yet");
+    }
+    if (base_quantise(&how, types[s->quant_type], &s->common.base, err)) return -1;
+    text_printf(&l->errors, "what the linears lose as %s, beside the other types:\n", base_text(text, sizeof text, &how));
+    text_puts(&l->json, ",\n \"losses\": {\"quantization\": ");
+    base_put(&l->json, &how);
+    if (rounding_table(&l->errors, &l->json, m, &how, usable_threads(s->common.threads), err)) return -1;
+    text_puts(&l->json, "}");
     return 0;
+}
+
+/* As the options would have it loaded. */
+static int open_model(struct model **m, const struct settings *s, struct quantise *how, struct lora_error *err)
+{
+    struct base_settings b = s->common.base;
+    if (b.in_4bit > 0) b.quant_type = s->quant_type;
+    else if (s->quant_type >= 0) b.double_quant = b.block_size = 0;     /* the table's */
+    if (b.quant_type > 1) {
+        fail(err, "cannot use the option", "--quant-type int8");
+        return expected(err, "nf4 or fp4 with --load-in-4bit");
+    }
+    if (base_asked(how, &b, err)) return -1;
+    if (shape_alone(s->common.model)) return shape_open(m, s->common.model, how, err);
+    return model_open(m, s->common.model, err) || base_load(*m, how, &b, usable_threads(s->common.threads), err) ? -1 : 0;
+}
+
+static int list_model(struct listing *l, const struct settings *s, struct lora_error *err)
+{
+    struct model *m = NULL;
+    struct quantise how;
+    int bad = open_model(&m, s, &how, err);
+    if (!bad) {
+        put_shape(l, m, s->common.model);
+        if (s->quant_type >= 0 && s->common.base.in_4bit <= 0) bad = list_errors(l, m, s, err);
+        list_weights(l, m, &how);
+    }
+    model_close(m);
+    return bad ? -1 : 0;
 }
 
 /* ---- an adapter: without its model, so only as files ---- */
@@ -144,7 +191,7 @@ static int list_adapter_tensors(struct listing *l, const char *path, struct lora
     int i;
     if (safetensors_open(&s, path, err)) return -1;
     for (i = 0; i < s.n; i++)
-        add_tensor(l, s.tensors[i].name, s.tensors[i].type, s.tensors[i].dims, s.tensors[i].n_dims);
+        add_tensor(l, s.tensors[i].name, s.tensors[i].type, s.tensors[i].bytes, s.tensors[i].dims, s.tensors[i].n_dims);
     safetensors_close(&s);
     return 0;
 }
@@ -187,7 +234,7 @@ static int inspect(const struct settings *s, struct lora_error *err)
     struct listing l;
     int bad;
     memset(&l, 0, sizeof l);
-    bad = s->adapter ? list_adapter(&l, s->adapter, err) : list_model(&l, s->common.model, err);
+    bad = s->adapter ? list_adapter(&l, s->adapter, err) : list_model(&l, s, err);
     if (!bad) finish(&l);
     bad = bad || text_check(&l.lines, err) || text_check(&l.json, err);
     if (!bad && s->json) bad = job_write_json(s->json, &l.json, err);
@@ -195,13 +242,14 @@ static int inspect(const struct settings *s, struct lora_error *err)
     text_free(&l.lines);
     text_free(&l.json);
     text_free(&l.tensors);
+    text_free(&l.errors);
     return bad ? -1 : 0;
 }
 
 static int run(int argc, char **argv)
 {
-    struct settings s = { COMMON_DEFAULTS, NULL, NULL };
-    struct lora_error err = { "", "", "", "", "" };
+    struct settings s = { COMMON_DEFAULTS, NULL, NULL, -1 };
+    struct lora_error err = { 0 };
     char *given;
     int code = job_options(&job_inspect, &s, argc, argv, &given);
     if (code < 0 && !s.common.model == !s.adapter)
@@ -213,5 +261,5 @@ static int run(int argc, char **argv)
 
 const struct job job_inspect = {
     "inspect", "the tensors of a model or an adapter: shapes, types, bytes, parameters",
-    "(--model PATH | --adapter DIR) [--json FILE]", options, common_options, run
+    "(--model PATH [--quant-type T] | --adapter DIR) [--json FILE]", options, common_options, run
 };

@@ -44,7 +44,7 @@ struct job {
     int (*run)(int argc, char **argv);
 };
 extern const struct job job_train, job_eval, job_generate, job_tokenize, job_render, job_gradients,
-    job_inspect, job_plan, job_init, job_merge, job_export, job_backends, job_bench;
+    job_inspect, job_plan, job_init, job_quantize, job_merge, job_export, job_backends, job_bench;
 
 /* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
  * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was
@@ -54,6 +54,10 @@ extern const struct job job_train, job_eval, job_generate, job_tokenize, job_ren
 int job_options(const struct job *job, void *settings, int argc, char **argv, char **given);
 void job_free_options(const struct job *job, void *settings, char *given);
 
+/* The quantisation of the frozen base: -1, for the block 0, is what the user left open. */
+struct base_settings { int in_4bit, in_8bit, quant_type, double_quant, block_size; };
+#define BASE_DEFAULTS { -1, -1, -1, -1, 0 }
+
 /* The options that all jobs over a model share: a part of their settings, laid as the FIRST member
  * so that common_options[] offsets fit. */
 struct common {
@@ -62,9 +66,9 @@ struct common {
     int threads;                /* 0: the cores this process may use */
     long long seed;
     size_t max_memory;          /* 0: three quarters of what is available */
-    int help;
+    struct base_settings base;
 };
-#define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, 0 }
+#define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, BASE_DEFAULTS }
 extern const struct option common_options[];
 
 /* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
@@ -89,6 +93,13 @@ long peak_memory_kib(void);
 /* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. */
 void stop_install(void);
 int stop_signal(void);
+
+/* A directory that appears whole or not at all. begin: DIR must be new or empty; write into o->temporary;
+ * commit gives it its name; end frees, and removes what was not committed. */
+struct output { char *path, *temporary; };
+int output_begin(struct output *o, const char *dir, struct lora_error *err);
+int output_commit(struct output *o, struct lora_error *err);
+void output_end(struct output *o);
 
 /* JSON for --json: writes text to FILE, or to stdout for "-". */
 int job_write_json(const char *path, const struct text *json, struct lora_error *err);

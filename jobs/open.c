@@ -113,6 +113,8 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
         return job_usage_error(job, "--warmup-steps and --warmup-ratio exclude each other");
     if (s->method == METHOD_FULL && has_lora_options(s))
         return job_usage_error(job, "--method full has no adapter: --lora-*, --target-modules, --init-adapter do not go with it");
+    if (s->method == METHOD_FULL && (s->common.base.in_4bit > 0 || s->common.base.in_8bit > 0))
+        return job_usage_error(job, "--method full trains the base: --load-in-4bit and --load-in-8bit do not go with it");
     if (s->method != METHOD_FULL && s->dtype >= 0)
         return job_usage_error(job, "--dtype goes with --method full; an adapter is always f32");
     if (!(s->epochs > 0)) return job_usage_error(job, "--epochs: more than 0 is needed");
@@ -135,7 +137,8 @@ static int open_session(struct run *r, struct lora_error *err)
     if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
     s->threads = usable_threads(c->threads);
     s->max_memory = memory_limit(c);
-    return (s->kernels = kernels_find(c->backend, err)) ? shape_open(&s->model, c->model, err) : -1;
+    if (base_asked(&s->base, &c->base, err) || !(s->kernels = kernels_find(c->backend, err))) return -1;
+    return shape_open(&s->model, c->model, &s->base, err);
 }
 
 /* ---- rows ---- */

@@ -88,7 +88,10 @@ static uint64_t adapter_hash(const struct adapter *a)
 void put_fingerprint(struct text *t, const struct run *r)
 {
     const struct train_settings *s = r->set;
-    text_printf(t, "{\"method\":\"%s\",\"model\":", s->method == METHOD_FULL ? "full" : "lora");
+    text_printf(t, "{\"method\":\"%s\"", s->method == METHOD_FULL ? "full" : "lora");
+    put_key(t, "the quantisation of the base");
+    base_put(t, &r->session.base);
+    put_key(t, "model");
     put_hash(t, r->session.model->hash);
     put_key(t, "data");
     put_hash(t, r->data.hash);
@@ -173,6 +176,10 @@ static struct train_settings resolved(const struct run *r)
     set.data.max_length = r->data_options.max_length;
     set.common.threads = r->setup.threads;
     set.common.max_memory = r->setup.max_memory;
+    if (r->session.quantised_here && r->session.base.type != TYPE_INT8) {
+        set.common.base.quant_type = r->session.base.type == TYPE_FP4;
+        set.common.base.block_size = r->session.base.block;
+    }
     return set;
 }
 
@@ -207,6 +214,8 @@ static void put_run(struct text *t, const struct run *r, const struct identities
     put_text(t, s->model->path);
     text_puts(t, ",\n  \"model_hash\": ");
     put_hash(t, s->model->hash);
+    text_puts(t, ",\n  \"base_quantization\": ");
+    base_put(t, &s->base);
     put_identity(t, "tokenizer_hash", s->tokenizer != NULL, h->tokenizer);
     text_puts(t, ",\n  \"chat_template\": ");
     put_text(t, s->chat ? chat_name(s->chat) : NULL);

@@ -126,9 +126,18 @@ static int take_labels(struct session *s, const struct json *root, const char *p
     return 0;
 }
 
+static int take_base(struct session *s, const struct json *root, const char *path, struct lora_error *err)
+{
+    char text[80];
+    if (s->base_given) return 0;
+    if (base_take(&s->base, root, path, err)) return -1;
+    if (s->base.type) status("base quantisation of the adapter: %s", base_text(text, sizeof text, &s->base));
+    return 0;
+}
+
 static int take_run(struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
-    return take_prompt(s, root, path, err) || take_chat(s, root, path, err) || take_labels(s, root, path, err) ? -1 : 0;
+    return take_base(s, root, path, err) || take_prompt(s, root, path, err) || take_chat(s, root, path, err) || take_labels(s, root, path, err) ? -1 : 0;
 }
 
 /* Takes from DIR/run.json, if there is one, or with `seen` compares with it. */
@@ -212,6 +221,16 @@ static int open_chat(struct session *s, struct lora_error *err)
     return s->chat ? 0 : -1;
 }
 
+static int open_base(struct session *s, const struct common *c, struct lora_error *err)
+{
+    struct quantise own;
+    base_of(&own, s->model);
+    if (base_load(s->model, &s->base, &c->base, s->threads, err)) return -1;
+    base_of(&s->base, s->model);
+    s->quantised_here = s->base.type && !own.type;
+    return 0;
+}
+
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err)
 {
@@ -229,6 +248,8 @@ int session_open(struct session *s, const struct common *c, const struct option_
     }
     if (!(s->kernels = kernels_find(c->backend, err))) return -1;
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
+    if (base_asked(&s->base, &c->base, err)) return -1;
+    s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
     if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, err)) return -1;
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
@@ -236,7 +257,7 @@ int session_open(struct session *s, const struct common *c, const struct option_
         free(dir);
         if (bad) return -1;
     }
-    if (!raw && open_chat(s, err)) return -1;
+    if (open_base(s, c, err) || (!raw && open_chat(s, err))) return -1;
     return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
 }
 

@@ -30,6 +30,9 @@ struct data_settings {
 
 struct session {
     struct model *model;
+    struct quantise base;               /* how its linears are quantised; type 0: they are not */
+    int base_given;                     /* the options say how, so run.json does not */
+    int quantised_here;                 /* while loading: the file has the original weights */
     struct tokenizer *tokenizer;        /* NULL: the model has none, rows of input_ids work */
     const struct chat_template *chat;   /* NULL: the model has no template and none was named */
     struct adapter *adapter;            /* NULL: none. Several are joined into one */
@@ -44,8 +47,8 @@ struct session {
 };
 
 /* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there,
- * gives what the options leave open: "chat_template" (a name), "prompt_template" and "labels" (an
- * array); what was taken is said on stderr. A model's own chat template that is not known is refused
+ * gives what the options leave open: "base_quantization", "chat_template" (a name), "prompt_template" and
+ * "labels" (an array); what was taken is said on stderr. A model's own chat template that is not known is refused
  * unless raw or --chat-template is given. An adapter that changes nothing is warned of, and one that was
  * trained with other weights, another tokenizer or another template. Close it also after a failure. */
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
@@ -54,12 +57,34 @@ void session_close(struct session *s);
 /* Those warnings for the run.json of one adapter's directory, if it has one. */
 int session_check_run(const struct session *s, const char *dir, struct lora_error *err);
 
+/* ---- base.c: how the linears of the base are quantised; struct quantise with type 0: they are not ---- */
+
+/* What the options ask for; those that contradict each other are wrong usage. */
+int base_asked(struct quantise *how, const struct base_settings *b, struct lora_error *err);
+/* That type, with the block size and double quantisation of the options. */
+int base_quantise(struct quantise *how, int type, const struct base_settings *b, struct lora_error *err);
+void base_of(struct quantise *how, const struct model *m);      /* what the model has */
+struct json;
+int base_take(struct quantise *how, const struct json *run, const char *path, struct lora_error *err);  /* of run.json */
+void base_put(struct text *t, const struct quantise *how);      /* as it stands there */
+/* Quantises the model and says so. One that is quantised already stays: options that ask for something
+ * else are wrong usage, an adapter that was trained over something else is warned of. */
+int base_load(struct model *m, const struct quantise *asked, const struct base_settings *b, int threads,
+              struct lora_error *err);
+/* The linears that are or would be quantised: how many, their elements and bytes. */
+size_t base_linears(const struct model *m, size_t *elements, size_t *bytes);
+/* Bytes of a weight with its scales; of a shape's (shape_open) what they would be as `how` says. */
+size_t base_bytes(const struct weight *w, const struct quantise *how);
+const char *base_kind(int type);                                /* "nf4", "fp4", "int8", "none" */
+char *base_text(char *text, size_t n, const struct quantise *how);     /* for people; 80 bytes do */
+
 /* ---- shape.c: a model of which there is only a config.json ---- */
 
 /* Is the path such a file, or a directory with one and without weights? */
 int shape_alone(const char *path);
-/* The model without weights: rows and columns of its tensors, said to be BF16, their data NULL. */
-int shape_open(struct model **m, const char *path, struct lora_error *err);
+/* The model without weights: rows and columns of its tensors, said to be BF16 (linears: as base says, if
+ * it is not NULL), their data and q NULL. */
+int shape_open(struct model **m, const char *path, const struct quantise *base, struct lora_error *err);
 
 /* ---- identity.c: what travels with an adapter, as hashes of what it does and not of a file's bytes, so
  * that one model as a directory and as GGUF has the same ---- */

@@ -24,8 +24,9 @@ int shape_alone(const char *path)
                              && !has(path, "model.safetensors.index.json"));
 }
 
-/* The table of tensors, with no data: BF16, as the hub has most. */
-static int shape_weights(struct model *m, struct lora_error *err)
+/* The table of tensors, with no data: BF16, as the hub has most; the linears of the layers as they would be
+ * quantised. */
+static int shape_weights(struct model *m, const struct quantise *base, struct lora_error *err)
 {
     int id, layer;
     m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err);
@@ -33,19 +34,19 @@ static int shape_weights(struct model *m, struct lora_error *err)
         for (id = 0; id < T_COUNT; id++) {
             struct weight *w = &m->weights[layer * T_COUNT + id];
             if (!tensor_present(&m->config, id)) continue;
-            w->type = TYPE_BF16;
+            w->type = base && base->type && tensor_layered(id) && tensor_specs[id].linear ? base->type : TYPE_BF16;
             w->rows = tensor_rows(&m->config, id);
             w->cols = tensor_cols(&m->config, id);
         }
     return m->weights ? 0 : -1;
 }
 
-int shape_open(struct model **out, const char *path, struct lora_error *err)
+int shape_open(struct model **out, const char *path, const struct quantise *base, struct lora_error *err)
 {
     struct model *m = new_array(1, sizeof *m, err);
     char *config = is_json(path) ? new_string(path, err) : path_join(path, "config.json", err);
     int bad = !m || !config || config_read(&m->config, config, &m->ignored, err) || !(m->path = new_string(path, err))
-              || shape_weights(m, err);
+              || shape_weights(m, base, err);
     free(config);
     if (!bad) {
         *out = m;

@@ -45,7 +45,7 @@ for job in $($EXE "$LORA" help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do run 0 hel
 begin "no job, an unknown one, one of a later version"
 run 2; err "^  eval "; last "no job"; silent out
 run 2 evil; err "^  eval "; err "unknown job: evil"; last "did you mean eval?"; silent out
-run 2 quantize; last "does not have yet: quantize"; silent out
+run 2 verify; last "does not have yet: verify"; silent out
 run 2 help evil; err "unknown job"
 
 begin "wrong options are named, with the nearest known one"
@@ -60,7 +60,7 @@ run 2 eval --max-memory 5Q; last "expected a size"
 run 2 generate --temperature nan; last 'expected a number, found "nan"'
 run 2 generate --temperature 0x10; last 'expected a number'
 run 2 generate --chat=maybe; last "expected true or false"
-run 2 eval --load-in-4bit; last "does not have yet: --load-in-4bit"
+run 2 train --use-dora; last "does not have yet: --use-dora"
 run 2 eval word; err "unexpected word: word"
 run 2 eval; err "model is missing"; silent out
 run 2 eval --model m --data d --token-losses f --task classify; err "does not go with this --task"
@@ -170,8 +170,8 @@ run 0 tokenize --model "$m" --text -h; out "^45 104$"
 run 0 train --model "$m" --data "$dir/i.jsonl" --out "$dir/yes" --max-steps 1 --lora-r 1 --use-dora false --backend ref
 printf 'load_in_4bit: no\n' >"$dir/c"
 run 0 eval --config "$dir/c" --model "$m" --data "$dir/i.jsonl" --backend ref
-printf 'load_in_4bit: true\n' >"$dir/c"
-run 2 eval --config "$dir/c" --model "$m" --data "$dir/i.jsonl"; last "does not have yet: .*c, line 1: load_in_4bit"
+printf 'use_dora: true\n' >"$dir/c"
+run 2 train --config "$dir/c" --model "$m" --data "$dir/i.jsonl" --out "$dir/no"; last "does not have yet: .*c, line 1: use_dora"
 printf 'text;label\na;b\n' >"$dir/semi.csv"
 run 0 eval $small --data "$dir/semi.csv" --csv-delimiter ';'; err "rows of text and label"
 printf 'text\tlabel\na\tb\n' >"$dir/tab.csv"

@@ -1,0 +1,196 @@
+/* base.c - the quantised base: what the options and the adapter's run.json ask for, and the loading of it. */
+#include "session.h"
+#include "../formats/json.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- in words ---- */
+
+static const struct { int type; const char *name; } kinds[] = { { TYPE_NF4, "nf4" }, { TYPE_FP4, "fp4" }, { TYPE_INT8, "int8" } };
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+const char *base_kind(int type)
+{
+    int i;
+    for (i = 0; i < KINDS; i++) if (kinds[i].type == type) return kinds[i].name;
+    return "none";
+}
+
+char *base_text(char *text, size_t n, const struct quantise *how)
+{
+    if (!how->type) snprintf(text, n, "not quantised");
+    else if (how->type == TYPE_INT8) snprintf(text, n, "int8, a scale to each row");
+    else snprintf(text, n, "%s in blocks of %d, scales in %s", base_kind(how->type), how->block,
+                  how->double_quant ? "8 bits" : "f32");
+    return text;
+}
+
+void base_put(struct text *t, const struct quantise *how)
+{
+    if (!how->type) text_puts(t, "null");
+    else if (how->type == TYPE_INT8) text_puts(t, "{\"quant_type\": \"int8\"}");
+    else text_printf(t, "{\"quant_type\": \"%s\", \"block_size\": %d, \"double_quant\": %s}", base_kind(how->type), how->block,
+                     how->double_quant ? "true" : "false");
+}
+
+/* ---- what is asked for ---- */
+
+static int contradiction(struct lora_error *err, const char *options, const char *why)
+{
+    fail(err, "cannot use the option", "%s", options);
+    return expected(err, "%s", why);
+}
+
+static int wrong_block(struct lora_error *err, int block)
+{
+    fail(err, "wrong value", "--block-size");
+    expected(err, "a power of two from 32 to 4096");
+    return found(err, "%d", block);
+}
+
+int base_quantise(struct quantise *how, int type, const struct base_settings *b, struct lora_error *err)
+{
+    memset(how, 0, sizeof *how);
+    if (b->in_4bit > 0 && b->in_8bit > 0)
+        return contradiction(err, "--load-in-4bit, --load-in-8bit", "one of them");
+    if (type == TYPE_INT8 && (b->block_size || b->double_quant > 0))
+        return contradiction(err, b->block_size ? "--block-size" : "--double-quant", "a 4-bit type: int8 has a scale to each row");
+    how->type = type;
+    how->block = type == TYPE_INT8 ? 0 : b->block_size ? b->block_size : 64;
+    how->double_quant = b->double_quant > 0;
+    if (type != TYPE_INT8 && (how->block < 32 || how->block > 4096 || (how->block & (how->block - 1))))
+        return wrong_block(err, how->block);
+    return 0;
+}
+
+int base_asked(struct quantise *how, const struct base_settings *b, struct lora_error *err)
+{
+    static const int types[] = { TYPE_NF4, TYPE_FP4 };
+    memset(how, 0, sizeof *how);
+    if (b->in_4bit > 0) return base_quantise(how, types[b->quant_type < 0 ? 0 : b->quant_type], b, err);
+    if (b->quant_type >= 0 || b->double_quant > 0 || b->block_size)
+        return contradiction(err, b->quant_type >= 0 ? "--quant-type" : b->block_size ? "--block-size" : "--double-quant",
+                             "--load-in-4bit with it");
+    return b->in_8bit > 0 ? base_quantise(how, TYPE_INT8, b, err) : 0;
+}
+
+static int is_open(const struct base_settings *b) { return b->in_4bit < 0 && b->in_8bit < 0; }
+
+/* ---- what a model has ---- */
+
+void base_of(struct quantise *how, const struct model *m)
+{
+    int id;
+    memset(how, 0, sizeof *how);
+    for (id = 0; id < T_COUNT; id++) {
+        const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, 0) : NULL;
+        if (!w || !w->q) continue;
+        how->type = w->type;
+        how->block = w->q->block;
+        how->double_quant = w->type != TYPE_INT8 && !w->q->absmax;
+        return;
+    }
+}
+
+static int same(const struct quantise *a, const struct quantise *b)
+{
+    return a->type == b->type && (a->type == TYPE_INT8 || !a->type || (a->block == b->block && a->double_quant == b->double_quant));
+}
+
+/* ---- an adapter's run.json: "base_quantization" ---- */
+
+int base_take(struct quantise *how, const struct json *root, const char *path, struct lora_error *err)
+{
+    const struct json *base = json_get(root, "base_quantization");
+    const char *kind = NULL;
+    int i;
+    memset(how, 0, sizeof *how);
+    if (!base || base->type == JSON_NULL) return 0;
+    how->block = 64;
+    if (base->type != JSON_OBJECT || json_get_string(base, "quant_type", &kind, path, err)
+        || json_get_int(base, "block_size", &how->block, path, err)
+        || json_get_bool(base, "double_quant", &how->double_quant, path, err)) return -1;
+    for (i = 0; kind && i < KINDS; i++) if (!strcmp(kinds[i].name, kind)) how->type = kinds[i].type;
+    if (how->type && !quantise_check(how, NULL)) return 0;
+    fail(err, "cannot use a setting", "%s, \"base_quantization\"", path);
+    return expected(err, "nf4, fp4 or int8 and a block size");
+}
+
+/* ---- loading ---- */
+
+/* A checkpoint that is quantised already is what it is. Options that ask for something else are wrong, and
+ * an adapter that was trained over something else is warned of. */
+static int check_own(const struct model *m, const struct quantise *own, const struct quantise *asked,
+                     const struct base_settings *b, struct lora_error *err)
+{
+    char text[2][80];
+    struct quantise want = *asked;
+    base_text(text[0], sizeof text[0], own);
+    if (is_open(b)) {
+        if (asked->type && !same(own, asked))
+            status("warning: the adapter was trained over another base: %s; this one is %s", base_text(text[1], sizeof text[1], asked),
+                   text[0]);
+        return 0;
+    }
+    if (!asked->type) return 0;         /* --load-in-4bit false: nothing is to be quantised, nothing is */
+    if (b->quant_type < 0 && asked->type != TYPE_INT8 && own->type != TYPE_INT8) want.type = own->type;
+    if (!b->block_size) want.block = own->block;
+    if (b->double_quant < 0) want.double_quant = own->double_quant;
+    if (same(own, &want)) return 0;
+    fail(err, "cannot use the option", "--load-in-%s, %s", asked->type == TYPE_INT8 ? "8bit" : "4bit", m->path);
+    expected(err, "a base that is not quantised, or as %s", base_text(text[1], sizeof text[1], &want));
+    found(err, "%s", text[0]);
+    return hint(err, "leave the option out, or name the model that this one was quantised from");
+}
+
+/* Bytes of the scales of a weight that is not there. */
+static size_t scale_bytes(const struct weight *w, const struct quantise *how)
+{
+    size_t n;
+    if (how->type == TYPE_INT8) return (size_t)w->rows * sizeof(float);
+    n = block_count((size_t)w->rows * (size_t)w->cols, how->block);
+    return how->double_quant ? n + block_count(n, NESTED_BLOCK) * sizeof(float) : n * sizeof(float);
+}
+
+size_t base_bytes(const struct weight *w, const struct quantise *how)
+{
+    size_t bytes, count = (size_t)w->rows * (size_t)w->cols;
+    int shape_only = !w->q && (w->type == TYPE_NF4 || w->type == TYPE_FP4 || w->type == TYPE_INT8);
+    if (shape_only) return (w->type == TYPE_INT8 ? count : (count + 1) / 2) + scale_bytes(w, how);
+    return weight_bytes(&bytes, w) ? 0 : bytes;
+}
+
+size_t base_linears(const struct model *m, size_t *elements, size_t *bytes)
+{
+    size_t n = 0, one;
+    int id, layer;
+    *elements = *bytes = 0;
+    for (layer = 0; layer < m->config.L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
+            if (!w) continue;
+            n++;
+            *elements += (size_t)w->rows * (size_t)w->cols;
+            if (!weight_bytes(&one, w)) *bytes += one;
+        }
+    return n;
+}
+
+int base_load(struct model *m, const struct quantise *asked, const struct base_settings *b, int threads, struct lora_error *err)
+{
+    struct quantise own;
+    size_t elements, bytes, n;
+    double start = seconds_now();
+    char text[80];
+    base_of(&own, m);
+    if (own.type) return check_own(m, &own, asked, b, err);
+    if (!asked->type) return 0;
+    n = base_linears(m, &elements, &bytes);
+    status("quantising %zu linears: %s", n, base_text(text, sizeof text, asked));
+    if (model_quantise(m, asked, threads, err)) return -1;
+    base_linears(m, &elements, &bytes);
+    status("quantised: %.1f MB, %.3f bits a weight, in %.1f s", (double)bytes / 1e6, 8 * (double)bytes / (double)elements,
+           seconds_now() - start);
+    return 0;
+}

@@ -1,0 +1,77 @@
+/* output.c - a directory that appears whole or not at all: written under another name, then renamed. */
+#include "job.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define UNFINISHED ".unfinished"
+
+static int is_empty(const char *dir)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    int empty = d != NULL;
+    while (d && empty && (e = readdir(d))) empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+    if (d) closedir(d);
+    return empty;
+}
+
+/* The directory that it is in must be there for a new name. */
+static int make_parent(const char *path, struct lora_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *parent;
+    int bad;
+    if (!slash || slash == path) return 0;
+    if (!(parent = new_string_n(path, (size_t)(slash - path), err))) return -1;
+    bad = make_directory(parent, err);
+    free(parent);
+    return bad;
+}
+
+int output_begin(struct output *o, const char *dir, struct lora_error *err)
+{
+    size_t n = strlen(dir);
+    memset(o, 0, sizeof *o);
+    while (n > 1 && dir[n - 1] == '/') n--;
+    if (file_exists(dir) && !(is_directory(dir) && is_empty(dir))) {
+        fail(err, "cannot write over other files", "%s", dir);
+        return expected(err, "a new or an empty directory for --out");
+    }
+    if (!(o->path = new_string_n(dir, n, err))
+        || !(o->temporary = new_array(n + sizeof UNFINISHED, 1, err))) return -1;
+    memcpy(o->temporary, o->path, n);
+    memcpy(o->temporary + n, UNFINISHED, sizeof UNFINISHED);
+    return make_parent(o->path, err) || remove_tree(o->temporary, err) || make_directory(o->temporary, err) ? -1 : 0;
+}
+
+int output_commit(struct output *o, struct lora_error *err)
+{
+    const char *slash = strrchr(o->path, '/');
+    char *parent = slash ? new_string_n(o->path, (size_t)(slash - o->path) + 1, err) : new_string(".", err);
+    int bad = !parent || directory_sync(o->temporary, err);
+    if (!bad && rename(o->temporary, o->path)) {
+        fail(err, "cannot name", "%s", o->path);
+        bad = found(err, "%s", strerror(errno));
+    }
+    if (!bad) {
+        free(o->temporary);
+        o->temporary = NULL;
+        bad = directory_sync(parent, err);
+    }
+    free(parent);
+    return bad ? -1 : 0;
+}
+
+void output_end(struct output *o)
+{
+    if (o->temporary) remove_tree(o->temporary, NULL);
+    free(o->temporary);
+    free(o->path);
+    memset(o, 0, sizeof *o);
+}
