@@ -76,40 +76,40 @@ ALWAYS_INLINE __m256i where_bit(const unsigned char *p, int n, int value)
 
 /* ---- GGUF's blocks ---- numbers 32 part .. 32 part + 31 of the block at p */
 
-static void decode_q8_0(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q8_0(const unsigned char *p, int part, float *out)
 {
     (void)part;
     put32(out, bytes(p + 2), half_at(p), NULL);
 }
 
-static void decode_q4_0(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q4_0(const unsigned char *p, int part, float *out)
 {
     (void)part;
     put32(out, _mm256_sub_epi8(nibbles(p + 2), all(8)), half_at(p), NULL);
 }
 
-static void decode_q4_1(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q4_1(const unsigned char *p, int part, float *out)
 {
     float m = half_at(p + 2);
     (void)part;
     put32(out, nibbles(p + 4), half_at(p), &m);
 }
 
-static void decode_q5_0(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q5_0(const unsigned char *p, int part, float *out)
 {
     __m256i q = _mm256_or_si256(nibbles(p + 6), where_bit_j(p + 2, 16));
     (void)part;
     put32(out, _mm256_sub_epi8(q, all(16)), half_at(p), NULL);
 }
 
-static void decode_q5_1(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q5_1(const unsigned char *p, int part, float *out)
 {
     float m = half_at(p + 2);
     (void)part;
     put32(out, _mm256_or_si256(nibbles(p + 8), where_bit_j(p + 4, 16)), half_at(p), &m);
 }
 
-static void decode_iq4_nl(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_iq4_nl(const unsigned char *p, int part, float *out)
 {
     const __m256i values = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
@@ -120,7 +120,7 @@ static void decode_iq4_nl(const unsigned char *p, int part, float *out)
 /* Of the K types' pairs of bits, 32 of a part lie side by side. */
 ALWAYS_INLINE __m256i two_bits(const unsigned char *q, int part) { return field(q + part / 4 * 32, 2 * (part % 4), 3); }
 
-static void decode_q2_k(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q2_k(const unsigned char *p, int part, float *out)
 {
     const unsigned char *s = p + 2 * part;
     float d = half_at(p + 80), m = half_at(p + 82), low = -(m * (float)(s[0] >> 4)), high = -(m * (float)(s[1] >> 4));
@@ -129,7 +129,7 @@ static void decode_q2_k(const unsigned char *p, int part, float *out)
     put16(out + 16, _mm256_extracti128_si256(q, 1), d * (float)(s[1] & 15), &high);
 }
 
-static void decode_q3_k(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q3_k(const unsigned char *p, int part, float *out)
 {
     const unsigned char *s = p + 96 + 2 * part % 8, *t = p + 104 + 2 * part % 4;
     int low = 4 * (part / 4), high = 2 * (part / 2);
@@ -149,18 +149,18 @@ ALWAYS_INLINE void put_k4(float *out, const unsigned char *p, int part, __m256i 
     put32(out, q, half_at(p) * (float)scale, &m);
 }
 
-static void decode_q4_k(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q4_k(const unsigned char *p, int part, float *out)
 {
     put_k4(out, p, part, field(p + 16 + part / 2 * 32, 4 * (part % 2), 15));
 }
 
-static void decode_q5_k(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q5_k(const unsigned char *p, int part, float *out)
 {
     __m256i q = field(p + 48 + part / 2 * 32, 4 * (part % 2), 15);
     put_k4(out, p, part, _mm256_or_si256(q, where_bit(p + 16, part, 16)));
 }
 
-static void decode_q6_k(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_q6_k(const unsigned char *p, int part, float *out)
 {
     const signed char *s = (const signed char *)p + 192 + 2 * part;
     float d = half_at(p + 208);
@@ -173,7 +173,7 @@ static void decode_q6_k(const unsigned char *p, int part, float *out)
 
 /* ---- plain types ---- 32 numbers from p on */
 
-static void decode_f16(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_f16(const unsigned char *p, int part, float *out)
 {
     int i;
     (void)part;
@@ -181,7 +181,7 @@ static void decode_f16(const unsigned char *p, int part, float *out)
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 2 * i))));
 }
 
-static void decode_bf16(const unsigned char *p, int part, float *out)
+ALWAYS_INLINE void decode_bf16(const unsigned char *p, int part, float *out)
 {
     int i;
     (void)part;
@@ -191,25 +191,38 @@ static void decode_bf16(const unsigned char *p, int part, float *out)
     }
 }
 
+/* Whole runs of 32 of n numbers from element e on: how many numbers those are. Each type has a loop of its
+ * own, the decoder in it, so that a compiler keeps the masks in registers; blocks of 1, 32 or 256 elements,
+ * so that divisions are shifts. */
 typedef void decoder32(const unsigned char *p, int part, float *out);
-static decoder32 *const decoders[TYPE_COUNT] = {
-    [TYPE_F16] = decode_f16,   [TYPE_BF16] = decode_bf16, [TYPE_Q8_0] = decode_q8_0, [TYPE_Q4_0] = decode_q4_0,
-    [TYPE_Q4_1] = decode_q4_1, [TYPE_Q5_0] = decode_q5_0, [TYPE_Q5_1] = decode_q5_1, [TYPE_IQ4_NL] = decode_iq4_nl,
-    [TYPE_Q2_K] = decode_q2_k, [TYPE_Q3_K] = decode_q3_k, [TYPE_Q4_K] = decode_q4_k, [TYPE_Q5_K] = decode_q5_k,
-    [TYPE_Q6_K] = decode_q6_k
-};
+ALWAYS_INLINE int runs(decoder32 *decoder, int block, int bytes, const struct weight *w, size_t e, int n, float *out)
+{
+    const unsigned char *p = w->data;
+    int i;
+    if (block > 1 && e % 32) return 0;
+    for (i = 0; i + 32 <= n; i += 32, e += 32)
+        decoder(p + e / (size_t)block * (size_t)bytes, (int)(e / 32 % 8), out + i);
+    return i;
+}
 
-/* How many of n numbers from element e on were decoded: whole runs of 32. A block has 1, 32 or 256
- * elements: shifts, no divisions. */
 static int decode_runs(const struct weight *w, size_t e, int n, float *out)
 {
-    const struct weight_type_info *t = &weight_types[w->type];
-    decoder32 *decoder = decoders[w->type];
-    int shift = t->block == 1 ? 0 : t->block == 32 ? 5 : 8, i;
-    if (!decoder || (shift && e % 32)) return 0;
-    for (i = 0; i + 32 <= n; i += 32, e += 32)
-        decoder((const unsigned char *)w->data + (e >> shift) * (size_t)t->bytes, (int)(e >> 5 & 7), out + i);
-    return i;
+    switch (w->type) {
+    case TYPE_F16:    return runs(decode_f16, 1, 2, w, e, n, out);
+    case TYPE_BF16:   return runs(decode_bf16, 1, 2, w, e, n, out);
+    case TYPE_Q8_0:   return runs(decode_q8_0, 32, 34, w, e, n, out);
+    case TYPE_Q4_0:   return runs(decode_q4_0, 32, 18, w, e, n, out);
+    case TYPE_Q4_1:   return runs(decode_q4_1, 32, 20, w, e, n, out);
+    case TYPE_Q5_0:   return runs(decode_q5_0, 32, 22, w, e, n, out);
+    case TYPE_Q5_1:   return runs(decode_q5_1, 32, 24, w, e, n, out);
+    case TYPE_IQ4_NL: return runs(decode_iq4_nl, 32, 18, w, e, n, out);
+    case TYPE_Q2_K:   return runs(decode_q2_k, 256, 84, w, e, n, out);
+    case TYPE_Q3_K:   return runs(decode_q3_k, 256, 110, w, e, n, out);
+    case TYPE_Q4_K:   return runs(decode_q4_k, 256, 144, w, e, n, out);
+    case TYPE_Q5_K:   return runs(decode_q5_k, 256, 176, w, e, n, out);
+    case TYPE_Q6_K:   return runs(decode_q6_k, 256, 210, w, e, n, out);
+    default:          return 0;
+    }
 }
 
 /* ---- bitsandbytes' types (nf4.h has their layout) ---- */
