@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     rope_frequencies(&c, f, &factor);
     for (i = 0; i < c.HS / 2; i++) DEMAND(f[i] - f[i] == 0 && f[i] >= 0);
     DEMAND(factor - factor == 0 && factor > 0);
-    DEMAND(!config_write(&c, path, TYPE_F32, &err) && !config_read(&again, path, NULL, &err));
+    DEMAND(!config_write(&c, path, TYPE_F32, NULL, &err) && !config_read(&again, path, NULL, &err));
     DEMAND(!memcmp(&c.C, &again.C, offsetof(struct config, rope) - offsetof(struct config, C)));
     rope_frequencies(&again, g, &factor_again);
     DEMAND(factor == factor_again && !memcmp(f, g, (size_t)c.HS / 2 * sizeof *f));
