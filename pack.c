@@ -191,23 +191,35 @@ static int lay_group(struct pack *p, const struct laying *rows, int n, int from,
     return 0;
 }
 
+int pack_row_behind(struct pack *p, const struct pack_input *row, int from, int prefix, int adapter,
+                    struct lora_error *err)
+{
+    struct laying one;
+    int segment;
+    one.row = row;
+    one.inputs = pack_inputs(row);
+    return one.inputs > from ? lay_segment(p, &one, 1, from, one.inputs, prefix, adapter, &segment, err) : 0;
+}
+
 int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter, int share,
               struct lora_error *err)
 {
-    struct laying *list = new_array((size_t)n, sizeof *list, err);
-    int i, m = 0, bad = 0, segment;
-    if (!list) return -1;
+    struct laying *list;
+    int i, m = 0, bad = 0;
+    if (!share) {
+        for (i = 0; i < n && !bad; i++) bad = pack_row_behind(p, &rows[i], 0, -1, adapter, err);
+        return bad;
+    }
+    if (!(list = new_array((size_t)n, sizeof *list, err))) return -1;
     for (i = 0; i < n; i++) {
         list[m].row = &rows[i];
         list[m].inputs = pack_inputs(&rows[i]);
         if (list[m].inputs) m++;
     }
-    if (share && m) {
+    if (m) {
         qsort(list, (size_t)m, sizeof *list, compare_rows);
         bad = lay_group(p, list, m, 0, -1, adapter, err);
     }
-    for (i = 0; !share && i < m && !bad; i++)
-        bad = lay_segment(p, list + i, 1, 0, list[i].inputs, -1, adapter, &segment, err);
     free(list);
     return bad;
 }

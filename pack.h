@@ -60,6 +60,10 @@ int pack_common(const struct pack_input *row, const struct pack_input *rows, int
  * order than the rows. Otherwise a segment a row, targets in order. */
 int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter, int share,
               struct lora_error *err);
+/* One row whose first `from` inputs are those that end with segment `prefix` (-1: from is 0); none of
+ * their next tokens is a target. */
+int pack_row_behind(struct pack *p, const struct pack_input *row, int from, int prefix, int adapter,
+                    struct lora_error *err);
 /* One row that shares nothing. *tokens_added (may be NULL): how many tokens were laid down. */
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
              int *tokens_added, struct lora_error *err);

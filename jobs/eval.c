@@ -462,7 +462,7 @@ static int check_options(const struct settings *o, const char *given)
 static int run(int argc, char **argv)
 {
     static const struct settings defaults = {
-        COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, TASK_LM, SCORE_LIKELIHOOD, 16, 64, NULL, NULL, NULL, NULL
+        COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, TASK_LM, SCORE_LIKELIHOOD, EVALUATION_ROWS, 64, NULL, NULL, NULL, NULL
     };
     struct run r;
     char *given;

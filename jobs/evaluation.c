@@ -112,17 +112,17 @@ void label_set_free(struct label_set *set)
 /* Where a node stands in the pack: its segment and the index in it. */
 struct place { int segment, index; };
 
-/* The prompt, then the tree: a node right after its parent that is the only child goes on in the
- * parent's segment, any other begins one behind it. Children are made after their parents, so one
- * pass in order does it. */
-static int lay_labels(const struct evaluation *e, const struct row *row, struct pack *p, struct place *places,
-                      int *run, struct lora_error *err)
+/* The prompt from token `from` on, behind segment `prefix`; then the tree: a node right after its parent
+ * that is the only child goes on in the parent's segment, any other begins one behind it. Children are
+ * made after their parents, so one pass in order does it. */
+static int lay_labels(const struct evaluation *e, const struct row *row, int from, int prefix, struct pack *p,
+                      struct place *places, int *run, struct lora_error *err)
 {
     const struct label_set *set = e->labels;
     int i, k, n;
     if (row->prompt_n < 1) return fail(err, "a row without a prompt", "row %d", row->source + 1);
-    if (pack_segment(p, row->ids, row->prompt_n, -1, e->adapter, 0, &places[0].segment, err)) return -1;
-    places[0].index = row->prompt_n - 1;
+    if (pack_segment(p, row->ids + from, row->prompt_n - from, prefix, e->adapter, 0, &places[0].segment, err)) return -1;
+    places[0].index = row->prompt_n - from - 1;
     for (i = 1; i < set->n_nodes; i += n) {
         n = 1;
         if (!set->nodes[i].children) continue;
@@ -171,7 +171,8 @@ static void end_laying(struct laying *y)
     free(y->run);
 }
 
-static int lay_row(const struct evaluation *e, const struct row *row, struct pack *p, struct lora_error *err)
+static int lay_row(const struct evaluation *e, const struct row *row, int from, int prefix, struct pack *p,
+                   struct lora_error *err)
 {
     struct pack_input in;
     in.ids = row->ids;
@@ -179,23 +180,57 @@ static int lay_row(const struct evaluation *e, const struct row *row, struct pac
     in.n = row->n;
     in.visit = 0;
     in.labels = row->labels;
-    return pack_rows(p, &in, 1, e->adapter, 0, err);
+    return pack_row_behind(p, &in, from, prefix, e->adapter, err);
+}
+
+static int tokens_of(const struct evaluation *e, const struct row *row)
+{
+    return e->labels ? row->prompt_n + e->labels->tokens : row->n;
+}
+
+/* How many of two rows' first tokens are the same, of at most `most` and those before the one that predicts
+ * the first target: a row has that one to itself. */
+static int common_beginning(const struct evaluation *e, const struct row *a, const struct row *b, int most)
+{
+    int n = e->labels ? a->prompt_n - 1 : a->n, i;
+    if (n > most) n = most;
+    for (i = 0; i < n && a->ids[i] == b->ids[i] && (e->labels || i + 1 >= a->n || !a->mask[i + 1]); i++) ;
+    return i;
+}
+
+/* How many rows go into the next pack; *shared: what they all begin with. */
+static int choose_rows(const struct laying *y, int *shared)
+{
+    const struct evaluation *e = y->e;
+    const struct row *first = &e->d->rows[y->next];
+    long long sum = tokens_of(e, first);
+    int rows;
+    *shared = common_beginning(e, first, first, first->n);
+    for (rows = 1; rows < e->rows && y->next + rows < e->d->n; rows++) {
+        const struct row *row = &e->d->rows[y->next + rows];
+        int common = common_beginning(e, row, first, *shared);
+        if (sum + tokens_of(e, row) - (long long)rows * common > EVALUATION_TOKENS) break;
+        sum += tokens_of(e, row);
+        *shared = common;
+    }
+    if (rows == 1) *shared = 0;
+    return rows;
 }
 
 /* The next pack: 1, or 0 when all rows are done. */
 static int lay_pack(struct laying *y, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
-    int rows;
+    int shared, prefix = -1, end;
     pack_clear(&y->pack);
-    for (rows = 0; y->next < e->d->n && rows < e->rows; rows++, y->next++) {
+    if (y->next == e->d->n) return 0;
+    end = y->next + choose_rows(y, &shared);
+    if (shared && pack_segment(&y->pack, e->d->rows[y->next].ids, shared, -1, e->adapter, 0, &prefix, err)) return -1;
+    for (; y->next < end; y->next++) {
         const struct row *row = &e->d->rows[y->next];
-        int tokens = e->labels ? row->prompt_n + e->labels->tokens : row->n;
-        if (rows && y->pack.N + tokens > EVALUATION_TOKENS) break;
-        if (e->labels ? lay_labels(e, row, &y->pack, y->places, y->run, err)
-                      : lay_row(e, row, &y->pack, err)) return -1;
+        if (e->labels ? lay_labels(e, row, shared, prefix, &y->pack, y->places, y->run, err)
+                      : lay_row(e, row, shared, prefix, &y->pack, err)) return -1;
     }
-    if (!rows) return 0;
     return pack_finish(&y->pack, err) ? -1 : 1;
 }
 

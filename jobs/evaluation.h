@@ -27,8 +27,10 @@ void label_set_free(struct label_set *set);
 int label_set_find(const struct label_set *set, const char *name);      /* index, or -1 */
 
 /* How rows are laid into packs: at most `rows` of them and, beyond one row, EVALUATION_TOKENS tokens.
- * labels NULL: each row's own targets. */
+ * What all rows of a pack begin with, before any target, is laid down once. labels NULL: each row's own
+ * targets. */
 #define EVALUATION_TOKENS 2048
+#define EVALUATION_ROWS 32
 struct evaluation {
     const struct dataset *d;
     const struct label_set *labels;

@@ -207,7 +207,7 @@ static int run_once(struct run *r)
         status("warning: %zu tokens and %d new ones are more than the model's %d positions", r->q.ids.n,
                r->o.max_new_tokens, r->s.model->config.max_positions);
     if (r->q.ids.n > (size_t)(INT32_MAX - r->o.max_new_tokens)) return fail(&r->err, "the prompt is too long", "--prompt");
-    if (generator_open(&r->g, &r->s, 1, (int)r->q.ids.n + r->o.max_new_tokens, &r->err)) return -1;
+    if (generator_open(&r->g, &r->s, 1, (int)r->q.ids.n + r->o.max_new_tokens, NULL, 0, &r->err)) return -1;
     return answer(r);
 }
 
@@ -251,7 +251,7 @@ static int run_chat(struct run *r)
     char *line = NULL;
     size_t size = 0, i;
     if (length > CHAT_LENGTH) length = CHAT_LENGTH;
-    bad = generator_open(&r->g, &r->s, 1, length, &r->err);
+    bad = generator_open(&r->g, &r->s, 1, length, NULL, 0, &r->err);
     while (!bad && !stop_signal()) {
         ssize_t n;
         if (tty) fputs("> ", stderr);

@@ -23,8 +23,23 @@ static void find_stops(struct generator *g)
 
 struct candidate { float p; int id; };
 
+/* What all sequences begin with, in passes; their logits are not wanted. */
+static int feed_shared(struct generator *g, const int *ids, int n, struct lora_error *err)
+{
+    int part;
+    for (g->shared = 0; g->shared < n; g->shared += part) {
+        part = n - g->shared < g->tokens ? n - g->shared : g->tokens;
+        pack_clear(&g->pack);
+        if (pack_cached(&g->pack, ids + g->shared, part, g->slots * g->slot_length, g->shared + part, -1, 0,
+                        session_adapter(g->session), NULL, err)
+            || pack_finish(&g->pack, err) || lora_forward(g->lora, &g->pack, err)) return -1;
+        g->computed += part;
+    }
+    return 0;
+}
+
 int generator_open(struct generator *g, const struct session *s, int slots, int slot_length,
-                   struct lora_error *err)
+                   const int *shared, int n_shared, struct lora_error *err)
 {
     struct lora_sizes z;
     size_t V = (size_t)s->model->config.V;
@@ -37,17 +52,18 @@ int generator_open(struct generator *g, const struct session *s, int slots, int 
     if (g->tokens < slots) g->tokens = slots;
     find_stops(g);
     z.N = g->tokens;
-    z.S = z.U = slots;
-    z.positions = slot_length;
-    if (slot_length > INT32_MAX / slots) return fail(err, "the cache is too large", "%d sequences of %d tokens",
-                                                     slots, slot_length);
-    z.keys = slots * slot_length;
+    z.U = slots;
+    z.S = slots + (n_shared > 0);
+    z.positions = slot_length + n_shared;
+    if (slot_length > (INT32_MAX - n_shared) / slots) return fail(err, "the cache is too large",
+                                                                  "%d sequences of %d tokens", slots, slot_length);
+    z.keys = slots * slot_length + n_shared;
     g->logits = new_array((size_t)slots, V * sizeof *g->logits, err);
     g->rows = new_array((size_t)slots, sizeof *g->rows, err);
     g->at = new_array((size_t)slots, sizeof *g->at, err);
     g->candidates = new_array(V, sizeof(struct candidate), err);
     if (!g->logits || !g->rows || !g->at || !g->candidates) return -1;
-    return session_lora(s, &z, &g->lora, err);
+    return session_lora(s, &z, &g->lora, err) || feed_shared(g, shared, n_shared, err) ? -1 : 0;
 }
 
 void generator_close(struct generator *g)
@@ -74,16 +90,19 @@ int sequence_append(struct sequence *q, const int *ids, size_t n, struct lora_er
 static int lay_pass(struct generator *g, struct sequence *const *list, int n, int first, int *ready,
                     struct lora_error *err)
 {
-    int i;
+    int i, prefix = -1;
     *ready = 0;
     pack_clear(&g->pack);
+    if (g->shared && pack_cached(&g->pack, NULL, 0, g->slots * g->slot_length, g->shared, -1, 0,
+                                 session_adapter(g->session), &prefix, err)) return -1;
     for (i = 0; i < n && g->pack.N < g->tokens; i++) {
         struct sequence *q = list[i];
         size_t left = q->ids.n - q->cached, room = (size_t)(g->tokens - g->pack.N);
         int part = (int)(left < room ? left : room);
         if (!part) continue;
-        if (pack_cached(&g->pack, q->ids.v + q->cached, part, q->slot * g->slot_length, (int)q->cached + part, -1, 0,
-                        session_adapter(g->session), NULL, err)) return -1;
+        if (pack_cached(&g->pack, q->ids.v + q->cached, part, q->slot * g->slot_length,
+                        (int)q->cached - g->shared + part, prefix, g->shared, session_adapter(g->session), NULL, err))
+            return -1;
         q->cached += (size_t)part;
         if (q->cached < q->ids.n) continue;
         g->at[q->slot] = first + *ready;
@@ -97,9 +116,9 @@ int generator_feed(struct generator *g, struct sequence *const *list, int n, str
     size_t V = (size_t)g->session->model->config.V;
     int i, ready, first = 0;
     for (i = 0; i < n; i++)
-        if (list[i]->ids.n > (size_t)g->slot_length) {
+        if (list[i]->ids.n > (size_t)g->slot_length + (size_t)g->shared) {
             fail(err, "the text is too long", "sequence %d", i);
-            expected(err, "at most %d tokens", g->slot_length);
+            expected(err, "at most %d tokens", g->slot_length + g->shared);
             return found(err, "%zu", list[i]->ids.n);
         }
     for (;; first += ready) {
@@ -188,11 +207,12 @@ int generator_choose(struct generator *g, const struct sequence *q, const struct
 /* A slot of the batch: which row it answers, or -1. */
 struct answering { struct sequence sequence; int row, prompt_n; };
 
-static int start_row(struct answering *a, const struct dataset *d, int row, struct lora_error *err)
+static int start_row(struct answering *a, const struct dataset *d, int row, int shared, struct lora_error *err)
 {
     a->row = row;
     a->prompt_n = d->rows[row].prompt_n;
-    a->sequence.ids.n = a->sequence.cached = 0;
+    a->sequence.ids.n = 0;
+    a->sequence.cached = (size_t)shared;
     return sequence_append(&a->sequence, d->rows[row].ids, (size_t)a->prompt_n, err);
 }
 
@@ -226,7 +246,7 @@ static int batch_step(struct batch *b, const struct session *s, const struct dat
     int i, n = 0;
     for (i = 0; i < b->g.slots; i++) {
         struct answering *a = &b->all[i];
-        if (a->row < 0 && b->next < d->n && start_row(a, d, b->next++, err)) return -1;
+        if (a->row < 0 && b->next < d->n && start_row(a, d, b->next++, b->g.shared, err)) return -1;
         if (a->row >= 0) b->live[n++] = &a->sequence;
     }
     if (generator_feed(&b->g, b->live, n, err)) return -1;
@@ -243,10 +263,23 @@ static int batch_step(struct batch *b, const struct session *s, const struct dat
     return 0;
 }
 
+/* How many ids all prompts begin with, when each has one more at least. */
+static int common_beginning(const struct dataset *d)
+{
+    int common = d->rows[0].prompt_n - 1, i, k;
+    for (i = 1; i < d->n; i++) {
+        const struct row *row = &d->rows[i];
+        if (common > row->prompt_n - 1) common = row->prompt_n - 1;
+        for (k = 0; k < common && row->ids[k] == d->rows[0].ids[k]; k++) ;
+        common = k;
+    }
+    return common;
+}
+
 static int batch_open(struct batch *b, const struct session *s, const struct dataset *d, int slots, int max_new,
                       struct lora_error *err)
 {
-    int i, longest = 1;
+    int i, longest = 1, shared;
     if (slots > d->n) slots = d->n;
     for (i = 0; i < d->n; i++) {
         if (d->rows[i].prompt_n > longest) longest = d->rows[i].prompt_n;
@@ -262,7 +295,8 @@ static int batch_open(struct batch *b, const struct session *s, const struct dat
         b->all[i].row = -1;
         b->all[i].sequence.slot = i;
     }
-    return generator_open(&b->g, s, slots, longest + max_new, err);
+    shared = d->n > 1 ? common_beginning(d) : 0;
+    return generator_open(&b->g, s, slots, longest + max_new - shared, shared ? d->rows[0].ids : NULL, shared, err);
 }
 
 int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new, char **answers,

@@ -15,7 +15,7 @@ struct sampling {
 };
 #define SAMPLING_GREEDY { 1, 0, 0, 1, 0, 0 }
 
-/* Its slot is a part of the cache, which holds its first `cached` ids. */
+/* Its slot is a part of the cache, which holds its first `cached` ids, but for those that all share. */
 struct sequence {
     struct ids ids;
     size_t cached;
@@ -26,7 +26,8 @@ struct generator {
     const struct session *session;
     struct lora *lora;
     struct pack pack;
-    int slots, slot_length;     /* sequences at a time, ids of each at most */
+    int slots, slot_length;     /* sequences at a time, ids of each at most (without the shared ones) */
+    int shared;                 /* ids that all sequences begin with: in the cache once, behind the slots */
     int tokens;                 /* of a pass at most */
     float *logits;              /* [slots, V] of the last feed */
     int *at;                    /* [slots]: which row of logits is the slot's */
@@ -36,8 +37,10 @@ struct generator {
     long long computed;         /* tokens fed so far */
 };
 
+/* shared[n_shared]: ids that all sequences will begin with, each with more of its own (n_shared 0: none).
+ * They are fed here; a sequence starts with them as its cached ids. */
 int generator_open(struct generator *g, const struct session *s, int slots, int slot_length,
-                   struct lora_error *err);
+                   const int *shared, int n_shared, struct lora_error *err);
 void generator_close(struct generator *g);
 
 /* Feeds what the n sequences (of different slots) have beyond their cached ids, at least one id each;

@@ -212,7 +212,7 @@ void run_evaluation(struct run *r, struct evaluation *e, const struct label_set 
 {
     e->d = &r->eval;
     e->labels = labels;
-    e->rows = r->set->batch_size;
+    e->rows = EVALUATION_ROWS;
     e->adapter = r->adapter ? 0 : -1;
     e->each = each_pack;
     e->ctx = r;
