@@ -30,6 +30,8 @@ write_config() {
         if ($14 == "qwen2") { key("architectures", "[\"Qwen2ForCausalLM\"]"); key("sliding_window", $9); key("use_sliding_window", "false"); key("max_window_layers", $4) }
         if ($14 == "qwen3") { key("architectures", "[\"Qwen3ForCausalLM\"]"); key("sliding_window", "null"); key("use_sliding_window", "false")
             key("max_window_layers", $4); key("attention_bias", "false") }
+        if ($14 == "phi3") { key("architectures", "[\"Phi3ForCausalLM\"]"); key("sliding_window", $13 ? $13 : "null"); key("attention_bias", "false")
+            key("original_max_position_embeddings", 4096); key("rope_scaling", "null"); key("embd_pdrop", "0.0"); key("resid_pdrop", "0.0"); key("pad_token_id", 32000) }
         if ($14 == "qwen3" || $7 * $5 != $2) key("head_dim", $7)
         if ($14 == "llama" && !$15) key("rope_scaling", "null")
         if ($15) key("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": " $15 ", \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192}")
@@ -37,9 +39,12 @@ write_config() {
     }'
 }
 
-# What a shape needs, by its own arithmetic: adapters of rank 16 on the seven linears of each layer.
+# What a shape needs, by its own arithmetic: adapters of rank 16 on the seven linears of each layer, four where
+# q, k and v are one matrix and gate and up another.
 adapter_parameters() {
-    awk '{ C = $2; F = $3; Q = $5 * $7; K = $6 * $7; print $4 * 16 * (C + Q + 2 * (C + K) + Q + C + 2 * (C + F) + F + C) }'
+    awk '{ C = $2; F = $3; Q = $5 * $7; K = $6 * $7 }
+        $14 == "phi3" { print $4 * 16 * (C + Q + 2 * K + Q + C + C + 2 * F + F + C); next }
+        { print $4 * 16 * (C + Q + 2 * (C + K) + Q + C + 2 * (C + F) + F + C) }'
 }
 
 check() {       # LINE: plan and inspect agree with it
@@ -62,9 +67,10 @@ Llama-2-7b 4096 11008 32 32 32 128 32000 4096 1e-05 10000 0 0 llama 0 6738415616
 Llama-3.2-1B 2048 8192 16 32 8 64 128256 131072 1e-05 500000 1 0 llama 32.0 1235814400
 Mistral-7B-v0.1 4096 14336 32 32 8 128 32000 4096 1e-05 10000 0 4096 mistral 0 7241732096
 Qwen2.5-0.5B 896 4864 24 14 2 64 151936 32768 1e-06 1000000 1 0 qwen2 0 494032768
+Phi-3-mini-4k 3072 8192 32 32 32 96 32064 4096 1e-05 10000 0 2047 phi3 0 3821079552
 Qwen3-0.6B 1024 3072 28 16 8 128 151936 40960 1e-06 1000000 1 0 qwen3 0 596049920
 END
-result "shapes of five families: parameters and plan from config.json alone" $bad
+result "shapes of six families: parameters and plan from config.json alone" $bad
 
 grep -q "no weights: shapes from the configuration" "$work/list" && grep -qF "BF16  [1024, 2048]  4194304 bytes  model.layers.27.self_attn.o_proj.weight" "$work/list" &&
     $EXE "$lora" inspect --model "$work/config.json" --json - 2>"$work/error" | grep -q '"shapes_only": true' &&

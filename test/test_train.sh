@@ -352,6 +352,15 @@ h="{\"${p}A.weight\":{\"dtype\":\"F32\",\"shape\":[2,32],\"data_offsets\":[0,256
 expect 1 train "$@" --init-adapter "$dir/zero" --out "$dir/z"
 says "has no gradient: step 1, ${p}A.weight"
 
+begin "a metrics.jsonl that cannot be written ends the run"
+# a limit on files' size, of 512 or 1024 bytes each: metrics.jsonl reaches it, run.json does not
+(trap '' XFSZ; ulimit -f 8; exec $EXE "$LORA" train "$@" --epochs 20 --save-steps no --threads 1 --out "$dir/nospace" >"$dir/log.part" 2>&1)
+code=$?
+tail -n 3 "$dir/log.part" >"$dir/log"
+[ $code = 1 ] || wrong "exit $code"
+says "^lora: cannot write: $dir/nospace/metrics.jsonl"
+[ -e "$dir/nospace/adapter_model.safetensors" ] && wrong "it went on"
+
 begin "the plan is what is taken, and too little memory is said before the first step"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 4 --batch-size 8 --epochs 1
 lora train "$@" --dry-run >"$dir/plan" 2>"$dir/log" || wrong "dry run"
