@@ -3,6 +3,7 @@
 # make demo     fine-tunes the embedded model on the embedded tickets
 # make recipe   makes that model and those tickets again
 # make model    fetches a real model (needs pip and the network)
+# make bench    this program beside PyTorch, PEFT and bitsandbytes (the same needs); ARGS: see bench/README.md
 #
 # CC=clang, BUILD=dir, OPENMP=0, SANITIZE=address,undefined, EXE='qemu-aarch64 -L ...' to run tests with.
 
@@ -111,8 +112,11 @@ recipe: $(BUILD)/lora $(BUILD)/data/make_text $(BUILD)/data/make_tokenizer
 model:
 	sh data/fetch.sh
 
+bench: lora
+	bench/peers.sh $(ARGS)
+
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora test demo recipe model clean
+.PHONY: lora test demo recipe model bench clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
