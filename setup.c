@@ -480,6 +480,7 @@ static int load_matrix(struct lora *l, const struct weight *from, const struct w
     size_t bytes;
     if (!l->k->own_memory || to->type == TYPE_REAL || type_bytes(&bytes, from->type, area(from->rows, from->cols)))
         return 0;
+    if (from->q) return fail(err, "the backend cannot read a weight type", "%s: %s", l->k->name, weight_types[from->type].name);
     if (!l->k->up_bytes((struct kernel_ctx *)&l->ctx, (void *)to->data, from->data, bytes)) return 0;
     return fail(err, "cannot copy weights to the device", "%s", l->k->name);
 }

@@ -475,6 +475,32 @@ static int run_with(struct fault *f, scenario *run, const char *out, const char 
 }
 
 /* Of more calls than this only every second, third ... fails, unless LORA_FAULTS is set. */
+/* bitsandbytes' checkpoint read and evaluated; a plain one quantised in memory; and written as such. */
+static int quantised(const char *out, struct lora_error *err)
+{
+    static const struct quantise nf4 = {TYPE_NF4, 64, 1}, int8 = {TYPE_INT8, 0, 0};
+    struct model *m = NULL, *plain = NULL;
+    struct lora *l = NULL;
+    struct lora_setup setup;
+    struct pack p = {0};
+    double losses[32];
+    int bad = model_open(&m, GOLDENS "bnb/checkpoints/nf4-dq", err)
+           || model_open(&plain, GOLDENS "forward/bf16-oldconfig/model", err);
+    if (!bad) {
+        setup_for(&setup, "auto", m, NULL);
+        setup.sizes.backward = 0;
+        bad = lora_open(&l, &setup, err) || fill_pack(&p, -1, err) || lora_eval(l, &p, losses, NULL, err)
+           || make_directory(out, err)
+           || model_write_quantised(&plain->config, out, TYPE_F32, &nf4, source_row, plain, 2, err)
+           || model_quantise(plain, &int8, 2, err);
+    }
+    pack_free(&p);
+    lora_close(l);
+    model_close(m);
+    model_close(plain);
+    return bad ? -1 : 0;
+}
+
 enum { MANY = 150 };
 
 /* Each call alone, then each with all that follow it. A file that cannot be mapped is read into memory,
@@ -516,9 +542,11 @@ static void faults(void)
     every_call("moments in 8 bits", "allocation", &memory, train_8bit);
     every_call("moments in a file", "allocation", &memory, train_paged);
     every_call("rows of every kind of file", "allocation", &memory, read_rows);
+    every_call("models quantised", "allocation", &memory, quantised);
     every_call("an adapter written", "write", &writing, train_auto);
     every_call("an adapter exported", "write", &writing, export_adapter);
     every_call("a model written", "write", &writing, train_full);
+    every_call("a model quantised", "write", &writing, quantised);
     every_call("moments in a file", "write", &writing, train_paged);
     put_rows("rows.jsonl");
     every_call("lora train", "allocation", &memory, train_job);
@@ -527,7 +555,7 @@ static void faults(void)
 #else
 static void faults(void)
 {
-    static scenario *const built[] = {train_ref, train_auto, read_adapter, export_adapter, train_full, read_rows};
+    static scenario *const built[] = {train_ref, train_auto, read_adapter, export_adapter, train_full, quantised, read_rows};
     (void)built;
     test_skip("failing allocations and writes", "this linker has no --wrap");
 }
