@@ -48,7 +48,7 @@ LORA_CFLAGS  += -Wno-unknown-pragmas
 endif
 AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
 
-SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard formats/*.c)
+SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(wildcard docs/*.c))

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "unicode.h"
+#include "formats/unicode.h"
 
 /* What stands around the content of a role. */
 struct turn {

@@ -3,13 +3,13 @@
  *
  * The way of a text: added tokens are cut out, what is left is normalized, the pre-tokenizer's rules cut
  * it into pieces, and each piece is merged by itself. */
-#include "tokenizer_parts.h"
+#include "text/tokenizer_parts.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "unicode.h"
+#include "formats/unicode.h"
 
 /* ---- ids ---- */
 

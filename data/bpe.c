@@ -1,7 +1,7 @@
 /* bpe.c - see bpe.h. */
 #include "bpe.h"
-#include "../pretoken.h"
-#include "../unicode.h"
+#include "../text/pretoken.h"
+#include "../formats/unicode.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 """Writes unicode_tables.h from the Unicode character database.
 
-    python3 data/make_unicode.py > unicode_tables.h
+    python3 data/make_unicode.py > formats/unicode_tables.h
 
 Needs the package unicodedata2 16.0.0 (the Unicode version of the regular expressions in Hugging Face
 tokenizers 0.23), or a Python whose own unicodedata has that version.

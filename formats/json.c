@@ -4,6 +4,7 @@
  * text's size; nodes come from chunks that double. */
 #include "json.h"
 #include "names.h"
+#include "unicode.h"
 
 #include <limits.h>
 #include <math.h>
@@ -93,39 +94,12 @@ static void skip_space(struct parser *s)
     }
 }
 
-/* Bytes of the UTF-8 character at p, 0 when it is none (Unicode, table 3-7). */
-static int utf8_length(const char *p, const char *end)
+/* Bytes of the UTF-8 character at p, 0 when it is none. */
+static size_t utf8_length(const char *p, const char *end)
 {
-    const unsigned char *u = (const unsigned char *)p;
-    unsigned low = 0x80, high = 0xbf;
-    int n, i;
-    if (*u < 0x80) return 1;
-    if (*u < 0xc2 || *u > 0xf4) return 0;
-    n = *u < 0xe0 ? 2 : *u < 0xf0 ? 3 : 4;
-    if (end - p < n) return 0;
-    if (*u == 0xe0) low = 0xa0;                 /* overlong */
-    if (*u == 0xed) high = 0x9f;                /* surrogates */
-    if (*u == 0xf0) low = 0x90;                 /* overlong */
-    if (*u == 0xf4) high = 0x8f;                /* above U+10FFFF */
-    for (i = 1; i < n; i++, low = 0x80, high = 0xbf)
-        if (u[i] < low || u[i] > high) return 0;
-    return n;
-}
-
-static char *put_utf8(char *out, unsigned c)
-{
-    if (c < 0x80) *out++ = (char)c;
-    else if (c < 0x800) *out++ = (char)(0xc0 | c >> 6);
-    else {
-        if (c < 0x10000) *out++ = (char)(0xe0 | c >> 12);
-        else {
-            *out++ = (char)(0xf0 | c >> 18);
-            *out++ = (char)(0x80 | (c >> 12 & 63));
-        }
-        *out++ = (char)(0x80 | (c >> 6 & 63));
-    }
-    if (c >= 0x80) *out++ = (char)(0x80 | (c & 63));
-    return out;
+    uint32_t c;
+    size_t n = utf8_next(p, (size_t)(end - p), &c);
+    return c == UTF8_BAD ? 0 : n;
 }
 
 static int hex4(struct parser *s, unsigned *out)
@@ -165,7 +139,7 @@ static int parse_escape(struct parser *s)
         if (low < 0xdc00 || low >= 0xe000) return bad(s, "a pair of surrogates, not one alone");
         c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
     }
-    s->string = put_utf8(s->string, c);
+    s->string += utf8_put(s->string, c);
     return 0;
 }
 
@@ -175,7 +149,7 @@ static int parse_string(struct parser *s, const char **out, size_t *n)
     char *start = s->string;
     for (s->p++; ; ) {
         const char *p = s->p;
-        int length;
+        size_t length;
         while (p < s->end && *p != '"' && *p != '\\' && (unsigned char)*p >= 32 && (unsigned char)*p < 128) p++;
         memcpy(s->string, s->p, (size_t)(p - s->p));
         s->string += p - s->p;
@@ -189,7 +163,7 @@ static int parse_string(struct parser *s, const char **out, size_t *n)
         }
         length = utf8_length(p, s->end);
         if (!length) return bad_here(s, "valid UTF-8");
-        memcpy(s->string, p, (size_t)length);
+        memcpy(s->string, p, length);
         s->string += length;
         s->p += length;
     }
@@ -493,7 +467,7 @@ void json_put_string(struct text *t, const char *s, size_t n)
     const char *end = s + n, *p;
     text_puts(t, "\"");
     while (s < end) {
-        int length = 1;
+        size_t length = 1;
         for (p = s; p < end; p += length) {
             length = utf8_length(p, end);
             if (!length || (unsigned char)*p < 32 || *p == '"' || *p == '\\') break;

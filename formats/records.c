@@ -1,6 +1,6 @@
 /* records.c - see records.h. */
 #include "records.h"
-#include "../unicode.h"
+#include "unicode.h"
 #include "names.h"
 
 #include <stdio.h>

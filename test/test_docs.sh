@@ -2,7 +2,7 @@
 # What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
 passed=0 failed=0
 docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
-sources=$(ls ./*.c ./*.h formats/*.[ch] jobs/*.[ch] docs/*.c test/*.[ch])
+sources=$(ls ./*.c ./*.h text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.c test/*.[ch])
 [ -n "$docs" ] || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 for doc in $docs; do
     missing=

@@ -1,6 +1,6 @@
 /* test_tokenizer.c - text to ids and back: a plain second merger, pieces, added tokens, streams; time. */
 #include "tokenizer_small.h"
-#include "../pretoken.h"
+#include "../text/pretoken.h"
 
 #include <time.h>
 

@@ -4,7 +4,7 @@
 
 #include "../tokenizer.h"
 #include "../formats/json.h"
-#include "../unicode.h"
+#include "../formats/unicode.h"
 #include "test.h"
 
 #include <unistd.h>

@@ -5,7 +5,7 @@
 
 #include "fuzz.h"
 #include "../../tokenizer.h"
-#include "../../unicode.h"
+#include "../../formats/unicode.h"
 
 #include <string.h>
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "unicode.h"
+#include "../formats/unicode.h"
 
 static int refuse(const struct tokenizer *t, const char *place, const char *wanted, const char *what,
                   struct lora_error *err)

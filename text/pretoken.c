@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "unicode.h"
+#include "../formats/unicode.h"
 
 enum {
     SPACE = 1 << CLASS_SPACE,

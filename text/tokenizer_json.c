@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/json.h"
+#include "../formats/json.h"
 
 /* ---- tokenizer.json ---- */
 

@@ -2,7 +2,7 @@
 #ifndef UNICODE_H
 #define UNICODE_H
 
-#include "util.h"
+#include "../util.h"
 
 /* By general category; white space is the property White_Space, whatever the category. */
 enum unicode_class {

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/gguf.h"
+#include "../formats/gguf.h"
 
 /* What tokenizer.ggml.pre says of a byte-level vocabulary: the steps, and what goes with them. */
 struct gguf_pre {

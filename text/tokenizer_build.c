@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "unicode.h"
+#include "../formats/unicode.h"
 
 /* ---- strings to ids ---- */
 

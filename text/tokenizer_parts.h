@@ -3,7 +3,7 @@
 #define TOKENIZER_PARTS_H
 
 #include "pretoken.h"
-#include "tokenizer.h"
+#include "../tokenizer.h"
 
 enum { TOKEN_THERE = 1, TOKEN_ADDED = 2, TOKEN_SPECIAL = 4,
        TOKEN_OUTSIDE = 8 };     /* added and not in the vocabulary: merges and single characters never make it */

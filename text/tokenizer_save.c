@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/json.h"
+#include "../formats/json.h"
 
 static void put_token(struct text *out, const struct tokenizer *t, int id)
 {
