@@ -247,6 +247,7 @@ static int config_check(struct config *c, const char *path, struct lora_error *e
     if (!c->NKV) c->NKV = c->NH;
     if (!c->HS && c->NH > 0 && c->C % c->NH == 0) c->HS = c->C / c->NH;
     if (!c->rope.original) c->rope.original = c->max_positions;
+    if (c->rope.type == ROPE_PLAIN) c->rope.factor = 1;     /* a file may hold one that nothing uses */
     for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int v = *(const int *)((const char *)c + sizes[i].offset);
         if (v >= 1 && v <= sizes[i].most) continue;
