@@ -299,6 +299,39 @@ static void goldens(const char *set, const char *root, const char *const *names)
     for (; *names; names++) golden_case(set, root, *names);
 }
 
+/* The numbers of nf4.h's example: a block of 64 that begins so, and is zeros from there on. */
+static void example(void)
+{
+    static const float decoded[4] = { 0.29533f, -1.2f, 0.0955f, 0 };
+    float x[64] = { 0.30f, -1.20f, 0.05f, 0 }, absmax, out[64];
+    unsigned char packed[32];
+    int i;
+    test_begin("the bytes that the header teaches");
+    CHECK(!encode_4bit(packed, &absmax, x, 64, 64, TYPE_NF4) && absmax == 1.2f, "absmax %g", absmax);
+    CHECK(packed[0] == 0xa0 && packed[1] == 0x87 && packed[2] == 0x77, "%02x %02x %02x", packed[0], packed[1], packed[2]);
+    decode_4bit(out, packed, &absmax, 64, 64, nf4_values);
+    for (i = 0; i < 4; i++) CHECK(fabsf(out[i] - decoded[i]) <= 6e-6f, "%d: %.6f, expected %.6f", i, out[i], decoded[i]);
+}
+
+/* Rows of q and k as GGUF has them come out in the model's order. */
+static void heads(void)
+{
+    enum { ROWS = 16, COLS = 48 };
+    float x[ROWS * COLS];
+    struct weight w = { TYPE_F32, ROWS, COLS, 8, 0, NULL, NULL }, made;
+    struct quantise how = { TYPE_NF4, 64, 0 };
+    struct weight_error e;
+    size_t i;
+    test_begin("rows in GGUF's order are put in the model's");
+    for (i = 0; i < ROWS * COLS; i++) x[i] = (float)random_normal(3, i);
+    w.data = x;
+    CHECK_DONE(weight_quantise(&made, &how, ROWS, COLS, weight_row, &w, 1, "w", &err));
+    CHECK(made.head_rows == 0, "%d", made.head_rows);
+    CHECK_DONE(weight_difference(&e, &w, &made, 1, &err));
+    CHECK(e.snr > 19, "%.1f dB", e.snr);
+    weight_free(&made);
+}
+
 /* ---- errors on normal numbers ---- */
 
 /* As bitsandbytes publishes for NF4 with one float scale to a block (mean of |error| on normal numbers:
@@ -501,6 +534,8 @@ int main(void)
     } else {
         test_skip("the goldens of ../shared", "the folder is not there");
     }
+    example();
+    heads();
     normal_numbers();
     matrices();
     refused();

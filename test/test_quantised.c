@@ -323,6 +323,7 @@ static void lies(void)
         { OWN "/nf4-dq", "q_proj.weight.quant_map", "q_proj.weight.quant_mat", "quant_ma" },
         { OWN "/nf4-dq", "lm_head.weight\"", "lm_head.absmax\"", "lm_head.absmax" },
         { OWN "/nf4-dq", "\"dtype\":\"U8\",\"shape\":[512,1]", "\"dtype\":\"U8\",\"shape\":[1,512]", NULL },     /* flat all the same */
+        { OWN "/nf4-dq", "\"dtype\":\"U8\",\"shape\":[512,1]", "\"dtype\":\"I16\",\"shape\":[256] ", NULL },   /* bnb_4bit_quant_storage */
         { OWN "/nf4-dq", "\"dtype\":\"U8\",\"shape\":[512,1]", "\"dtype\":\"I8\",\"shape\":[512,1]", "unknown tensor" },
         { OWN "/nf4-dq", "\x4d\xa2\x91\xbe", "\x4d\xa2\x91\x3e", "quant_map" },        /* NF4's fifth number */
         { OWN "/int8-skip", "q_proj.SCB", "q_proj.SCA", "SC" },
@@ -333,11 +334,32 @@ static void lies(void)
     size_t i;
     test_begin("refused: parts that are wrong or missing, by name");
     for (i = 0; i < sizeof edits / sizeof *edits; i++) {
-        struct model *m = NULL;
+        struct model *m = NULL, *whole = NULL;
         put_copy(edits[i].from, edits[i].find, edits[i].put);
-        if (edits[i].word) refused(edits[i].word);
-        else CHECK_DONE(model_open(&m, dir, &err));
+        if (edits[i].word) {
+            refused(edits[i].word);
+            continue;
+        }
+        CHECK_DONE(model_open(&m, dir, &err));
+        CHECK_DONE(model_open(&whole, edits[i].from, &err));
+        CHECK(m && whole && same_models(m, whole), "case %zu: other numbers", i);
         model_close(m);
+        model_close(whole);
+    }
+}
+
+static void other_methods(void)
+{
+    static const char *const methods[] = { "gptq", "awq", "compressed-tensors", "hqq" };
+    size_t i;
+    test_begin("refused: other quantisations, by name");
+    for (i = 0; i < sizeof methods / sizeof *methods; i++) {
+        struct text t = { 0 };
+        put_copy(OWN "/nf4-dq", NULL, NULL);
+        text_printf(&t, "{\"model_type\": \"llama\", \"quantization_config\": {\"bits\": 4, \"quant_method\": \"%s\"}}", methods[i]);
+        CHECK(!file_write(in_dir("config.json"), t.s, t.n, &err));
+        text_free(&t);
+        refused(methods[i]);
     }
 }
 
@@ -426,6 +448,7 @@ int main(void)
     plan_bytes();
     misaligned();
     lies();
+    other_methods();
     damaged();
     CHECK(!remove_tree(dir, NULL));
     return test_end();

@@ -220,6 +220,35 @@ static void test_writer(void)
 }
 
 /* The file system refuses at every possible point: bytes allowed from 0 on. */
+/* Pages that were given back come again from the file; memory that is no mapping is left alone. */
+static void test_forget(void)
+{
+    enum { N = 300000 };
+    struct file_map f;
+    unsigned char *data = malloc(N), other[64];
+    size_t i;
+    test_begin("pages of a file given back are read again");
+    for (i = 0; i < N; i++) data[i] = (unsigned char)(i * 7 + (i >> 8));
+    memset(other, 5, sizeof other);
+    CHECK(!file_write(scratch(0, "pages"), data, N, NULL) && !file_open(&f, scratch(0, "pages"), NULL));
+    CHECK(!memcmp(f.data, data, N));
+    file_forget(&f, f.data, N);
+    CHECK(!memcmp(f.data, data, N), "after the whole was given back");
+    file_forget(&f, f.data + 5000, 123457);
+    CHECK(!memcmp(f.data, data, N), "after a part was");
+    file_forget(&f, other, sizeof other);
+    file_forget(&f, f.data + N - 10, 11);
+    CHECK(other[0] == 5 && other[63] == 5 && !memcmp(f.data, data, N), "what is not in the mapping is not touched");
+    file_close(&f);
+    f.data = data;
+    f.size = N;
+    f.mapping = NULL;
+    file_forget(&f, data, N);
+    for (i = 0; i < N && data[i] == (unsigned char)(i * 7 + (i >> 8)); i++) {}
+    CHECK(i == N, "a file in memory is kept");
+    free(data);
+}
+
 static void test_full_disk(void)
 {
     struct lora_error err = { "", "", "", "", "" };
@@ -337,6 +366,7 @@ int main(int argc, char **argv)
     test_arena();
     test_paths();
     test_writer();
+    test_forget();
     test_full_disk();
     test_random();
     test_numbers();
