@@ -388,6 +388,7 @@ int weight_difference(struct weight_error *e, const struct weight *a, const stru
 {
     struct row_error *rows = new_array((size_t)a->rows, sizeof *rows, err), sum = { 0, 0, 0 };
     int i;
+    (void)threads;      /* without OpenMP */
     if (!rows) return -1;
     #pragma omp parallel for num_threads(threads)
     for (i = 0; i < a->rows; i++) rows[i] = row_difference(a, b, i);
