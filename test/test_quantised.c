@@ -236,6 +236,52 @@ static void round_trip(const char *path, const char *about)
     }
 }
 
+/* Bytes of mapped files that this process holds in memory; -1 where the system does not say. */
+static long long resident_files(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kb = -1;
+    while (f && fgets(line, sizeof line, f)) sscanf(line, "RssFile: %lld kB", &kb);
+    if (f) fclose(f);
+    return kb < 0 ? -1 : kb * 1024;
+}
+
+static int noise(void *ctx, int id, int layer, int row, float *out, struct lora_error *e)
+{
+    const struct config *c = ctx;
+    uint64_t key = random_key((uint64_t)(id * 100 + layer), "noise");
+    int i, cols = tensor_cols(c, id);
+    (void)e;
+    for (i = 0; i < cols; i++) out[i] = (float)random_uniform(key, (uint64_t)row * (uint64_t)cols + (uint64_t)i);
+    return 0;
+}
+
+/* 12 MB of file: after it was read through, at most the tables that stay as they are (and what the
+ * system maps around them) are in memory. */
+static void pages(void)
+{
+    struct config c = tiny_config();
+    struct model *m = NULL;
+    long long before, after;
+    if (resident_files() < 0) {
+        test_skip("pages of the file are given back while quantising", "the system does not say what is in memory");
+        return;
+    }
+    test_begin("pages of the file are given back while quantising");
+    c.C = 256;
+    c.F = 1280;
+    c.L = 3;
+    CHECK_DONE(model_write(&c, dir, TYPE_F32, noise, &c, &err));
+    CHECK_DONE(model_open(&m, dir, &err));
+    if (!m) return;
+    before = resident_files();
+    CHECK_DONE(model_quantise(m, &kinds[1], 2, &err));
+    after = resident_files();
+    CHECK(after - before < 3 << 20, "%lld bytes of the file are in memory", after - before);
+    model_close(m);
+}
+
 /* The plan counts what is made on the heap, and what lies in the file. */
 static void plan_bytes(void)
 {
@@ -446,6 +492,7 @@ int main(void)
     round_trip("test/goldens/data/forward/bf16-oldconfig/model", "bf16");
     round_trip("test/goldens/data/forward/phi3-sliding/model", "Phi-3");
     plan_bytes();
+    pages();
     misaligned();
     lies();
     other_methods();
