@@ -204,7 +204,8 @@ struct runner {
     struct adapter *a;
     struct lora *l;
     double seconds[MAX_ROUNDS], processor[MAX_ROUNDS];      /* of a step, by the clock and of all threads */
-    double token[MAX_ROUNDS], bytes;                        /* of a token; that it reads */
+    double token[MAX_ROUNDS], token_processor[MAX_ROUNDS];  /* the same of a token */
+    double bytes;                                           /* that a token reads */
 };
 
 static int train_step(struct runner *r, const struct pack *p, double *losses, int round, struct lora_error *err)
@@ -219,10 +220,11 @@ static int train_step(struct runner *r, const struct pack *p, double *losses, in
 }
 
 /* A token through all matrices: what generating one costs beside little else. */
-static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, double *seconds)
+static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, int round)
 {
     const struct config *f = &r->m->config;
     double start = seconds_now();
+    clock_t processor = clock();
     int layer, id;
     r->bytes = 0;
     for (layer = 0; layer < f->L; layer++)
@@ -233,7 +235,8 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
             if (k->matmul(c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
             r->bytes += (double)bytes;
         }
-    *seconds = seconds_now() - start;
+    r->token[round] = seconds_now() - start;
+    r->token_processor[round] = (double)(clock() - processor) / CLOCKS_PER_SEC;
     return 0;
 }
 
@@ -248,7 +251,7 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
         for (i = 0; i < b->n_types && !bad; i++) {
             timed.type = i;
             bad = train_step(&all[i], p, losses, to, err);
-            if (!bad && token(k, c, &all[i], y, x, &all[i].token[to])) bad = fail(err, "bench", "%s", b->types[i].name);
+            if (!bad && token(k, c, &all[i], y, x, to)) bad = fail(err, "bench", "%s", b->types[i].name);
         }
         if (round < 0) {
             memset(timed.seconds, 0, sizeof timed.seconds);
@@ -326,22 +329,24 @@ static double ratio(const double *a, const double *b, int rounds)
 
 static void show_steps(struct runner *all, const struct bench *b, const struct pack *p, struct text *json)
 {
-    double clock_ratios[MAX_TYPES], processor_ratios[MAX_TYPES];
+    double clock_ratios[MAX_TYPES], processor_ratios[MAX_TYPES], token_ratios[MAX_TYPES];
     int i;
     for (i = 0; i < b->n_types; i++) {          /* before the medians sort the rounds */
         clock_ratios[i] = ratio(all[i].seconds, all[0].seconds, b->rounds);
         processor_ratios[i] = ratio(all[i].processor, all[0].processor, b->rounds);
+        token_ratios[i] = ratio(all[i].token_processor, all[0].token_processor, b->rounds);
     }
-    printf("\na whole step of %d rows of %d tokens, by the clock and in processor time; the products of one token alone\n", p->S, b->row_tokens);
-    printf("%-7s %9s %9s %7s %11s %7s   %9s %9s %6s\n", "type", "step s", "tokens/s", "times", "processor s", "times", "token ms", "tokens/s", "GB/s");
+    printf("\na whole step of %d tokens, and the products of one token alone: by the clock and in processor time\n", p->N);
+    printf("%-7s %9s %9s %7s %11s %7s   %9s %9s %6s %7s\n", "type", "step s", "tokens/s", "times", "processor s", "times",
+           "token ms", "tokens/s", "GB/s", "times");
     text_puts(json, ",\"steps\":[");
     for (i = 0; i < b->n_types; i++) {
         double step = median(all[i].seconds, b->rounds), processor = median(all[i].processor, b->rounds), one = median(all[i].token, b->rounds);
-        printf("%-7s %9.3f %9.1f %7.3f %11.3f %7.3f   %9.2f %9.1f %6.1f\n", b->types[i].name, step, p->N / step, clock_ratios[i], processor,
-               processor_ratios[i], 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one);
+        printf("%-7s %9.3f %9.1f %7.3f %11.3f %7.3f   %9.2f %9.1f %6.1f %7.3f\n", b->types[i].name, step, p->N / step, clock_ratios[i], processor,
+               processor_ratios[i], 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one, token_ratios[i]);
         text_printf(json, "%s{\"type\":\"%s\",\"seconds\":%.6g,\"tokens_per_second\":%.6g,\"ratio\":%.4g,\"processor_seconds\":%.6g,"
-                          "\"processor_ratio\":%.4g,\"token_seconds\":%.6g,\"token_bytes\":%.0f}", i ? "," : "", b->types[i].name, step,
-                    p->N / step, clock_ratios[i], processor, processor_ratios[i], one, all[i].bytes);
+                          "\"processor_ratio\":%.4g,\"token_seconds\":%.6g,\"token_bytes\":%.0f,\"token_processor_ratio\":%.4g}", i ? "," : "", b->types[i].name, step,
+                    p->N / step, clock_ratios[i], processor, processor_ratios[i], one, all[i].bytes, token_ratios[i]);
     }
     text_puts(json, "]");
 }
