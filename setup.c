@@ -612,7 +612,7 @@ static int fail_plan(const struct lora *l, size_t limit, struct lora_error *err)
          (double)(l->plan.weights + l->plan.workspace + l->plan.cache) / 1e6);
     expected(err, "at most %.0f MB", (double)limit / 1e6);
     found(err, "%.0f MB", (double)l->plan.total / 1e6);
-    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, or a larger --max-memory");
+    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit, or a larger --max-memory");
 }
 
 int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *err)

@@ -415,6 +415,59 @@ static void check_training(struct work *w, const char *name)
     lora_close(other);
 }
 
+/* The parameters after three steps are those of each tensor stepped alone, with moments of its own. */
+static void check_layout(struct work *w, const char *name)
+{
+    struct lora *l = start(w, "auto", OPTIM_ADAMW8BIT, 1);
+    struct kernels k;
+    struct kernel_ctx c = { 1, NULL, 0, NULL };
+    struct lora_hyper h = hyper;
+    const struct trained *list;
+    size_t n = lora_trained_size(l);
+    int i, step, count = lora_trained(l, &list);
+    float *p = malloc(n * sizeof *p), *g = malloc(3 * n * sizeof *g);
+    test_begin(name);
+    kernels_complete(&k, w->setup.kernels);
+    h.max_grad_norm = 0;
+    lora_get(l, LORA_PARAMETERS, p);
+    for (step = 0; step < 3; step++) {
+        double losses[64], norm;
+        CHECK_DONE(lora_train(l, &w->pack, 1.0 / w->pack.T, losses, NULL, &err));
+        lora_get(l, LORA_GRADIENTS, g + (size_t)step * n);
+        CHECK_DONE(lora_step(l, &h, &norm, &err));
+    }
+    for (i = 0; i < count; i++) {
+        size_t at = list[i].offset, size = (size_t)list[i].rows * (size_t)list[i].cols;
+        int in_8bit = size >= 4096;
+        buf *m[2];
+        void *codes[2];
+        for (step = 0; step < 2; step++) {
+            m[step] = k.alloc(&c, size * sizeof(float));
+            codes[step] = k.alloc(&c, size);
+        }
+        for (step = 0; step < 3; step++) {
+            struct adamw_step s = { h.learning_rate, h.beta1, h.beta2, h.eps, h.weight_decay, 0, 0, 1 };
+            buf *to = (buf *)(p + at);
+            const buf *gradient = (const buf *)(g + (size_t)step * n + at);
+            s.correction1 = 1 - pow(s.beta1, step + 1);
+            s.correction2 = 1 - pow(s.beta2, step + 1);
+            if (in_8bit) k.adamw8bit(&c, to, codes[0], m[0], codes[1], m[1], gradient, size, &s);
+            else k.adamw(&c, to, m[0], m[1], gradient, size, &s);
+        }
+        for (step = 0; step < 2; step++) {
+            k.release(&c, m[step]);
+            k.release(&c, codes[step]);
+        }
+    }
+    lora_get(l, LORA_PARAMETERS, g);
+    for (i = 0; i < count; i++)
+        CHECK(!memcmp(g + list[i].offset, p + list[i].offset, (size_t)list[i].rows * (size_t)list[i].cols * sizeof *p),
+              "%s", list[i].name);
+    free(p);
+    free(g);
+    lora_close(l);
+}
+
 /* 5 steps, all buffers into another lora, 5 more: as 10. */
 static void check_resume(struct work *w, const char *name)
 {
@@ -517,11 +570,13 @@ int main(void)
     test_begin("a tiny model");
     work_open(&w, 1);
     check_training(&w, "every weight: plan, 20 steps, threads, pages");
+    check_layout(&w, "every weight: each tensor has moments of its own");
     check_resume(&w, "every weight: 5 steps, the buffers taken over, 5 more");
     work_close(&w);
     test_begin("a tiny adapter");
     work_open(&w, 0);
     check_training(&w, "LoRA: plan, 20 steps, threads, pages");
+    check_layout(&w, "LoRA: each tensor has moments of its own");
     check_resume(&w, "LoRA: 5 steps, the buffers taken over, 5 more");
     check_not_finite(&w);
     check_pages(&w);

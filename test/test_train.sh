@@ -252,12 +252,15 @@ expect 0 train "$@" --model "$dir/full" --out "$dir/full3" --dtype bf16
 expect 0 plan --model "$dir/full3" --max-length 16
 
 begin "a table of doubles resumes to the same bytes"
-set -- --backend ref64 --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --learning-rate 0.01 --batch-size 8 --epochs 1 --save-steps 2
-expect 0 train "$@" --out "$dir/d1"
-cp -R "$dir/d1" "$dir/d2"
-rm -r "$dir/d2/checkpoint-4" "$dir/d2/checkpoint-5"
-expect 0 train "$@" --out "$dir/d2" --resume
-same_run "$dir/d1" "$dir/d2" 5
+set -- --backend ref64 --model "$model" --data "$dir/rows.jsonl" --learning-rate 0.01 --batch-size 8 --epochs 1 --save-steps 2
+for more in "--lora-r 2" "--lora-r 128 --optim adamw8bit"; do
+    expect 0 train "$@" $more --out "$dir/d1" --overwrite
+    rm -rf "$dir/d2"
+    cp -R "$dir/d1" "$dir/d2"
+    rm -r "$dir/d2/checkpoint-4" "$dir/d2/checkpoint-5"
+    expect 0 train "$@" $more --out "$dir/d2" --resume
+    same_run "$dir/d1" "$dir/d2" 5
+done
 
 begin "labels while training: the same figures as lora eval's; the adapter knows its labels"
 . test/bytes.sh
