@@ -61,11 +61,12 @@ void model_close(struct model *m);
 /* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. */
 const struct weight *model_weight(const struct model *m, int id, int layer);
 
-/* The linears of the layers (tensor_specs[].linear; not embeddings, head, norms, biases: as Transformers with bitsandbytes
- * does) in this type from now on, from whatever type they have, GGUF's rows of q and k in order. One
- * tensor after the other, each tensor's part of the mapped file given back: no second copy is ever in
- * memory. A model that is quantised by bitsandbytes already is refused. Changes m->hash. Weights that
- * model_weight() returned before stay valid and are the new ones. */
+/* The linears of the layers (tensor_specs[].linear, as Transformers with bitsandbytes has it: not
+ * embeddings, head, norms, biases) in this type from now on, from whatever type they have, GGUF's rows of
+ * q and k in order. One tensor after the other, each tensor's part of the mapped file given back: the
+ * peak is the quantised model and one tensor. A model that is quantised by bitsandbytes already is
+ * refused. Changes m->hash. Weights that model_weight() returned before are the new ones; after an error
+ * close the model. */
 int model_quantise(struct model *m, const struct quantise *how, int threads, struct lora_error *err);
 
 /* A model directory: config.json and model.safetensors in `dtype` (TYPE_F32, TYPE_BF16, TYPE_F16).
