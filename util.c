@@ -196,17 +196,44 @@ static int read_all(int fd, unsigned char *data, size_t n)
     return 0;
 }
 
+/* What has no size, a pipe or a terminal, up to its end. */
+static int read_stream(int fd, struct file_map *f, const char *path, struct lora_error *err)
+{
+    enum { PART = 1 << 16 };
+    unsigned char *data = NULL;
+    size_t capacity = 0;
+    while (!grow_array((void **)&data, &capacity, f->size + PART, 1, err)) {
+        ssize_t n = read(fd, data + f->size, PART);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            fail_file(err, "cannot read", path);
+            break;
+        }
+        f->size += (size_t)n;
+        if (n) continue;
+        f->data = data;
+        return 0;
+    }
+    free(data);
+    return -1;
+}
+
 int file_open(struct file_map *f, const char *path, struct lora_error *err)
 {
     struct stat s;
     int fd = open(path, O_RDONLY);
     memset(f, 0, sizeof *f);
     if (fd < 0) return fail_file(err, "cannot open", path);
-    if (fstat(fd, &s) || !S_ISREG(s.st_mode)) {
+    if (fstat(fd, &s) || S_ISDIR(s.st_mode)) {
         close(fd);
         fail(err, "cannot read", "%s", path);
-        expected(err, "a regular file");
-        return found(err, S_ISDIR(s.st_mode) ? "a directory" : "something else");
+        expected(err, "a file");
+        return found(err, "a directory");
+    }
+    if (!S_ISREG(s.st_mode)) {
+        int bad = read_stream(fd, f, path, err);
+        close(fd);
+        return bad;
     }
     f->size = (size_t)s.st_size;
     if (f->size) {

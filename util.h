@@ -80,7 +80,7 @@ void *arena_take(struct arena *a, size_t count, size_t size);
 
 /* ---- files ------------------------------------------------------------------------------- */
 
-/* A whole file, read only, mapped where the system can, else read into memory. */
+/* A whole file, read only, mapped where the system can, else read into memory; a pipe up to its end. */
 struct file_map {
     const unsigned char *data;
     size_t size;

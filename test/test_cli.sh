@@ -293,6 +293,13 @@ case $stop in
 esac
 run 0 generate --model "$m" --backend ref --prompt ab --max-new-tokens 2; err "Alpaca"
 
+begin "a file may be a pipe"
+echo '[{"role":"user","content":"hi"}]' >"$dir/talk"
+run 0 render --chat-template chatml --messages "$dir/talk"; cp "$dir/out" "$dir/want"
+cat "$dir/talk" | $EXE "$LORA" render --chat-template chatml --messages /dev/stdin >"$dir/out" 2>"$dir/err" || wrong "exit $?"
+[ -s "$dir/want" ] || wrong "nothing rendered"
+same "$dir/out" "$dir/want"
+
 begin "a conversation: each turn is what the messages alone give"
 printf 'hi\nand then?\n' >"$dir/lines"
 $EXE "$LORA" generate $small --chat --max-new-tokens 1 <"$dir/lines" >"$dir/chat" 2>"$dir/err" || wrong "exit $?"
