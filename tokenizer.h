@@ -22,6 +22,7 @@ int tokenizer_open(struct tokenizer **t, const char *path, struct lora_error *er
 /* Does the directory have such a file? 1, 0, or -1. */
 int tokenizer_is_there(const char *directory, struct lora_error *err);
 void tokenizer_close(struct tokenizer *t);
+size_t tokenizer_memory(const struct tokenizer *t);     /* bytes of its tables; 0 for NULL */
 
 /* Appends the ids of text[n] to out. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int flags,

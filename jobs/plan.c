@@ -12,13 +12,21 @@ static int plan_with(struct run *r, int keep, struct lora_error *err)
     return lora_plan(&r->plan, &r->setup, err);
 }
 
+/* What --max-memory leaves for the arena, of a run that has been planned once. */
+static size_t arena_limit(const struct run *r)
+{
+    size_t most = r->session.max_memory, heap = plan_heap(r);
+    return !most ? 0 : most > heap ? most - heap : 1;
+}
+
 /* Keeping more layers takes more memory and never changes a bit: auto keeps what fits. */
 int plan_choose(struct run *r, struct lora_error *err)
 {
     int low = 0, high = r->setup.model->config.L;
-    size_t limit = r->setup.max_memory;
-    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return plan_with(r, 0, err);
-    if (plan_with(r, -1, err)) return -1;
+    size_t limit;
+    if (plan_with(r, r->set->gradient_checkpointing == CHECKPOINTING_ON ? 0 : -1, err)) return -1;
+    limit = r->setup.max_memory = arena_limit(r);
+    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return 0;
     if (r->set->gradient_checkpointing == CHECKPOINTING_OFF || !limit || r->plan.total <= limit) return 0;
     while (low < high - 1) {    /* low fits or is 0, high does not */
         int middle = low + (high - low) / 2;
@@ -99,6 +107,76 @@ double plan_seconds(const struct run *r)
     return rate > 0 ? step_operations(r) * (double)(r->total - r->state.step) / rate : -1;
 }
 
+/* ---- what is not in the arena ---- */
+
+/* The base's matrices by type and by where they lie: quantised while loading, or in the file. */
+struct base { size_t data[2][TYPE_COUNT], scales[2][TYPE_COUNT], bytes[2]; };
+enum { HEAP, MAPPED };
+
+static void add_weight(struct base *b, const struct weight *w, const struct quantise *how)
+{
+    int quantised = w->type == TYPE_NF4 || w->type == TYPE_FP4 || w->type == TYPE_INT8;
+    size_t all = base_bytes(w, how), count = (size_t)w->rows * (size_t)w->cols, data = all;
+    int place = quantised && (!w->q || w->q->heap >= all) ? HEAP : MAPPED;
+    if (quantised) data = w->type == TYPE_INT8 ? count : (count + 1) / 2;
+    b->data[place][w->type] += data;
+    b->scales[place][w->type] += all - data;
+    b->bytes[place] += all;
+    if (!w->q) return;
+    if (place == MAPPED) b->bytes[HEAP] += w->q->heap;      /* scales that do not lie aligned in the file */
+    else b->bytes[HEAP] += w->q->heap - all;
+}
+
+/* Norms and biases are copied into the arena; under `full`, and for a table with its own memory, all is. */
+static void add_base(struct base *b, const struct run *r)
+{
+    const struct config *c = &r->setup.model->config;
+    int id, layer;
+    memset(b, 0, sizeof *b);
+    for (id = 0; id < T_COUNT && !r->setup.full && !r->setup.kernels->own_memory; id++) {
+        if (!tensor_present(c, id) || tensor_specs[id].cols == '1' || (id == T_HEAD && c->tied)) continue;
+        for (layer = 0; layer < (tensor_layered(id) ? c->L : 1); layer++)
+            add_weight(b, model_weight(r->setup.model, id, layer), &r->session.base);
+    }
+}
+
+/* Bytes that malloc takes for n. */
+static size_t piece(size_t n) { return n ? (n + 8 + 15) / 16 * 16 : 0; }
+
+static size_t row_bytes(const struct dataset *d)
+{
+    size_t bytes = (size_t)d->n * sizeof *d->rows;
+    int i;
+    for (i = 0; i < d->n; i++) {
+        const struct row *row = &d->rows[i];
+        bytes += piece((size_t)row->n * sizeof *row->ids) + piece((size_t)row->n)
+                 + (row->labels ? piece((size_t)row->n * sizeof *row->labels) : 0)
+                 + (row->label ? piece(strlen(row->label) + 1) : 0) + (row->completion ? piece(strlen(row->completion) + 1) : 0);
+    }
+    return bytes;
+}
+
+/* The values that the run began with, and a copy of all that is trained: for checks, and for writing it. */
+static size_t copies(const struct run *r)
+{
+    size_t start = r->adapter ? r->adapter->size * sizeof(float) : 0;
+    size_t elem = r->setup.kernels->elem > 4 ? (size_t)r->setup.kernels->elem : 4;
+    return start + r->plan.trainable / (size_t)r->setup.kernels->elem * elem;
+}
+
+static size_t heap_bytes(const struct run *r, const struct base *b)
+{
+    return b->bytes[HEAP] + copies(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(&r->data) + row_bytes(&r->eval)
+           + (size_t)r->data.n * sizeof *r->steps.order;
+}
+
+size_t plan_heap(const struct run *r)
+{
+    struct base b;
+    add_base(&b, r);
+    return heap_bytes(r, &b);
+}
+
 /* ---- printing ---- */
 
 static void put_bytes(FILE *f, const char *name, size_t bytes)
@@ -106,16 +184,43 @@ static void put_bytes(FILE *f, const char *name, size_t bytes)
     if (bytes) fprintf(f, "  %-34s %15zu  %10.1f MB\n", name, bytes, (double)bytes / 1e6);
 }
 
-static size_t row_bytes(const struct dataset *d)
-{
-    return (size_t)d->n * sizeof *d->rows + (size_t)d->report.tokens * (sizeof(int) + 1);
-}
-
 static void put_time(FILE *f, double seconds)
 {
     if (seconds < 120) fprintf(f, "%.0f s", seconds);
     else if (seconds < 7200) fprintf(f, "%.0f min", seconds / 60);
     else fprintf(f, "%.1f h", seconds / 3600);
+}
+
+static void put_types(FILE *f, const struct base *b, int place)
+{
+    char name[64];
+    int type;
+    for (type = 0; type < TYPE_COUNT; type++) {
+        snprintf(name, sizeof name, "  in %s%s", weight_types[type].name, b->scales[place][type] ? ": codes" : "");
+        put_bytes(f, name, b->data[place][type]);
+        put_bytes(f, "      and their scales", b->scales[place][type]);
+    }
+}
+
+/* The heap and the file, and what must fit. */
+static void put_rest(FILE *f, const struct run *r)
+{
+    struct base b;
+    size_t heap;
+    add_base(&b, r);
+    heap = heap_bytes(r, &b);
+    put_bytes(f, "base weights, quantised here", b.bytes[HEAP]);
+    put_types(f, &b, HEAP);
+    put_bytes(f, "values at the start, and a copy", copies(r));
+    put_bytes(f, "tokenizer", tokenizer_memory(r->session.tokenizer));
+    put_bytes(f, "rows", row_bytes(&r->data) + row_bytes(&r->eval));
+    put_bytes(f, "heap: all of these", heap);
+    put_bytes(f, "peak: arena and heap", r->plan.total + heap);
+    put_bytes(f, "base weights, mapped from the file", b.bytes[MAPPED]);
+    put_types(f, &b, MAPPED);
+    if (!r->session.max_memory) return;
+    put_bytes(f, "--max-memory", r->session.max_memory);
+    if (r->plan.total + heap > r->session.max_memory) fprintf(f, "  it does not fit\n");
 }
 
 void plan_print(FILE *f, const struct run *r, double seconds)
@@ -137,12 +242,7 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     put_bytes(f, "workspace", p->workspace);
     put_bytes(f, "arena: all of these", p->total);
     put_bytes(f, "moments, mapped from a file", p->paged);
-    put_bytes(f, "heap: the rows", row_bytes(&r->data) + row_bytes(&r->eval));
-    put_bytes(f, "base weights, mapped from the file", p->mapped);
-    if (r->setup.max_memory) {
-        put_bytes(f, "--max-memory", r->setup.max_memory);
-        if (p->total > r->setup.max_memory) fprintf(f, "  it does not fit\n");
-    }
+    put_rest(f, r);
     fprintf(f, "steps: %lld (%lld an epoch), %lld of them warm-up; %d rows a step, packs of at most %d tokens\n",
             r->total, r->steps.per_epoch, r->warmup, r->steps.per_step, z->N);
     fprintf(f, "tokens: %lld an epoch, %lld of them targets; %lld are computed in all steps, shared beginnings once\n",

@@ -175,7 +175,7 @@ static struct train_settings resolved(const struct run *r)
     if (set.warmup_ratio < 0 && r->total) set.warmup_ratio = (double)r->warmup / (double)r->total;
     set.data.max_length = r->data_options.max_length;
     set.common.threads = r->setup.threads;
-    set.common.max_memory = r->setup.max_memory;
+    set.common.max_memory = r->session.max_memory;
     if (r->session.quantised_here && r->session.base.type != TYPE_INT8) {
         set.common.base.quant_type = r->session.base.type == TYPE_FP4;
         set.common.base.block_size = r->session.base.block;

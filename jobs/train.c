@@ -94,23 +94,24 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
 {
     const struct trained *list;
     int i, n = lora_trained(r->lora, &list), bad = 0;
-    size_t size = lora_trained_size(r->lora);
-    float *g = new_array(size, sizeof *g, err), *p = new_array(size, sizeof *p, err);
-    if (g && p) {
-        lora_get(r->lora, LORA_GRADIENTS, g);
-        lora_get(r->lora, LORA_PARAMETERS, p);
+    float *x = new_array(lora_trained_size(r->lora), sizeof *x, err);   /* gradients, then parameters */
+    char *zero = new_array((size_t)n, 1, err);
+    if (x && zero) {
+        lora_get(r->lora, LORA_GRADIENTS, x);
+        for (i = 0; i < n; i++) zero[i] = (char)is_zero(x, &list[i]);
+        lora_get(r->lora, LORA_PARAMETERS, x);
     }
-    for (i = 0; i < n && g && p && !bad; i++) {
+    for (i = 0; i < n && x && zero && !bad; i++) {
         const struct trained *t = &list[i], *partner = t->is_b < 0 ? NULL : t->is_b ? t - 1 : t + 1;
-        if (!is_zero(g, t) || (longest < 2 && needs_two_keys(t->id))) continue;
-        if (partner && is_zero(p, partner) && !is_zero(p, t)) continue;
+        if (!zero[i] || (longest < 2 && needs_two_keys(t->id))) continue;
+        if (partner && is_zero(x, partner) && !is_zero(x, t)) continue;
         fail(err, "a trained tensor has no gradient", "step 1, %s", t->name);
         expected(err, "one that is not zero everywhere");
         bad = hint(err, "it would never change; this is a fault of the program or of the start it was given");
     }
-    free(g);
-    free(p);
-    return g && p ? bad : -1;
+    free(x);
+    free(zero);
+    return x && zero ? bad : -1;
 }
 
 /* ---- a step ---- */

@@ -544,3 +544,12 @@ int tokenizer_finish(struct tokenizer *t, struct lora_error *err)
     t->hash = hash_of(t);
     return 0;
 }
+
+size_t tokenizer_memory(const struct tokenizer *t)
+{
+    if (!t) return 0;
+    return sizeof *t + t->pool.capacity + t->capacity * sizeof *t->tokens + t->added_capacity * sizeof *t->added
+           + (t->by_text.slots ? (t->by_text.mask + 1) * sizeof(int) : 0)
+           + (t->by_bytes.slots ? (t->by_bytes.mask + 1) * sizeof(int) : 0)
+           + t->merge_size * sizeof *t->merges + (t->joints ? JOINTS / 8 : 0);
+}
