@@ -468,6 +468,9 @@ static int run(int argc, char **argv)
     b.block = 64;
     code = job_options(&job_bench, &b, argc, argv, &given);
     if (code < 0) code = bench_types_read(&b);
+    if (code < 0 && (b.common.base.in_4bit > 0 || b.common.base.in_8bit > 0 || b.common.base.quant_type >= 0
+                     || b.common.base.double_quant > 0))
+        code = job_usage_error(&job_bench, "--load-in-4bit and its kin: --dtype says which types are measured, as nf4, nf4-dq, fp4 or int8");
     if (code < 0) code = bench(&b, &err) ? job_error(&err) : EXIT_DONE;
     job_free_options(&job_bench, &b, given);
     return code;

@@ -68,6 +68,7 @@ expect 2 quantize --model "$model" --out "$dir/x" --quant-type nf4 --load-in-4bi
 expect 2 init --config "$dir/config.json" --out "$dir/x" --block-size 64; says "go with --quant-type"
 expect 2 merge --model "$model" --out "$dir/x" --base dequant; says "--base: expected a base that is quantised"
 expect 2 merge --model "$model" --out "$dir/x" --max-loss 0.1; says "max-loss needs --data"
+expect 2 bench --load-in-4bit; says "dtype says which types"
 absent "$dir/x"
 printf 'load_in_4bit: true\nbnb_4bit_quant_type: nf4\nbnb_4bit_use_double_quant: true\n' >"$dir/bnb"
 expect 0 inspect --config "$dir/bnb" --model "$model"; says "quantising 14 linears: nf4 in blocks of 64, scales in 8 bits"
