@@ -156,17 +156,16 @@ static size_t row_bytes(const struct dataset *d)
     return bytes;
 }
 
-/* The values that the run began with, and a copy of all that is trained: for checks, and for writing it. */
-static size_t copies(const struct run *r)
+/* A copy of all that is trained: for checks, and for writing it. */
+static size_t copy_bytes(const struct run *r)
 {
-    size_t start = r->adapter ? r->adapter->size * sizeof(float) : 0;
     size_t elem = r->setup.kernels->elem > 4 ? (size_t)r->setup.kernels->elem : 4;
-    return start + r->plan.trainable / (size_t)r->setup.kernels->elem * elem;
+    return r->plan.trainable / (size_t)r->setup.kernels->elem * elem;
 }
 
 static size_t heap_bytes(const struct run *r, const struct base *b)
 {
-    return b->bytes[HEAP] + copies(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(&r->data) + row_bytes(&r->eval)
+    return b->bytes[HEAP] + copy_bytes(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(&r->data) + row_bytes(&r->eval)
            + (size_t)r->data.n * sizeof *r->steps.order;
 }
 
@@ -211,7 +210,7 @@ static void put_rest(FILE *f, const struct run *r)
     heap = heap_bytes(r, &b);
     put_bytes(f, "base weights, quantised here", b.bytes[HEAP]);
     put_types(f, &b, HEAP);
-    put_bytes(f, "values at the start, and a copy", copies(r));
+    put_bytes(f, "a copy of what is trained", copy_bytes(r));
     put_bytes(f, "tokenizer", tokenizer_memory(r->session.tokenizer));
     put_bytes(f, "rows", row_bytes(&r->data) + row_bytes(&r->eval));
     put_bytes(f, "heap: all of these", heap);

@@ -346,7 +346,12 @@ static int train(struct run *r, struct lora_error *err)
 {
     int result;
     if (r->plan.paged && make_directory(r->set->out, err)) return job_error(err);
-    if (lora_open(&r->lora, &r->setup, err) || prepare_out(r, err) || record_run(r, err) || metrics_open(r, err))
+    if (lora_open(&r->lora, &r->setup, err)) return job_error(err);
+    if (r->adapter) {       /* what it began with lies in the arena now */
+        free(r->adapter->values);
+        r->adapter->values = NULL;
+    }
+    if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err))
         return job_error(err);
     announce(r);
     result = loop(r, err);

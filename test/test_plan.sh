@@ -34,7 +34,7 @@ close_to() {
 sums() {        # of the plan in $dir/log
     awk '!/ MB$/ || !/^  [^ ]/ { next } { bytes = $(NF - 2) }
         /copies of base/ || /trained weights/ || /gradients/ || /moments of/ || /activations/ || /workspace/ { arena += bytes }
-        /quantised here/ || /values at the start/ || /tokenizer/ || /^  rows/ { heap += bytes }
+        /quantised here/ || /a copy of what is trained/ || /tokenizer/ || /^  rows/ { heap += bytes }
         /arena: all/ { a = bytes } /heap: all/ { h = bytes } /peak:/ { p = bytes }
         END { exit !(a > 0 && h > 0 && arena == a && p == a + h && h - heap >= 0 && h - heap < 100000) }' "$dir/log" || { cat "$dir/log"; return 1; }
 }
