@@ -13,11 +13,11 @@
 /* ---- families ---- */
 
 static const struct family families[] = {
-    { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, 0, "llama", 1 },
-    { "mistral", "MistralForCausalLM",  0,  0, 0, 0, 1, "llama", 1 },
-    { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, 0, "qwen2", 0 },
-    { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, 0, "qwen3", 0 },
-    { "phi3",    "Phi3ForCausalLM",     0,  0, 0, 1, 1, "phi3",  0 },
+    { "llama",   "LlamaForCausalLM",   -1, -1, 0, 0, 0, 1e-6, "llama", 1 },
+    { "mistral", "MistralForCausalLM",  0,  0, 0, 0, 4096, 1e-6, "llama", 1 },
+    { "qwen2",   "Qwen2ForCausalLM",    1,  0, 0, 0, 0, 1e-6, "qwen2", 0 },
+    { "qwen3",   "Qwen3ForCausalLM",   -1,  0, 1, 0, 0, 1e-6, "qwen3", 0 },
+    { "phi3",    "Phi3ForCausalLM",     0,  0, 0, 1, 1, 1e-5, "phi3",  0 },
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -306,6 +306,8 @@ static int read_family(struct config *c, const struct json *o, const char *path,
     c->mlp_bias = f->mlp_bias < 0 ? mlp : f->mlp_bias;
     c->qk_norm = f->qk_norm;
     c->fused = f->fused;
+    c->norm_eps = f->norm_eps;
+    if (f->window > 1 && !json_get(o, "sliding_window")) c->window = f->window;
     if (f->window && json_get_int(o, "sliding_window", &c->window, path, err)) return -1;
     if (strcmp(act, "silu")) {
         fail(err, "unsupported configuration", "%s: hidden_act", path);
@@ -344,9 +346,9 @@ static int config_parse(struct config *c, const struct json *o, const char *path
         || json_get_int(o, "bos_token_id", &c->bos, path, err)
         || json_get_int(o, "pad_token_id", &c->pad, path, err)
         || json_get_number(o, "rope_theta", &c->rope.theta, path, err)
-        || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)
-        || read_rope(c, json_get(o, "rope_scaling"), path, err)
         || read_rope(c, json_get(o, "rope_parameters"), path, err)
+        || read_rope(c, json_get(o, "rope_scaling"), path, err)     /* added to a newer file it is what is meant */
+        || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)
         || read_eos(c, json_get(o, "eos_token_id"), path, err)) return -1;
     return config_check(c, path, err);
 }
@@ -363,18 +365,40 @@ int config_read(struct config *c, const char *path, struct text *ignored, struct
 
 /* ---- GGUF ---- */
 
+static int gguf_int(const struct gguf *g, const char *arch, const char *name, int *out, struct lora_error *err)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    return gguf_get_int(g, key, out, err);
+}
+
+static int gguf_number(const struct gguf *g, const char *arch, const char *name, double *out, struct lora_error *err)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    return gguf_get_number(g, key, out, err);
+}
+
 static int gguf_rope(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
 {
     char key[96], *name = NULL;
+    double factor = 1, attention = 1;
     int bad = 0;
     snprintf(key, sizeof key, "%s.rope.scaling.type", arch);
     if (gguf_get_string(g, key, &name, err)) return -1;
     if (name && strcmp(name, "none")) bad = rope_type(c, name, g->path, err);
+    if (bad || gguf_number(g, arch, "rope.scaling.factor", &factor, err)
+        || gguf_number(g, arch, "rope.scaling.attn_factor", &attention, err)
+        || gguf_number(g, arch, "rope.scaling.yarn_beta_fast", &c->rope.beta_fast, err)
+        || gguf_number(g, arch, "rope.scaling.yarn_beta_slow", &c->rope.beta_slow, err)
+        || gguf_int(g, arch, "rope.scaling.original_context_length", &c->rope.original, err)) bad = -1;
+    if (!name && factor > 1) c->rope.type = ROPE_LINEAR;     /* llama.cpp's default */
+    if (c->rope.type != ROPE_PLAIN) c->rope.factor = factor;
     free(name);
-    snprintf(key, sizeof key, "%s.rope.scaling.factor", arch);
-    if (bad || gguf_get_number(g, key, &c->rope.factor, err)) return -1;
-    snprintf(key, sizeof key, "%s.rope.scaling.original_context_length", arch);
-    return gguf_get_int(g, key, &c->rope.original, err);
+    if (bad || attention == 1) return bad;
+    fail(err, "unsupported rope setting", "%s: %s.rope.scaling.attn_factor", g->path, arch);
+    expected(err, "1");
+    return found(err, "%g", attention);
 }
 
 /* Llama-3's scaling as a tensor of divisors. */
@@ -395,20 +419,6 @@ static int gguf_divisors(struct config *c, const struct gguf *g, struct lora_err
             return found(err, "%g", (double)c->rope.divide[i]);
         }
     return 0;
-}
-
-static int gguf_int(const struct gguf *g, const char *arch, const char *name, int *out, struct lora_error *err)
-{
-    char key[96];
-    snprintf(key, sizeof key, "%s.%s", arch, name);
-    return gguf_get_int(g, key, out, err);
-}
-
-static int gguf_number(const struct gguf *g, const char *arch, const char *name, double *out, struct lora_error *err)
-{
-    char key[96];
-    snprintf(key, sizeof key, "%s.%s", arch, name);
-    return gguf_get_number(g, key, out, err);
 }
 
 static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
@@ -439,23 +449,29 @@ static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, 
     return 0;
 }
 
-/* Keys of the architecture that nothing reads are shown, as those of config.json are. */
+/* Keys of the architecture that nothing reads are shown, as those of config.json are; of rope they are refused. */
 static int gguf_ignored(const struct gguf *g, const char *arch, struct text *ignored, struct lora_error *err)
 {
     static const char *const known[] = {
         "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
         "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
         "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
-        "rope.scaling.factor", "rope.scaling.original_context_length", "expert_count",
+        "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
+        "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.finetuned", "expert_count",
         "attention.value_length", "vocab_size",     /* the tensors' shapes say them */
     };
     size_t n = strlen(arch);
     int i;
     for (i = 0; i < g->n_values; i++) {
         const char *key = g->values[i].key;
-        if (!strncmp(key, arch, n) && key[n] == '.' && !IN_LIST(key + n + 1, known)) text_list(ignored, key);
+        if (strncmp(key, arch, n) || key[n] != '.' || IN_LIST(key + n + 1, known)) continue;
+        if (!strncmp(key + n, ".rope.", 6)) {
+            fail(err, "unsupported rope setting", "%s: %s", g->path, key);
+            return expected(err, "the settings of plain, linear or yarn scaling");
+        }
+        if (ignored) text_list(ignored, key);
     }
-    return text_check(ignored, err);
+    return ignored ? text_check(ignored, err) : 0;
 }
 
 int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignored, struct lora_error *err)
@@ -474,23 +490,24 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
         c->qk_norm = gguf_find(g, "blk.0.attn_q_norm.weight") != NULL;
         c->fused = f->fused;
         bad = gguf_rope(c, g, arch, err) || config_check(c, g->path, err) || gguf_divisors(c, g, err)
-              || (ignored && gguf_ignored(g, arch, ignored, err)) ? -1 : 0;
+              || gguf_ignored(g, arch, ignored, err) ? -1 : 0;
     }
     free(arch);
     return bad;
 }
 
+/* As floats, which GGUF files have; of rope what its type uses. */
 uint64_t config_hash(const struct config *c, uint64_t h)
 {
-    int sizes[15];
-    double rope[8];
+    int sizes[13], type = c->rope.type, llama3 = type == ROPE_LLAMA3, yarn = type == ROPE_YARN;
+    float rope[8];
     sizes[0] = c->C; sizes[1] = c->V; sizes[2] = c->L; sizes[3] = c->NH; sizes[4] = c->NKV; sizes[5] = c->HS;
-    sizes[6] = c->F; sizes[7] = c->tied; sizes[8] = c->qkv_bias; sizes[9] = c->mlp_bias; sizes[10] = c->qk_norm;
-    sizes[11] = c->window; sizes[12] = c->rope.type; sizes[13] = c->rope.original;
-    sizes[14] = c->fused;
-    rope[0] = c->norm_eps; rope[1] = c->rope.theta; rope[2] = c->rope.factor; rope[3] = c->rope.low;
-    rope[4] = c->rope.high; rope[5] = c->rope.beta_fast; rope[6] = c->rope.beta_slow;
-    rope[7] = c->rope.attention_factor;
+    sizes[6] = c->F; sizes[7] = c->tied; sizes[8] = c->qk_norm; sizes[9] = c->window; sizes[10] = type;
+    sizes[11] = llama3 || yarn ? c->rope.original : 0; sizes[12] = c->fused;
+    rope[0] = (float)c->norm_eps; rope[1] = (float)c->rope.theta; rope[2] = (float)c->rope.factor;
+    rope[3] = llama3 ? (float)c->rope.low : 0; rope[4] = llama3 ? (float)c->rope.high : 0;
+    rope[5] = yarn ? (float)c->rope.beta_fast : 0; rope[6] = yarn ? (float)c->rope.beta_slow : 0;
+    rope[7] = yarn ? (float)c->rope.attention_factor : 0;
     return hash_bytes(hash_bytes(h, sizes, sizeof sizes), rope, sizeof rope);
 }
 

@@ -35,7 +35,8 @@ struct family {
     int qkv_bias;               /* 1 always, 0 never, -1: the key attention_bias says, o_proj too */
     int mlp_bias;               /* -1: the key mlp_bias says */
     int qk_norm, fused;
-    int window;                 /* the key sliding_window holds, without use_sliding_window */
+    int window;                 /* 0: no key. Else sliding_window holds, and is this where there is no such key (1: none) */
+    double norm_eps;            /* rms_norm_eps where there is no such key */
     const char *gguf;           /* general.architecture of its GGUF files; one that several rows have is
                                  * read as the first */
     int gguf_permuted;          /* rows of q and k lie in adjacent rotary pairs there */

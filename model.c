@@ -137,14 +137,28 @@ static int set_weight(struct model *m, int id, int layer, int type, const size_t
     return 0;
 }
 
-static void hash_weight(struct model *m, const char *name, int type, const unsigned char *data, size_t bytes)
+/* The numbers at both ends of a tensor; -0 is 0. */
+static uint64_t hash_ends(const struct weight *w, uint64_t h)
 {
-    size_t end = bytes < 4096 ? bytes : 4096;
-    m->hash = hash_string(m->hash, name);
-    m->hash = hash_bytes(m->hash, &type, sizeof type);
-    m->hash = hash_bytes(m->hash, &bytes, sizeof bytes);
-    m->hash = hash_bytes(m->hash, data, end);
-    m->hash = hash_bytes(m->hash, data + bytes - end, end);
+    float part[64];
+    int n = w->cols < 64 ? w->cols : 64, end, i;
+    for (end = 0; end < 2; end++) {
+        weight_decode(w, end ? w->rows - 1 : 0, end ? w->cols - n : 0, n, part);
+        for (i = 0; i < n; i++) part[i] += 0.0f;
+        h = hash_bytes(h, part, (size_t)n * sizeof *part);
+    }
+    return h;
+}
+
+void model_hash(struct model *m)
+{
+    int id, layer;
+    m->hash = config_hash(&m->config, HASH_START);
+    for (layer = 0; layer < m->config.L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
+            if (w->rows && !(id == T_HEAD && m->config.tied)) m->hash = hash_ends(w, hash_bytes(m->hash, &id, sizeof id));
+        }
 }
 
 /* Which row of the table has this name; -1: none. The layer is the number in it. */
@@ -163,12 +177,31 @@ int model_find_tensor(const struct config *c, const char *name, int gguf, int *l
     return -1;
 }
 
+/* A file may hold both names of what is tied: the same numbers. */
+static int check_tied(const struct model *m, struct lora_error *err)
+{
+    const struct weight *a = &m->weights[T_EMBED], *b = &m->weights[T_HEAD];
+    float x[64], y[64];
+    int n = a->cols < 64 ? a->cols : 64, step = a->rows < 64 ? 1 : a->rows / 64, row;
+    for (row = 0; a->rows && b->rows && row < a->rows; row += step) {
+        weight_decode(a, row, 0, n, x);
+        weight_decode(b, row, 0, n, y);
+        if (!memcmp(x, y, (size_t)n * sizeof *x)) continue;
+        fail(err, "two heads", "%s: lm_head.weight, row %d", m->path, row);
+        expected(err, "the embedding's numbers, as tie_word_embeddings says");
+        found(err, "others");
+        return hint(err, "tie_word_embeddings: false takes the head as it is");
+    }
+    return 0;
+}
+
 /* Every tensor of the table must be there. With tied embeddings either name may be left out. */
 static int check_complete(struct model *m, struct lora_error *err)
 {
     struct config *c = &m->config;
     char name[128];
     int id, layer;
+    if (c->tied && check_tied(m, err)) return -1;
     if (c->tied && !m->weights[T_EMBED].rows) m->weights[T_EMBED] = m->weights[T_HEAD];
     for (layer = 0; layer < c->L; layer++)
         for (id = 0; id < T_COUNT; id++) {
@@ -208,7 +241,6 @@ static int take_shard(struct model *m, const struct safetensors *s, struct lora_
             continue;
         }
         id = model_find_tensor(&m->config, t->name, 0, &layer);
-        hash_weight(m, t->name, t->type, t->data, t->bytes);
         if (id < 0 && quantised_part(m, t->name)) continue;
         if (id < 0) return unknown_tensor(s->path, t->name, err);
         w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
@@ -305,7 +337,6 @@ static int open_gguf(struct model *m, struct lora_error *err)
         if (set_weight(m, id, layer, t->type, t->dims, t->n_dims, t->data, m->path, t->name, err)) return -1;
         if (f->gguf_permuted && (id == T_WQ || id == T_WK || id == T_BQ || id == T_BK))
             m->weights[(size_t)layer * T_COUNT + (size_t)id].head_rows = m->config.HS;
-        hash_weight(m, t->name, t->type, t->data, t->bytes);
     }
     return check_complete(m, err);
 }
@@ -315,13 +346,12 @@ int model_open(struct model **out, const char *path, struct lora_error *err)
     struct model *m = new_array(1, sizeof *m, err);
     *out = NULL;
     if (!m) return -1;
-    m->hash = HASH_START;
     m->path = new_string(path, err);
     if (!m->path || (is_directory(path) ? open_directory(m, err) : open_gguf(m, err))) {
         model_close(m);
         return -1;
     }
-    m->hash = config_hash(&m->config, m->hash);
+    model_hash(m);
     *out = m;
     return 0;
 }

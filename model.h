@@ -49,7 +49,7 @@ struct model {
     struct gguf *gguf;
     struct safetensors *shards;
     int n_shards;
-    uint64_t hash;                  /* of names, shapes, types and the first and last bytes of each tensor */
+    uint64_t hash;                  /* of the configuration and the numbers at both ends of each tensor, whatever holds them */
 };
 
 /* Opens a Hugging Face directory or a .gguf file: configuration and table, every tensor present

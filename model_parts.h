@@ -5,7 +5,9 @@
 #include "model.h"
 #include "formats/safetensors.h"
 
-/* model.c: which row of the table has this name; -1: none. */
+/* model.c: sets m->hash. */
+void model_hash(struct model *m);
+/* Which row of the table has this name; -1: none. */
 int model_find_tensor(const struct config *c, const char *name, int gguf, int *layer);
 
 /* With all shards open. The type that a file's tensor `id` is quantised in, from what lies beside it; -1: plain. */

@@ -314,7 +314,7 @@ int model_quantise(struct model *m, const struct quantise *how, int threads, str
             forget(m, w);
             *w = made;
         }
-    m->hash = hash_bytes(m->hash, how, sizeof *how);
+    model_hash(m);
     return 0;
 }
 

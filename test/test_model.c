@@ -242,6 +242,9 @@ static void test_tied(void)
     c.tied = 1;
     tiny_open(&t, &untied, 5);
     CHECK(!model_write(&untied, dir, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, NULL, &err));
+    CHECK(model_open(&m, dir, &err) == -1 && !strcmp(err.what, "two heads"), "a tied model with two heads: %s", err.what);
+    CHECK(!config_write(&untied, in_dir("config.json"), TYPE_F32, NULL, &err));
     CHECK(!safetensors_open(&s, in_dir("model.safetensors"), &err));
     for (i = 0; i < s.n; i++)
         if (!strstr(s.tensors[i].name, "embed"))
@@ -400,7 +403,7 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
     return bad;
 }
 
-static void test_gguf_keys(void)
+static void test_gguf_keys(int refused)
 {
     static const struct { const char *name; int dims[2]; } tensors[] = {
         { "token_embd.weight", { 8, 4 } }, { "output_norm.weight", { 8, 0 } }, { "blk.0.attn_norm.weight", { 8, 0 } },
@@ -412,7 +415,7 @@ static void test_gguf_keys(void)
     struct text t = { 0 };
     struct model *m;
     size_t i;
-    test_begin("keys of a GGUF file that nothing reads are shown");
+    test_begin(refused ? "keys of rope that nothing reads are refused" : "keys of a GGUF file that nothing reads are shown");
     text_puts(&t, "GGUF");
     put_number(&t, 3, 4), put_number(&t, 11, 8), put_number(&t, 7, 8);
     put_gguf_text(&t, "general.architecture"), put_number(&t, GGUF_STRING, 4), put_gguf_text(&t, "llama");
@@ -420,7 +423,7 @@ static void test_gguf_keys(void)
     put_gguf_int(&t, "llama.block_count", 1);
     put_gguf_int(&t, "llama.attention.head_count", 2);
     put_gguf_int(&t, "llama.feed_forward_length", 8);
-    put_gguf_float(&t, "llama.rope.scaling.attn_factor", 2);
+    put_gguf_float(&t, refused ? "llama.rope.scale_linear" : "llama.attention.logit_gain", 2);
     put_gguf_int(&t, "general.file_type", 0);
     for (i = 0; i < 11; i++) {
         put_gguf_text(&t, tensors[i].name), put_number(&t, tensors[i].dims[1] ? 2 : 1, 4);
@@ -432,8 +435,12 @@ static void test_gguf_keys(void)
     for (i = 0; i < 11 * 64; i++) put_number(&t, 0, 4);
     put_file("keys.gguf", t.s, t.n);
     text_free(&t);
+    if (refused) {
+        CHECK(model_open(&m, in_dir("keys.gguf"), &err) && strstr(err.where, "llama.rope.scale_linear"), "%s", err.where);
+        return;
+    }
     if (model_open(&m, in_dir("keys.gguf"), &err)) CHECK(0, "%s, %s, %s", err.where, err.expected, err.found);
-    else CHECK(m->ignored.s && !strcmp(m->ignored.s, "llama.rope.scaling.attn_factor"), "%s", m->ignored.s ? m->ignored.s : "nothing");
+    else CHECK(m->ignored.s && !strcmp(m->ignored.s, "llama.attention.logit_gain"), "%s", m->ignored.s ? m->ignored.s : "nothing");
     model_close(m);
 }
 
@@ -448,6 +455,31 @@ static void test_gguf_rope(void)
     CHECK(gguf_config(&c, 2, NAN, &err) && strstr(err.where, "rope_freqs.weight"), "divisor NaN");
 }
 
+/* What a key that is not there means, by family; a newer file's rope with an older key added to it. */
+static void test_defaults(void)
+{
+    static const struct { struct edit edit; int window; double eps; int rope; } cases[] = {
+        { { "\"llama\"", "\"mistral\"", NULL }, 4096, 1e-5, ROPE_PLAIN },
+        { { "\"llama\"", "\"mistral\", \"sliding_window\": null", NULL }, 0, 1e-5, ROPE_PLAIN },
+        { { "\"llama\"", "\"mistral\", \"sliding_window\": 7", NULL }, 7, 1e-5, ROPE_PLAIN },
+        { { "  \"rms_norm_eps\": 1e-5,", "", NULL }, 0, 1e-6, ROPE_PLAIN },
+        { { "{\n", "{ \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 16},"
+                   " \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 100.0},", NULL }, 0, 1e-5, ROPE_YARN },
+    };
+    struct lora_error err = { 0 };
+    struct config c;
+    size_t i;
+    test_begin("configurations: keys that are not there, and rope settings twice");
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = edited(&cases[i].edit);
+        put_file("config.json", text, strlen(text));
+        free(text);
+        CHECK(!config_read(&c, in_dir("config.json"), NULL, &err), "case %zu: %s, %s", i, err.where, err.expected);
+        CHECK(c.window == cases[i].window && c.norm_eps == cases[i].eps && c.rope.type == cases[i].rope,
+              "case %zu: window %d, eps %g, rope %d", i, c.window, c.norm_eps, c.rope.type);
+    }
+}
+
 int main(void)
 {
     snprintf(dir, sizeof dir, "/tmp/lora-test-model-%ld", (long)getpid());
@@ -457,12 +489,14 @@ int main(void)
     }
     test_round_trip();
     test_config();
+    test_defaults();
     test_directories();
     test_tied();
     test_damage();
     test_rope();
     test_gguf_rope();
-    test_gguf_keys();
+    test_gguf_keys(0);
+    test_gguf_keys(1);
     remove_tree(dir, NULL);
     return test_end();
 }
