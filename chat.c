@@ -602,6 +602,8 @@ int chat_read_messages(const struct json *v, const char *file, struct message **
                        struct lora_error *err)
 {
     const struct json *list = v->type == JSON_OBJECT ? json_get(v, "messages") : v, *m;
+    const struct json *tools = v->type == JSON_OBJECT ? json_get(v, "tools") : NULL;
+    if (tools && tools->type != JSON_NULL) return refuse_message(tools, file, "messages alone", "tools, which are not supported", err);
     if (!list || list->type != JSON_ARRAY || !list->n)
         return refuse_message(list ? list : v, file, "an array of messages, or an object with one as \"messages\"",
                               list && list->type == JSON_ARRAY ? "an empty one" : "something else", err);

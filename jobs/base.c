@@ -81,16 +81,17 @@ static int is_open(const struct base_settings *b) { return b->in_4bit < 0 && b->
 
 void base_of(struct quantise *how, const struct model *m)
 {
-    int id;
+    int id, layer;
     memset(how, 0, sizeof *how);
-    for (id = 0; id < T_COUNT; id++) {
-        const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, 0) : NULL;
-        if (!w || !w->q) continue;
-        how->type = w->type;
-        how->block = w->q->block;
-        how->double_quant = w->type != TYPE_INT8 && !w->q->absmax;
-        return;
-    }
+    for (layer = 0; layer < m->config.L; layer++)       /* some may have been left plain */
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
+            if (!w || !w->q) continue;
+            how->type = w->type;
+            how->block = w->q->block;
+            how->double_quant = w->type != TYPE_INT8 && !w->q->absmax;
+            return;
+        }
 }
 
 static int same(const struct quantise *a, const struct quantise *b)

@@ -150,7 +150,11 @@ static int need_tokenizer(struct run *r)
 
 static int raw_ids(struct run *r, struct ids *ids)
 {
-    return tokenizer_encode(r->s.tokenizer, r->o.prompt, strlen(r->o.prompt), TOKENIZE_SPECIAL, ids, &r->err);
+    int bos = tokenizer_bos(r->s.tokenizer);
+    if (tokenizer_encode(r->s.tokenizer, r->o.prompt, strlen(r->o.prompt), TOKENIZE_SPECIAL, ids, &r->err)) return -1;
+    if (bos < 0 || ids->n < 2 || ids->v[0] != bos || ids->v[1] != bos) return 0;
+    fail(&r->err, "two BOS tokens at the start", "--prompt");
+    return hint(&r->err, "one is put there: take the other out of the text");
 }
 
 static int prompt_ids(struct run *r, struct ids *ids)

@@ -319,7 +319,6 @@ static void announce_row(const struct run *r, const struct row *row)
 
 void announce(const struct run *r)
 {
-    if (r->session.model->ignored.s) status("passed over in the model: %s", r->session.model->ignored.s);
     announce_trained(r);
     announce_row(r, &r->data.rows[0]);
     report_rows("data", &r->data.report);

@@ -231,6 +231,29 @@ static int open_base(struct session *s, const struct common *c, struct lora_erro
     return 0;
 }
 
+/* An end of turn that this tokenizer does not find behind text would be learnt as text. */
+static int check_end(const struct session *s, struct lora_error *err)
+{
+    static const struct message talk[] = { { "user", "x" }, { "assistant", "A" } };
+    struct chat_text text = { { 0 }, NULL, 0, 0 };
+    struct ids ids = { NULL, 0, 0 };
+    const char *end = s->chat && s->tokenizer ? chat_end_of_turn(s->chat) : NULL;
+    int id, bad;
+    size_t i = 0;
+    if (end && !*end) end = data_eos_text(s->tokenizer);
+    id = end ? tokenizer_id(s->tokenizer, end) : -1;
+    if (id < 0) return 0;
+    bad = chat_render(s->chat, talk, 2, 0, data_bos_text(s->tokenizer), data_eos_text(s->tokenizer), &text, err)
+          || tokenizer_encode(s->tokenizer, text.text.s, text.text.n, TOKENIZE_SPECIAL, &ids, err);
+    for (i = ids.n; !bad && i && ids.v[i - 1] != id; i--) ;
+    if (!bad && !i && strstr(text.text.s, end))
+        status("warning: the tokenizer does not find %s behind an answer, as %s puts it: the end of a turn is text to the model. "
+               "A tokenizer.json in which %s is not \"normalized\" helps", end, chat_name(s->chat), end);
+    chat_text_free(&text);
+    ids_free(&ids);
+    return bad ? -1 : 0;
+}
+
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err)
 {
@@ -251,13 +274,14 @@ int session_open(struct session *s, const struct common *c, const struct option_
     if (base_asked(&s->base, &c->base, err)) return -1;
     s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
     if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, err)) return -1;
+    if (s->model->ignored.s) status("passed over in the model: %s", s->model->ignored.s);
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
         bad = read_run(s, NULL, dir, err);
         free(dir);
         if (bad) return -1;
     }
-    if (open_base(s, c, err) || (!raw && open_chat(s, err))) return -1;
+    if (open_base(s, c, err) || (!raw && (open_chat(s, err) || check_end(s, err)))) return -1;
     return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
 }
 

@@ -300,6 +300,10 @@ cat "$dir/talk" | $EXE "$LORA" render --chat-template chatml --messages /dev/std
 [ -s "$dir/want" ] || wrong "nothing rendered"
 same "$dir/out" "$dir/want"
 
+begin "render: tools are refused"
+echo '{"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function"}]}' >"$dir/talk"
+run 1 render --chat-template chatml --messages "$dir/talk"; err "tools, which are not supported"; silent out
+
 begin "a conversation: each turn is what the messages alone give"
 printf 'hi\nand then?\n' >"$dir/lines"
 $EXE "$LORA" generate $small --chat --max-new-tokens 1 <"$dir/lines" >"$dir/chat" 2>"$dir/err" || wrong "exit $?"
