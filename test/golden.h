@@ -169,4 +169,28 @@ static inline double sum(const double *x, int n)
     return s;
 }
 
+/* The gradients of all trained tensors against `prefix` and their names in ref; returns how many tensors. */
+static inline int compare_gradients(struct worst *w, struct lora *l, const struct safetensors *ref, const char *prefix,
+                                    double share)
+{
+    double *gradients = calloc(lora_trained_size(l) + 1, sizeof *gradients);
+    const struct trained *trained;
+    int n = lora_trained(l, &trained), i;
+    lora_get64(l, LORA_GRADIENTS, gradients);
+    for (i = 0; i < n; i++) {
+        char tensor[256];
+        size_t count, j;
+        double *want, largest = 0;
+        snprintf(tensor, sizeof tensor, "%s%s", prefix, trained[i].name);
+        want = numbers(ref, tensor, &count);
+        CHECK(want && count == (size_t)trained[i].rows * (size_t)trained[i].cols, "%s", tensor);
+        for (j = 0; want && j < count; j++) largest = fmax(largest, fabs(want[j]));
+        for (j = 0; want && j < count; j++)
+            worst_add(w, fabs(gradients[trained[i].offset + j] - want[j]), GRADIENT_BOUND * share * largest, j);
+        free(want);
+    }
+    free(gradients);
+    return n;
+}
+
 #endif

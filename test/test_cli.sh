@@ -1,21 +1,9 @@
 #!/bin/sh
 # The program's words: help, wrong usage, --config, exit codes; eval and generate over a tiny random
 # model with a tokenizer of bytes, where every figure can be had in a second way.
-LORA=${LORA:-build/lora}
 LC_ALL=C
 export LC_ALL
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0 skipped=0 name=
-
-begin() { end; name=$1; bad=0; }
-end() {
-    [ -n "$name" ] || return 0
-    if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
-    else failed=$((failed + 1)); echo "FAIL $name"; fi
-    name=
-}
-wrong() { bad=$((bad + 1)); echo "  $*"; }
+. test/checks.sh
 # run CODE WORDS...: output in $dir/out, messages in $dir/err
 run() {
     want=$1; shift

@@ -130,10 +130,9 @@ static void gradient_case(const struct kernels *k, const char *dir, const char *
     struct pack p = {0};
     struct lora *l;
     struct worst gradient = {0}, logit = {0};
-    const struct trained *trained;
     struct lora_hyper still = {0};
-    double *losses, *gradients, norm = NAN, loss, want_loss, want_norm;
-    int i, j, n, targets, tensors = 0;
+    double *losses, norm = NAN, loss, want_loss, want_norm;
+    int i, n, targets, tensors = 0;
 
     join(base, dir, "", name);
     CHECK_DONE(model_open(&m, path_of(dir, "model"), &err));
@@ -154,22 +153,7 @@ static void gradient_case(const struct kernels *k, const char *dir, const char *
     want_loss = number_at(json.root, "loss");
     CHECK(fabs(loss - want_loss) <= MEAN_LOSS_BOUND * factor(k), "loss %.12g, expected %.12g", loss, want_loss);
 
-    gradients = calloc(lora_trained_size(l) + 1, sizeof *gradients);
-    lora_get64(l, LORA_GRADIENTS, gradients);
-    n = lora_trained(l, &trained);
-    for (i = 0; i < n; i++) {
-        char tensor[160];
-        size_t count;
-        double *want, largest = 0;
-        snprintf(tensor, sizeof tensor, "grad.%s", trained[i].name);
-        want = numbers(&ref, tensor, &count);
-        CHECK(want && count == (size_t)trained[i].rows * (size_t)trained[i].cols, "%s", tensor);
-        for (j = 0; want && j < (int)count; j++) largest = fmax(largest, fabs(want[j]));
-        for (j = 0; want && j < (int)count; j++)
-            worst_add(&gradient, fabs(gradients[trained[i].offset + (size_t)j] - want[j]),
-                      GRADIENT_BOUND * factor(k) * largest, (size_t)j);
-        free(want);
-    }
+    n = compare_gradients(&gradient, l, &ref, "grad.", factor(k));
     for (i = 0; i < ref.n; i++) tensors += !strncmp(ref.tensors[i].name, "grad.", 5);
     CHECK(n == tensors, "%d tensors are trained, the golden has %d", n, tensors);
     CHECK_WORST(gradient, "gradients");
@@ -187,7 +171,6 @@ static void gradient_case(const struct kernels *k, const char *dir, const char *
                      k->elem == 8 ? 1e-6 : LOGIT_BOUND);
     CHECK_WORST(logit, "logits");
     free(losses);
-    free(gradients);
     lora_close(l);
     pack_free(&p);
     free_rows(&rows);

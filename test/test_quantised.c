@@ -88,10 +88,9 @@ static void gradient_case(const struct kernels *k, const char *root, const char 
     struct pack p = {0};
     struct worst gradient = {0};
     struct lora *l;
-    const struct trained *trained;
-    double losses[256], *gradients;
+    double losses[256];
     char file[128];
-    int i, j, n, targets;
+    int targets;
     snprintf(file, sizeof file, "%s-lora/adapter", name);
     CHECK_DONE(model_open(&m, path_of(root, name), &err));
     if (m) CHECK_DONE(adapter_read(&a, path_of(root, file), &m->config, &err));
@@ -104,24 +103,8 @@ static void gradient_case(const struct kernels *k, const char *root, const char 
     l = open_lora(k, m, &a, 0, 1, 256);
     pack_masked(&p, &rows, 0);
     CHECK_DONE(lora_train(l, &p, 1.0 / targets, losses, NULL, &err));
-    gradients = calloc(lora_trained_size(l) + 1, sizeof *gradients);
-    lora_get64(l, LORA_GRADIENTS, gradients);
-    n = lora_trained(l, &trained);
-    for (i = 0; i < n; i++) {
-        char tensor[256];
-        size_t count;
-        double *want, largest = 0;
-        snprintf(tensor, sizeof tensor, "grad_dequantised_float64.%s", trained[i].name);
-        want = numbers(&ref, tensor, &count);
-        CHECK(want && count == (size_t)trained[i].rows * (size_t)trained[i].cols, "%s", tensor);
-        for (j = 0; want && j < (int)count; j++) largest = fmax(largest, fabs(want[j]));
-        for (j = 0; want && j < (int)count; j++)
-            worst_add(&gradient, fabs(gradients[trained[i].offset + (size_t)j] - want[j]), GRADIENT_BOUND * factor(k) * largest,
-                      (size_t)j);
-        free(want);
-    }
+    compare_gradients(&gradient, l, &ref, "grad_dequantised_float64.", factor(k));
     CHECK_WORST(gradient, "gradients");
-    free(gradients);
     lora_close(l);
     pack_free(&p);
     free_rows(&rows);

@@ -1,20 +1,7 @@
 #!/bin/sh
 # Quantised bases through the program: what may be asked for, that every way to the same weights gives the
 # same numbers, resuming, merging with its losses, and that nothing half-written is ever there.
-LORA=${LORA:-build/lora}
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0 skipped=0 name=
-
-begin() { end; name=$1; bad=0; }
-end() {
-    [ -n "$name" ] || return 0
-    if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
-    else failed=$((failed + 1)); echo "FAIL $name"; fi
-    name=
-}
-skip() { skipped=$((skipped + 1)); echo "skip $name: $1"; name=; }
-wrong() { bad=$((bad + 1)); echo "  $*"; }
+. test/checks.sh
 lora() { $EXE "$LORA" "$@"; }
 # expect CODE WORDS...: its results are in $dir/out, its messages in $dir/log
 expect() {

@@ -1,19 +1,7 @@
 #!/bin/sh
 # Training through the program: the same bytes at any number of threads and through any interruption,
 # what a resumed run refuses, how a run ends, and what is left on disk. Tiny random models.
-LORA=${LORA:-build/lora}
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0 skipped=0 name=
-
-begin() { end; name=$1; bad=0; }
-end() {
-    [ -n "$name" ] || return 0
-    if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
-    else failed=$((failed + 1)); echo "FAIL $name"; fi
-    name=
-}
-wrong() { bad=$((bad + 1)); echo "  $*"; }
+. test/checks.sh
 lora() { $EXE "$LORA" "$@"; }
 # expect CODE WORDS...: runs the program; its output is in $dir/log
 expect() {
