@@ -19,7 +19,7 @@ grep -q __asan_init "$LORA" && unseen="sanitizers have memory of their own"
 # peak WORDS...: trains, and leaves the highest RssAnon in bytes in $most
 peak() {
     most=0
-    "$LORA" train "$@" --save-steps no --overwrite --out "$dir/run" >"$dir/out" 2>"$dir/log" &
+    $EXE "$LORA" train "$@" --save-steps no --overwrite --out "$dir/run" >"$dir/out" 2>"$dir/log" &
     pid=$!
     while kill -0 $pid 2>/dev/null; do
         now=$(anonymous $pid)
@@ -71,7 +71,7 @@ END
 }
 four_bit() {    # HIDDEN LAYERS KV-HEADS FEED-FORWARD PEAK-IN-MB
     shape "$1" "$2" "$3" "$4" >"$dir/config.json"
-    "$LORA" plan --model "$dir/config.json" --load-in-4bit --double-quant --batch-size 1 --max-length 512 --gradient-checkpointing on \
+    $EXE "$LORA" plan --model "$dir/config.json" --load-in-4bit --double-quant --batch-size 1 --max-length 512 --gradient-checkpointing on \
         --max-memory 20G >"$dir/log" 2>"$dir/out" || { cat "$dir/out"; return 1; }
     sums && awk -v C="$1" -v L="$2" -v K="$3" -v F="$4" -v most="$5" '/in NF4: codes/ { codes = $(NF - 2) } /and their scales/ { scales = $(NF - 2) }
         /in BF16/ { plain = $(NF - 2) } /peak:/ { p = $(NF - 2) }
@@ -82,7 +82,7 @@ four_bit 2048 22 4 5632 1300
 result "TinyLlama's shape in NF4 with double quantisation: 4.127 bits a weight, a run of 512 tokens in 1.3 GB" $?
 four_bit 4096 32 32 11008 5500
 result "Llama-2-7B's: in 5.5 GB" $?
-"$LORA" plan --model data/model --max-memory 3M --load-in-8bit --data "$dir/rows" >"$dir/log" 2>"$dir/out" && grep -q "it does not fit" "$dir/log"
+$EXE "$LORA" plan --model data/model --max-memory 3M --load-in-8bit --data "$dir/rows" >"$dir/log" 2>"$dir/out" && grep -q "it does not fit" "$dir/log"
 result "what the base takes is not there for the arena" $?
 
 echo "$passed passed, $failed failed, $skipped skipped"
