@@ -2,6 +2,7 @@
  *
  *     decode_avx2.c       weights of any type to numbers
  *     gemm_avx2.c         products with them
+ *     few_avx2.c          products of few rows
  *     attention_avx2.c    attention, forward and backward
  *     kernels_avx2.c      everything else, and the table
  *
@@ -211,6 +212,10 @@ const float *avx2_strip(const struct weight *w, int row, int col, int n, float *
 
 /* out[i*stride + r] = rows[r][i], r < 8, i < n */
 void avx2_transpose(float *out, size_t stride, const float *const *rows, int n);
+
+/* The product of matmul below for N < FEW_ROWS. */
+void avx2_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
+                      const float *bias, float scale, int accumulate, int N);
 
 size_t avx2_gemm_bytes(const struct kernel_sizes *s);
 int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);

@@ -19,8 +19,7 @@ enum {
     MC = 768,               /* rows packed at a time: KC columns of them are 768 KiB */
     KS = 8 * KC,            /* terms packed at a time */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
-    PACK_FROM = 48,         /* columns that make packing A worth its while */
-    STRIP = 2048            /* elements decoded at a time for a product of few rows */
+    PACK_FROM = 48          /* columns that make packing A worth its while */
 };
 
 /* A thread's scratch, in floats: panels of a group, and strips on their way there. */
@@ -273,29 +272,6 @@ static void product(struct kernel_ctx *c, const struct product *g)
     }
 }
 
-/* Few rows, as in generation: each weight is read once and no panel pays. */
-static void product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
-                        const float *bias, float scale, int accumulate, int N)
-{
-    int I = w->cols, O = w->rows, chunk = larger(NR, round_up(O / (8 * c->threads), NR)), i;
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if((double)N * O * I > PARALLEL_WORK)
-    for (i = 0; i < O; i += chunk) {
-        float *space = thread_scratch(c, thread_number());
-        int o, k, n;
-        for (o = i; o < smaller(i + chunk, O); o++) {
-            float sum[FEW_ROWS] = { 0 };
-            for (k = 0; k < I; k += STRIP) {
-                const float *s = avx2_strip(w, o, k, smaller(STRIP, I - k), space);
-                for (n = 0; n < N; n++) sum[n] += dot(s, x + (size_t)n * (size_t)I + (size_t)k, smaller(STRIP, I - k));
-            }
-            for (n = 0; n < N; n++) {
-                float *p = out + (size_t)n * (size_t)O + (size_t)o, v = scale * sum[n] + (bias ? bias[o] : 0);
-                *p = accumulate ? *p + v : v;
-            }
-        }
-    }
-}
-
 /* ---- the operations ---- */
 
 int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
@@ -316,7 +292,7 @@ int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
     if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
-        product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
+        avx2_product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
         return 0;
     }
     g.M = N;
