@@ -4,6 +4,7 @@
  * Everything is measured round by round, the peak too, and medians are shown: a machine whose clock
  * or whose neighbours change changes all of them alike. */
 #include "bench.h"
+#include "measure.h"
 #include "session.h"
 
 #include <stdio.h>
@@ -33,49 +34,6 @@ static const struct option options[] = {
 
 /* ---- what the machine can do ---- */
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-
-/* Twelve chains of 256-bit fused multiply-adds: more than the unit has in flight. */
-__attribute__((target("avx2,fma")))
-static float fma_chains(long n)
-{
-    __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-    __m256 a = x, b = y, c = a + b, d = c + a, e = d + a, f = e + a, g = f + a, h = g + a, i = h + a, j = i + a,
-           k = j + a, l = k + a;        /* all different, or a compiler makes one of them */
-    for (; n; n--) {
-        a = _mm256_fmadd_ps(a, x, y); b = _mm256_fmadd_ps(b, x, y); c = _mm256_fmadd_ps(c, x, y);
-        d = _mm256_fmadd_ps(d, x, y); e = _mm256_fmadd_ps(e, x, y); f = _mm256_fmadd_ps(f, x, y);
-        g = _mm256_fmadd_ps(g, x, y); h = _mm256_fmadd_ps(h, x, y); i = _mm256_fmadd_ps(i, x, y);
-        j = _mm256_fmadd_ps(j, x, y); k = _mm256_fmadd_ps(k, x, y); l = _mm256_fmadd_ps(l, x, y);
-    }
-    a = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)),
-                      _mm256_add_ps(_mm256_add_ps(e, f), _mm256_add_ps(g, h)));
-    a = _mm256_add_ps(a, _mm256_add_ps(_mm256_add_ps(i, j), _mm256_add_ps(k, l)));
-    return _mm256_cvtss_f32(a);
-}
-
-/* GFLOP/s of 256-bit multiply-adds on all threads; 0 where this table does not use them. */
-static double measure_peak(const struct kernels *k, int threads)
-{
-    const long n = 2000000;
-    float sum = 0;
-    double start;
-    if (strcmp(k->name, "avx2")) return 0;
-    start = seconds_now();
-#pragma omp parallel num_threads(threads) reduction(+:sum)
-    sum += fma_chains(n);
-    start = seconds_now() - start;
-    return sum >= 0 ? 1e-9 * 12 * 16 * (double)n * threads / start : 0;
-}
-#else
-static double measure_peak(const struct kernels *k, int threads)
-{
-    (void)k, (void)threads;
-    return 0;
-}
-#endif
-
 /* GB/s of reading memory that no cache holds, on all threads. */
 static double measure_bandwidth(const uint64_t *p, size_t n, int threads)
 {
@@ -88,17 +46,6 @@ static double measure_bandwidth(const uint64_t *p, size_t n, int threads)
         sum ^= p[i] ^ p[i + 1] ^ p[i + 2] ^ p[i + 3] ^ p[i + 4] ^ p[i + 5] ^ p[i + 6] ^ p[i + 7];
     start = seconds_now() - start;
     return sum == 1 ? 0 : 8e-9 * (double)n / start;     /* the sum is used, so that it is made */
-}
-
-double median(double *x, int n)
-{
-    int i, j;
-    for (i = 1; i < n; i++) {
-        double v = x[i];
-        for (j = i; j > 0 && x[j - 1] > v; j--) x[j] = x[j - 1];
-        x[j] = v;
-    }
-    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
 /* ---- the products of a step ---- */
@@ -314,7 +261,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = measure_peak(&m->k, m->ctx.threads);
+        f->peaks[to] = strcmp(m->k.name, "avx2") ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
         f->bandwidths[to] = measure_bandwidth(memory, READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)

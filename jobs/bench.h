@@ -25,8 +25,6 @@ struct figures {
     double peaks[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
 };
 
-double median(double *x, int n);        /* sorts x */
-
 /* bench_weights.c: weights on the heap with numbers of no meaning but of ordinary size. */
 int bench_types_read(struct bench *b);  /* --dtype into types: -1, or the exit status of the usage error */
 int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, int threads,

@@ -3,6 +3,7 @@
  * For the profile the table of kernels is wrapped: each entry of the wrapper takes the time of the
  * same entry of the table behind it. The model's code knows nothing of it. */
 #include "bench.h"
+#include "measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>

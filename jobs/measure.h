@@ -1,0 +1,11 @@
+/* measure.h - what measurements share: lora bench, and the ladder of docs/. */
+#ifndef MEASURE_H
+#define MEASURE_H
+
+double median(double *x, int n);        /* sorts x */
+
+/* GFLOP/s of 256-bit multiply-adds on so many threads, or 0 where the processor has none or this was
+ * built for another family. */
+double measure_peak(int threads);
+
+#endif
