@@ -1,4 +1,4 @@
-/* kernels.c - which table of kernels: see kernels.h. */
+/* kernels.c - which table of kernels, and what is made of its products: see kernels.h. */
 #include "kernels.h"
 
 #include <string.h>
@@ -60,4 +60,26 @@ void kernels_complete(struct kernels *out, const struct kernels *table)
     FILL(swiglu); FILL(swiglu_backward); FILL(dropout); FILL(cross_entropy);
     FILL(adamw); FILL(adamw8bit); FILL(sum_squares); FILL(not_finite);
 #undef FILL
+}
+
+int kernels_linear(const struct kernels *k, struct kernel_ctx *c, buf *out, buf *h, const buf *x,
+                   const struct weight *w, const buf *bias, const struct low_rank *ab, int accumulate, int N)
+{
+    int rc = 0;
+    if (k->linear) return k->linear(c, out, h, x, w, bias, ab, accumulate, N);
+    if (out) rc = k->matmul(c, out, x, w, bias, 1, accumulate, N);              /* out = x W^T + bias */
+    if (!rc && ab->a) rc = k->matmul(c, h, x, ab->a, NULL, ab->scale, 0, N);    /* h = scale x A^T */
+    if (!rc && out) rc = k->matmul(c, out, h, ab->b, NULL, 1, 1, N);            /* out += h B^T */
+    return rc;
+}
+
+int kernels_linear_dx(const struct kernels *k, struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout,
+                      const struct weight *w, const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
+{
+    int rc = 0;
+    if (k->linear_dx) return k->linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
+    if (dx) rc = k->matmul_dx(c, dx, dout, w, 1, accumulate, N);                        /* out = x W^T */
+    if (!rc) rc = k->matmul_dx(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);        /* out += h B^T */
+    if (!rc && dx && ab->a) rc = k->matmul_dx(c, dx, gh, ab->a, 1, 1, N);               /* h = scale x A^T */
+    return rc;
 }

@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define KERNELS_ABI 1
+#define KERNELS_ABI 2
 #define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
 #define FEW_ROWS 8
 #define MOMENT_BLOCK 256
@@ -71,6 +71,12 @@ struct adamw_step {
     double lr, beta1, beta2, eps, weight_decay;
     double correction1, correction2;    /* 1 - beta1^t, 1 - beta2^t, t counts from 1 */
     double grad_scale;                  /* clipping: g is multiplied by it first */
+};
+
+/* What an adapter adds to a linear, of rank r: A [r,I] and B [O,r], both TYPE_REAL. */
+struct low_rank {
+    const struct weight *a, *b;
+    double scale;           /* alpha / r */
 };
 
 struct kernels {
@@ -126,6 +132,18 @@ struct kernels {
                       double scale, int N, int O, int I);
     /* db[O] += sum over n of dout[n,:] */
     void (*bias_backward)(struct kernel_ctx *c, buf *db, const buf *dout, int N, int O);
+
+    /* ---- an adapted linear ---- (Hu et al. 2021, eq. 3) with h already scaled:
+     *   h[N,r] = scale * x[N,I] A^T;  out[N,O] = x W^T + bias + h B^T, or += when accumulate
+     * ab->a NULL: h is an input. out NULL: h alone, with the same bits; x is all that is read besides A.
+     * This entry and the next may be empty, in any table: call them through kernels_linear(), below. */
+    int (*linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
+                  const buf *bias, const struct low_rank *ab, int accumulate, int N);
+    /* gh[N,r] = scale * dout[N,O] B, or += when accumulate_gh;  dx[N,I] = dout W + gh A, or += when
+     * accumulate. ab->a NULL: dx without gh A. dx NULL: gh alone, with the same bits. The gradients of A
+     * and B are then matmul_dw of gh and x, and of dout and h, both with scale 1. */
+    int (*linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                     const struct low_rank *ab, int accumulate_gh, int accumulate, int N);
 
     /* ---- RMSNorm ---- out[N,C] = x / sqrt(mean(x^2) + eps) * w[C]  (Zhang & Sennrich 2019, eq. 4) */
     void (*rmsnorm)(struct kernel_ctx *c, buf *out, const buf *x, const buf *w,
@@ -209,11 +227,17 @@ extern const struct kernels *const kernels_all[];
 /* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
-/* *out is the table with its empty entries taken from ref (ref64 where elements are doubles), as a
- * host table may leave entries empty. They need no scratch memory. Whoever calls through a table
+/* *out is the table with its empty entries but linear and linear_dx taken from ref (ref64 where elements
+ * are doubles), as a host table may leave entries empty. They need no scratch memory. Whoever calls through a table
  * calls through its completed copy. An operation that answers KERNEL_UNSUPPORTED for a weight type
  * may be asked of kernels_ref instead, on the same buffers. */
 void kernels_complete(struct kernels *out, const struct kernels *table);
+
+/* linear and linear_dx of a completed table, or, where it has none, made of its products. */
+int kernels_linear(const struct kernels *k, struct kernel_ctx *c, buf *out, buf *h, const buf *x,
+                   const struct weight *w, const buf *bias, const struct low_rank *ab, int accumulate, int N);
+int kernels_linear_dx(const struct kernels *k, struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout,
+                      const struct weight *w, const struct low_rank *ab, int accumulate_gh, int accumulate, int N);
 
 /* p + n elements of the table's size. */
 static inline buf *at(const struct kernels *k, const buf *p, size_t n)

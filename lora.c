@@ -14,7 +14,7 @@
  * An adapted linear (Hu et al. 2021, eq. 3):  y = x W^T + b + s drop(x) A^T B^T,  s = alpha / r.
  * In training only A and B have gradients, unless `full`, where every tensor has.
  *
- * A fused matrix, as Phi-3's W = [Wq; Wk; Wv], is three linears here, over its rows: h = drop(x) A^T is made
+ * A fused matrix, as Phi-3's W = [Wq; Wk; Wv], is three linears here, over its rows: h = s drop(x) A^T is made
  * by the first, used by all, and its gradient summed over all before A gets its own. */
 #include "lora_state.h"
 
@@ -36,11 +36,36 @@ static void matmul_dx(struct lora *l, buf *dx, const buf *dout, const struct wei
     if (l->k->matmul_dx(&l->ctx, dx, dout, w, scale, accumulate, N)) l->unsupported = w->type;
 }
 
-/* drop(x) of n rows from `start`, or x itself where nothing is dropped. */
-static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, int start, int n)
+static int drops(const struct lora *l) { return l->training && l->dropout > 0; }
+
+static struct low_rank low_rank(const struct branch *b)
 {
-    if (!l->training || l->dropout <= 0) return x;
-    l->k->dropout(&l->ctx, l->drop, x, at_ints(l->visit, start), at_ints(l->pos, start), n, b->a.cols,
+    struct low_rank ab;
+    ab.a = &b->a;
+    ab.b = &b->b;
+    ab.scale = b->scale;
+    return ab;
+}
+
+static void linear(struct lora *l, buf *out, buf *h, const buf *x, const struct linear *lin,
+                   const struct low_rank *ab, int accumulate, int N)
+{
+    if (kernels_linear(l->k, &l->ctx, out, h, x, &lin->w, lin->bias, ab, accumulate, N)) l->unsupported = lin->w.type;
+}
+
+static void linear_dx(struct lora *l, buf *dx, buf *gh, const buf *dout, const struct linear *lin,
+                      const struct low_rank *ab, int accumulate, int N)
+{
+    if (kernels_linear_dx(l->k, &l->ctx, dx, gh, dout, &lin->w, ab, lin->followed, accumulate, N))
+        l->unsupported = lin->w.type;
+}
+
+/* drop(x) of a run's rows, or x itself where nothing is dropped. */
+static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, const struct run *run)
+{
+    size_t start = (size_t)run->start;
+    if (!drops(l)) return x;
+    l->k->dropout(&l->ctx, l->drop, x, at_ints(l->visit, start), at_ints(l->pos, start), run->n, b->a.cols,
                   l->dropout, b->key, 0);
     return l->drop;
 }
@@ -52,33 +77,49 @@ static const struct branch *branch_of(const struct linear *lin, const struct run
     return b && b->r ? b : NULL;
 }
 
-/* h[N,r] = drop(x) A^T, for all rows whose adapter has a branch here. */
-static void linear_hidden(struct lora *l, const struct linear *lin, const buf *x, buf *h)
+/* Do all rows of the pack go through one branch? Then it is computed with W, else after it, run by run. */
+static int one_branch(const struct lora *l, const struct linear *lin)
 {
-    size_t i, I = (size_t)lin->w.cols;
-    for (i = 0; i < l->n_runs; i++) {
-        const struct run *run = &l->runs[i];
-        const struct branch *b = branch_of(lin, run);
-        size_t start = (size_t)run->start;
-        if (!b) continue;
-        matmul(l, at(l->k, h, start * (size_t)b->r), dropped(l, at(l->k, x, start * I), b, run->start, run->n),
-               &b->a, NULL, 1, 0, run->n);
-    }
+    return l->n_runs == 1 && branch_of(lin, &l->runs[0]);
 }
 
-/* out[N,out] = x W^T + b + s h B^T, or += when accumulate; h as above, kept for the backward pass. */
+/* out[N,out] = x W^T + b + h B^T, or += when accumulate; h[N,r] = s drop(x) A^T is kept for the backward
+ * pass. out NULL: h alone. */
 static void linear_forward(struct lora *l, const struct linear *lin, buf *out, const buf *x, buf *h,
                            int accumulate)
 {
-    size_t i, O = (size_t)lin->w.rows;
-    matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
-    if (!lin->follows) linear_hidden(l, lin, x, h);
+    int together = out && one_branch(l, lin);
+    size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
+    if (out && !together) matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
     for (i = 0; i < l->n_runs; i++) {
         const struct run *run = &l->runs[i];
         const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
-        if (b) matmul(l, at(l->k, out, start * O), at(l->k, h, start * (size_t)b->r), &b->b, NULL, b->scale, 1, run->n);
+        struct low_rank ab;
+        buf *h_run = at(l->k, h, start * (size_t)lin->r);
+        if (!b) continue;
+        ab = low_rank(b);
+        if (lin->follows) ab.a = NULL;
+        if (ab.a && (!together || drops(l))) {
+            linear(l, NULL, h_run, dropped(l, at(l->k, x, start * I), b, run), lin, &ab, 0, run->n);
+            ab.a = NULL;
+        }
+        if (together) linear(l, out, h, x, lin, &ab, accumulate, l->N);
+        else if (out) matmul(l, at(l->k, out, start * O), h_run, &b->b, NULL, 1, 1, run->n);
     }
+}
+
+/* What the branch adds to dx: gh A, through the mask of drop(x). */
+static void branch_dx(struct lora *l, const struct branch *b, buf *dx, const buf *gh, const struct run *run)
+{
+    size_t start = (size_t)run->start;
+    if (!drops(l)) {
+        matmul_dx(l, dx, gh, &b->a, 1, 1, run->n);
+        return;
+    }
+    matmul_dx(l, l->drop, gh, &b->a, 1, 0, run->n);
+    l->k->dropout(&l->ctx, dx, l->drop, at_ints(l->visit, start), at_ints(l->pos, start), run->n, b->a.cols,
+                  l->dropout, b->key, 1);
 }
 
 /* dx (or NULL where nothing below trains) = or += the gradient of the input; adds to the gradients
@@ -87,9 +128,10 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
                             const buf *x, const buf *h, int accumulate)
 {
     const struct kernels *k = l->k;
+    int together = dx && one_branch(l, lin);
     size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
     /* out = x W^T + b */
-    if (dx) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->N);
+    if (dx && !together) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->N);
     if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->N, lin->w.rows, lin->w.cols);
     if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->N, lin->w.rows);
     for (i = 0; i < l->n_runs; i++) {
@@ -97,25 +139,18 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
         const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
         const buf *dout_run = at(k, dout, start * O);
-        buf *gh;
-        int n = run->n;
+        buf *gh = at(k, l->gh, start * (size_t)lin->r);
+        struct low_rank ab;
         if (!b) continue;
-        gh = at(k, l->gh, start * (size_t)b->r);
-        /* out += s h B^T */
-        k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)b->r), b->scale, n, b->b.rows, b->r);
-        matmul_dx(l, gh, dout_run, &b->b, b->scale, lin->followed, n);
+        ab = low_rank(b);
+        if (lin->follows || drops(l)) ab.a = NULL;
+        /* out += h B^T, and, together with it, out = x W^T and h = s x A^T */
+        k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)lin->r), 1, run->n, b->b.rows, b->r);
+        linear_dx(l, together ? dx : NULL, gh, dout_run, lin, &ab, accumulate, run->n);
         if (lin->follows) continue;
-        /* h = drop(x) A^T */
-        k->matmul_dw(&l->ctx, b->da, gh, dropped(l, at(k, x, start * I), b, run->start, n), 1, n, b->r,
-                     b->a.cols);
-        if (!dx) continue;
-        if (!l->training || l->dropout <= 0) {
-            matmul_dx(l, at(k, dx, start * I), gh, &b->a, 1, 1, n);
-        } else {
-            matmul_dx(l, l->drop, gh, &b->a, 1, 0, n);
-            k->dropout(&l->ctx, at(k, dx, start * I), l->drop, at_ints(l->visit, start),
-                       at_ints(l->pos, start), n, b->a.cols, l->dropout, b->key, 1);
-        }
+        /* h = s drop(x) A^T */
+        k->matmul_dw(&l->ctx, b->da, gh, dropped(l, at(k, x, start * I), b, run), 1, run->n, b->r, b->a.cols);
+        if (dx && !(together && ab.a)) branch_dx(l, b, at(k, dx, start * I), gh, run);
     }
 }
 
@@ -171,11 +206,7 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     linear_forward(l, &y->gate, a->gate, l->xn, a->h[4], 0);
     linear_forward(l, &y->up, a->up, l->xn, a->h[5], 0);
     k->swiglu(ctx, l->act, a->gate, a->up, NF);
-    if (!out) {
-        linear_hidden(l, &y->down, l->act, a->h[6]);
-        return;
-    }
-    k->copy(ctx, out, a->mid, NC);
+    if (out) k->copy(ctx, out, a->mid, NC);
     linear_forward(l, &y->down, out, l->act, a->h[6], 1);
 }
 

@@ -21,6 +21,7 @@ struct linear {
     buf *bias;                  /* [out] or NULL */
     buf *dw, *dbias;            /* under `full`, else NULL */
     struct branch *branch;      /* [n_adapters] */
+    int r;                      /* the largest of theirs: the columns of h */
 };
 
 struct norm {
@@ -42,7 +43,7 @@ struct activations {
     buf *att, *lse;             /* [N, NH*HS], [N, NH] */
     buf *mid;                   /* [N,C] */
     buf *gate, *up;             /* [N,F] */
-    buf *h[7];                  /* [N,r] drop(x) A^T of q k v o gate up down; shared by fused ones */
+    buf *h[7];                  /* [N,r] s drop(x) A^T of q k v o gate up down; shared by fused ones */
 };
 
 /* Rows of a pack, next to each other, that use the same adapter. */

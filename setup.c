@@ -272,6 +272,7 @@ static void set_branches(struct lora *l, const struct lora_setup *s)
                 size_t first = area(linear_first(l->c, n), m->r);
                 if (linear_tensor(l->c, n) != m->id) continue;
                 b->r = m->r;
+                lin->r = max_int(lin->r, m->r);
                 b->scale = m->scale;
                 b->a = real_weight(l, start + m->a, m->r, m->cols);
                 b->b = real_weight(l, start + m->b + first, lin->w.rows, m->r);
@@ -288,7 +289,7 @@ static void carve_activations(struct lora *l, struct arena *a, struct activation
 {
     const struct config *c = l->c;
     size_t N = (size_t)l->sizes.N, Q = N * (size_t)c->NH * (size_t)c->HS, K = N * (size_t)c->NKV * (size_t)c->HS;
-    int i, j;
+    int i;
     t->q = take(l, a, Q);
     t->k = take(l, a, K);
     t->q_raw = c->qk_norm ? take(l, a, Q) : t->q;
@@ -300,14 +301,9 @@ static void carve_activations(struct lora *l, struct arena *a, struct activation
     t->gate = take(l, a, N * (size_t)c->F);
     t->up = take(l, a, N * (size_t)c->F);
     for (i = 0; i < 7; i++) {
-        int r = 0;
-        if (linear_tensor(c, i - 1) == linear_tensor(c, i)) {
-            t->h[i] = t->h[i - 1];
-            continue;
-        }
-        if (layer < 0) r = l->max_r;
-        else for (j = 0; j < l->n_adapters; j++) r = max_int(r, layer_linear(&l->layers[layer], i)->branch[j].r);
-        t->h[i] = take(l, a, N * (size_t)r);
+        int r = layer < 0 ? l->max_r : layer_linear(&l->layers[layer], i)->r;
+        if (linear_tensor(c, i - 1) == linear_tensor(c, i)) t->h[i] = t->h[i - 1];
+        else t->h[i] = take(l, a, N * (size_t)r);
     }
 }
 

@@ -14,12 +14,12 @@
 
 /* Products with a thin side are the adapters'. */
 enum operation {
-    OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_THIN_MATMUL, OP_THIN_DX, OP_ATTENTION, OP_ATTENTION_BACKWARD,
+    OP_LINEAR, OP_LINEAR_DX, OP_MATMUL, OP_MATMUL_DX, OP_MATMUL_DW, OP_THIN_MATMUL, OP_THIN_DX, OP_ATTENTION, OP_ATTENTION_BACKWARD,
     OP_RMSNORM, OP_RMSNORM_BACKWARD, OP_ROPE, OP_SWIGLU, OP_SWIGLU_BACKWARD, OP_CROSS_ENTROPY, OP_EMBED,
     OP_DROPOUT, OP_MOVING, OP_ADAMW, OP_CHECKS, OPERATIONS
 };
 static const char *const operation_names[] = {
-    "matmul", "matmul_dx", "matmul_dw (adapters)", "matmul (adapters)", "matmul_dx (adapters)", "attention",
+    "linear", "linear_dx", "matmul", "matmul_dx", "matmul_dw (adapters)", "matmul (adapters)", "matmul_dx (adapters)", "attention",
     "attention_backward", "rmsnorm", "rmsnorm_backward", "rope", "swiglu", "swiglu_backward", "cross_entropy",
     "embed", "dropout", "copy, zero, add, gather", "adamw", "sum_squares, not_finite"
 };
@@ -55,6 +55,24 @@ static int timed_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const
     double start = seconds_now();
     int code = timed.k.matmul_dx(c, dx, dout, w, scale, accumulate, N);
     count(is_thin(w) ? OP_THIN_DX : OP_MATMUL_DX, start);
+    return code;
+}
+
+static int timed_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
+                        const buf *bias, const struct low_rank *ab, int accumulate, int N)
+{
+    double start = seconds_now();
+    int code = timed.k.linear(c, out, h, x, w, bias, ab, accumulate, N);
+    count(OP_LINEAR, start);
+    return code;
+}
+
+static int timed_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                           const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
+{
+    double start = seconds_now();
+    int code = timed.k.linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
+    count(OP_LINEAR_DX, start);
     return code;
 }
 
@@ -136,6 +154,8 @@ static struct kernels wrapped(const struct kernels *k, int thin)
     w.matmul = timed_matmul;
     w.matmul_dx = timed_matmul_dx;
     w.matmul_dw = timed_matmul_dw;
+    if (w.linear) w.linear = timed_linear;
+    if (w.linear_dx) w.linear_dx = timed_linear_dx;
     w.rmsnorm = timed_rmsnorm;
     w.rmsnorm_backward = timed_rmsnorm_backward;
     w.rope = timed_rope;

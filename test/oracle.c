@@ -406,13 +406,14 @@ static double norm(const double *x, int n, size_t stride)
 
 const char *const oracle_ops[] = {
     "zero", "copy", "gather", "scatter_add", "add", "embed", "embed_backward",
-    "matmul", "matmul_dx", "matmul_dw", "bias_backward", "rmsnorm", "rmsnorm_backward", "rope",
+    "matmul", "matmul_dx", "matmul_dw", "bias_backward", "linear", "linear_dx", "rmsnorm", "rmsnorm_backward", "rope",
     "attention", "attention_backward", "swiglu", "swiglu_backward", "dropout", "cross_entropy",
     "adamw", "adamw8bit", "sum_squares", "not_finite", NULL
 };
 static void (*const op_cases[])(struct oracle *o) = {
     zero_cases, copy_cases, gather_cases, scatter_add_cases, add_cases, embed_cases,
     embed_backward_cases, matmul_cases, matmul_dx_cases, matmul_dw_cases, bias_backward_cases,
+    linear_cases, linear_dx_cases,
     rmsnorm_cases, rmsnorm_backward_cases, rope_cases, attention_cases, attention_backward_cases,
     swiglu_cases, swiglu_backward_cases, dropout_cases, cross_entropy_cases,
     adamw_cases, adamw8bit_cases, sum_squares_cases, not_finite_cases

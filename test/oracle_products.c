@@ -307,40 +307,53 @@ static void try_product(struct oracle *o, int backward, const int *shape, int ty
     trial_end(&t, backward ? matmul_dx_bounds : matmul_bounds);
 }
 
-/* A row's result is the same, to the bit, computed among N rows or among fewer. */
+/* A row's results are the same, to the bit, computed among N rows or among fewer. Operand i has N rows of
+ * widths[i] numbers, or (0) is no matter of rows. */
+static void compare_rows(struct trial *t, const int *widths)
+{
+    struct oracle *o = t->o;
+    struct oracle_result r;
+    double *all[MAX_OPERANDS], *some[MAX_OPERANDS], returned;
+    int from, rows, i, rc, N = t->N;
+    memset(&r, 0, sizeof r);
+    results_new(t, all);
+    results_new(t, some);
+    if (o->stopped) return;
+    rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, all, &returned);
+    if (rc < 0) o->no_memory = 1;
+    if (rc) return;             /* a type that is not supported is reported by the cases before */
+    r.supported = 1;
+    for (from = 0, rows = FEW_ROWS; from + rows <= N && !r.fault; from += 3, rows += 2) {
+        t->N = rows;
+        for (i = 0; i < t->operands; i++) {
+            if (!widths[i]) continue;
+            t->operand[i].n = (size_t)rows * widths[i];
+            t->operand[i].start += (size_t)(from ? 3 : 0) * widths[i];
+        }
+        rc = run_on(t, &o->test, 2, some, &returned);
+        for (i = 0; i < t->operands; i++) {
+            if (!widths[i]) continue;
+            if (rc || memcmp(some[i], all[i] + (size_t)from * widths[i], t->operand[i].n * sizeof **some))
+                r.fault = "a row's result depends on the other rows";
+            r.compared += (int)t->operand[i].n;
+        }
+    }
+    trial_report(t, &r);
+}
+
 static void try_rows(struct oracle *o, int backward, int type, int N, int O, int I)
 {
     struct trial t;
-    struct oracle_result r;
-    double *all[MAX_OPERANDS], *some[MAX_OPERANDS], returned;
-    int out = backward ? I : O, in = backward ? O : I, from, rows, rc;
+    int out = backward ? I : O, in = backward ? O : I, widths[MAX_OPERANDS] = { 0 };
     trial_begin(&t, o, backward ? "matmul_dx" : "matmul", backward ? call_matmul_dx : call_matmul,
                 "rows of N %d O %d I %d %s alone", N, O, I, weight_types[type].name);
-    memset(&r, 0, sizeof r);
     t.N = N;
     t.scale = 1;
-    add_operand(&t, OUT, (size_t)N * out, NORMAL);
-    add_operand(&t, IN, (size_t)N * in, NORMAL);
+    add_operand(&t, OUT, (size_t)N * (widths[0] = out), NORMAL);
+    add_operand(&t, IN, (size_t)N * (widths[1] = in), NORMAL);
     add_absent(&t);
     add_weight(&t, type, O, I, 0, 0, NORMAL);
-    results_new(&t, all);
-    results_new(&t, some);
-    if (o->stopped) return;
-    rc = o->arena.failed ? -1 : run_on(&t, &o->test, 1, all, &returned);
-    if (rc < 0) o->no_memory = 1;
-    if (rc) return;             /* a type that is not supported is reported by try_product */
-    r.supported = 1;
-    for (from = 0, rows = FEW_ROWS; from + rows <= N && !r.fault; from += 3, rows += 2) {
-        t.N = rows;
-        t.operand[0].n = (size_t)rows * out;
-        t.operand[1].n = (size_t)rows * in;
-        t.operand[1].start += (size_t)(from ? 3 : 0) * in;
-        if (run_on(&t, &o->test, 2, some, &returned)
-            || memcmp(some[0], all[0] + (size_t)from * out, t.operand[0].n * sizeof **some))
-            r.fault = "a row's result depends on the other rows";
-        r.compared += (int)t.operand[0].n;
-    }
-    trial_report(&t, &r);
+    compare_rows(&t, widths);
 }
 
 static void product_cases(struct oracle *o, int backward)
@@ -368,6 +381,158 @@ static void product_cases(struct oracle *o, int backward)
 static void matmul_cases(struct oracle *o) { product_cases(o, 0); }
 
 static void matmul_dx_cases(struct oracle *o) { product_cases(o, 1); }
+
+/* ---- an adapted linear ----
+ * Operands of both directions: out or dx; h or gh; x or dout; bias; A; B. t->flag as pack_flag() has it,
+ * and these. */
+enum { NO_A = 16, H_ALONE = 32, ADD_H = 64, BACKWARD = 128 };
+
+static struct weight real_operand(const struct call *x, int i, int rows, int cols)
+{
+    struct weight w = { 0 };
+    w.type = TYPE_REAL;
+    w.rows = rows;
+    w.cols = cols;
+    w.data = x->b[i];
+    return w;
+}
+
+static int call_linear(struct call *x, const struct trial *t)
+{
+    struct weight a = real_operand(x, 4, t->M, t->weight.cols), b = real_operand(x, 5, t->weight.rows, t->M);
+    struct low_rank ab;
+    buf *out = t->flag & H_ALONE ? NULL : x->b[0];
+    ab.a = t->flag & NO_A ? NULL : &a;
+    ab.b = &b;
+    ab.scale = t->scale;
+    if (t->flag & BACKWARD)
+        return kernels_linear_dx(x->k, x->c, out, x->b[1], x->b[2], &x->w, &ab, !!(t->flag & ADD_H), !!(t->flag & 8), t->N);
+    return kernels_linear(x->k, x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, !!(t->flag & 8), t->N);
+}
+
+/* h[n,j] (or gh): its bound, and the oracle checked. */
+static void hidden_bounds(struct trial *t, int K, const double *factor, size_t factor_k, size_t factor_j)
+{
+    struct operand *h = &t->operand[1], *x = &t->operand[2];
+    int n, j, k, r = t->M;
+    for (n = 0; n < t->N; n++)
+        for (j = 0; j < r; j++) {
+            struct dot_terms d = { 0, 0, 0, 0 };
+            size_t at = (size_t)n * r + j;
+            double old = h->use == INOUT ? h->start[at] : 0;
+            for (k = 0; k < K; k++) dot_add(&d, x->start[(size_t)n * K + k], factor[k * factor_k + j * factor_j]);
+            h->bound[at] = dot_bound(&d, K, t->scale, fabs(old), t->flag & 3, t->o->u);
+            check_oracle(t, h->want[at], t->scale * d.sum + old, fabs(t->scale) * d.absolute + fabs(old) + 1);
+        }
+}
+
+/* Both directions: h from x and one factor; out from x and W, and from h and the other factor: a dot product of
+ * all those terms, and what the errors of h, at their bounds, become in it. */
+static void linear_bounds(struct trial *t)
+{
+    struct operand *out = &t->operand[0], *h = &t->operand[1];
+    int backward = t->flag & BACKWARD, O = t->weight.rows, I = t->weight.cols, r = t->M, n, o, k;
+    int in = backward ? O : I, wide = backward ? I : O;
+    const double *x = t->operand[2].start, *bias = t->operand[3].absent ? NULL : t->operand[3].start;
+    const double *first = t->operand[backward ? 5 : 4].start, *second = t->operand[backward ? 4 : 5].start;
+    int branch = !backward || !(t->flag & NO_A);        /* backward without A: gh does not reach dx */
+    if (h->use != IN) hidden_bounds(t, in, first, backward ? (size_t)r : 1, backward ? 1 : (size_t)I);
+    for (n = 0; !(t->flag & H_ALONE) && n < t->N; n++)
+        for (o = 0; o < wide; o++) {
+            struct dot_terms d = { 0, 0, 0, 0 };
+            size_t at = (size_t)n * wide + o;
+            double old = out->use == INOUT ? out->start[at] : 0, b = bias ? bias[o] : 0, passed_on = 0;
+            for (k = 0; k < in; k++) dot_add(&d, x[(size_t)n * in + k], t->dense[backward ? (size_t)k * I + o : (size_t)o * I + k]);
+            for (k = 0; branch && k < r; k++) {
+                double f = second[backward ? (size_t)k * I + o : (size_t)o * r + k];
+                dot_add(&d, h->want[(size_t)n * r + k], f);
+                if (h->use != IN) passed_on += h->bound[(size_t)n * r + k] * fabs(f);
+            }
+            out->bound[at] = dot_bound(&d, in + r, 1, fabs(old) + fabs(b), t->flag & 3, t->o->u) + passed_on;
+            check_oracle(t, out->want[at], d.sum + b + old, d.absolute + fabs(old) + fabs(b) + 1);
+        }
+}
+
+static void linear_begin(struct trial *t, struct oracle *o, const int *shape, int r, int type, enum mode mode, int flag)
+{
+    int backward = flag & BACKWARD, N = shape[0], O = shape[1], I = shape[2];
+    trial_begin(t, o, backward ? "linear_dx" : "linear", call_linear, "N %d O %d I %d r %d %s mode %d%s%s%s%s", N, O, I, r,
+                weight_types[type].name, mode, flag & 8 ? " +=" : "", flag & NO_A ? " without A" : "",
+                flag & H_ALONE ? " h alone" : "", flag & ADD_H ? " h +=" : "");
+    t->N = N;
+    t->M = r;
+    t->scale = mode == EXACT ? -0.5 : 0.8;
+    t->flag = flag + (int)mode;
+    if (flag & H_ALONE) add_absent(t);
+    else add_operand(t, flag & 8 ? INOUT : OUT, (size_t)N * (backward ? I : O), mode);
+    add_operand(t, !backward && flag & NO_A ? IN : flag & ADD_H ? INOUT : OUT, (size_t)N * r, mode);
+    add_operand(t, IN, (size_t)N * (backward ? O : I), mode);
+    if (flag & 4) add_operand(t, IN, (size_t)O, mode);
+    else add_absent(t);
+    add_operand(t, IN, (size_t)r * I, mode);
+    add_operand(t, IN, (size_t)O * r, mode);
+    add_weight(t, type, O, I, 0, O % 2, mode);
+}
+
+/* h alone has the bits that it has beside out. */
+static void compare_alone(struct trial *t)
+{
+    struct oracle_result r;
+    double *both[MAX_OPERANDS], *alone[MAX_OPERANDS], returned;
+    memset(&r, 0, sizeof r);
+    if (t->o->stopped) return;
+    results_new(t, both);
+    results_new(t, alone);
+    if (t->o->arena.failed || run_on(t, &t->o->test, 1, both, &returned)) return;    /* said by others */
+    t->flag |= H_ALONE;
+    r.supported = 1;
+    if (run_on(t, &t->o->test, 2, alone, &returned) || memcmp(both[1], alone[1], t->operand[1].n * sizeof **both))
+        r.fault = "h alone has other bits than beside out";
+    r.compared = (int)t->operand[1].n;
+    trial_report(t, &r);
+}
+
+static void linears(struct oracle *o, int backward)
+{
+    static const int ranks[] = { 1, 3, 8, 16, 64, 200 };
+    static const int rows_shapes[][3] = { { 37, 45, 96 }, { 75, 130, 320 }, { 40, 33, 17 } };
+    struct trial t;
+    size_t i, k, v;
+    for (i = 0; i < COUNT(product_shapes); i++) {
+        for (k = 0; k < COUNT(types); k++) {
+            const int *shape = product_shapes[i];
+            int r = ranks[(i + k) % COUNT(ranks)], real = types[k] == TYPE_REAL || types[k] == TYPE_F32;
+            int flag = backward | ((i + k / 2) & 1 ? 8 : 0), way = (int)(i + k / 3) % 4;
+            enum mode mode = (enum mode)((i + k / 6) % (real ? 3 : 2));
+            if (way == 1) flag |= NO_A;
+            if (way == 2) flag |= H_ALONE;
+            if (backward && (i + k) / 2 % 2) flag |= ADD_H;
+            if (!backward && (i + k) % 2) flag |= 4;
+            if (!fits(types[k], shape[2]) || (!real && (i + k) % 3)) continue;      /* time */
+            linear_begin(&t, o, shape, r, types[k], mode, flag);
+            trial_end(&t, linear_bounds);
+        }
+    }
+    for (i = 0; i < COUNT(rows_shapes); i++) {
+        for (k = 0; k < COUNT(ranks); k++) {
+            const int *shape = rows_shapes[i], out = backward ? shape[1] : shape[2];
+            int widths[MAX_OPERANDS] = { 0 };
+            widths[0] = shape[1] + shape[2] - out;
+            widths[1] = ranks[k];
+            widths[2] = out;
+            linear_begin(&t, o, shape, ranks[k], k % 2 && i < 2 ? TYPE_Q8_0 : TYPE_F32, NORMAL, backward);
+            compare_rows(&t, widths);
+            for (v = 0; v < 2; v++) {
+                linear_begin(&t, o, product_shapes[3 * k + 8 * v], ranks[k], TYPE_F32, NORMAL, backward);
+                compare_alone(&t);
+            }
+        }
+    }
+}
+
+static void linear_cases(struct oracle *o) { linears(o, 0); }
+
+static void linear_dx_cases(struct oracle *o) { linears(o, BACKWARD); }
 
 static int call_matmul_dw(struct call *x, const struct trial *t)
 {

@@ -131,6 +131,56 @@ static void test_matmul(void)
     free(db);
 }
 
+/* x[1] is W, x[2] A and x[3] B; h is kept aside. */
+static void forward_linear(struct setting *s)
+{
+    struct weight w = real_weight(s->x[1], s->O, s->I), a = real_weight(s->x[2], 3, s->I), b = real_weight(s->x[3], s->O, 3);
+    struct low_rank ab;
+    ab.a = &a;
+    ab.b = &b;
+    ab.scale = s->scale;
+    kernels_linear(K, &one_thread, B(s->out), B(s->x[4]), B(s->x[0]), &w, NULL, &ab, 0, s->N);
+}
+
+static void test_linear(void)
+{
+    struct setting s;
+    struct weight w, a, b;
+    struct low_rank ab;
+    double *dx = random_array(9 * 7, "poison"), *gh = random_array(9 * 3, "poison"), *da = calloc(3 * 7, sizeof *da);
+    double *db = calloc(5 * 3, sizeof *db);
+    test_begin("an adapted linear, its input, A and B");
+    if (!da || !db) abort();
+    setting_new(&s, 9 * 5);
+    s.N = 9;
+    s.O = 5;
+    s.I = 7;
+    s.scale = -0.6;
+    setting_add(&s, 0, 9 * 7, "x");
+    setting_add(&s, 1, 5 * 7, "w");
+    setting_add(&s, 2, 3 * 7, "A");
+    setting_add(&s, 3, 5 * 3, "B");
+    setting_add(&s, 4, 9 * 3, "h");
+    w = real_weight(s.x[1], 5, 7);
+    a = real_weight(s.x[2], 3, 7);
+    b = real_weight(s.x[3], 5, 3);
+    ab.a = &a;
+    ab.b = &b;
+    ab.scale = s.scale;
+    forward_linear(&s);
+    kernels_linear_dx(K, &one_thread, B(dx), B(gh), B(s.dout), &w, &ab, 0, 0, 9);
+    K->matmul_dw(&one_thread, B(da), B(gh), B(s.x[0]), 1, 9, 3, 7);
+    K->matmul_dw(&one_thread, B(db), B(s.dout), B(s.x[4]), 1, 9, 5, 3);
+    check_gradient(&s, forward_linear, 0, dx, "linear_dx");
+    check_gradient(&s, forward_linear, 2, da, "the gradient of A");
+    check_gradient(&s, forward_linear, 3, db, "the gradient of B");
+    setting_free(&s);
+    free(dx);
+    free(gh);
+    free(da);
+    free(db);
+}
+
 static void forward_embed(struct setting *s)
 {
     struct weight w = real_weight(s->x[0], s->O, s->I);
@@ -365,6 +415,7 @@ int main(void)
 {
     size_t i;
     test_matmul();
+    test_linear();
     test_embed();
     test_rmsnorm();
     test_rope();

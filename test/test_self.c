@@ -113,6 +113,37 @@ static void wrong_bias_backward(struct kernel_ctx *c, buf *db, const buf *dout, 
     spoil_end(&s);
 }
 
+/* Which of an operation's outputs is spoiled. */
+static int spoiled;
+static int outputs_of(const char *op)
+{
+    return !strcmp(op, "attention_backward") ? 3 : !strcmp(op, "linear") || !strcmp(op, "linear_dx") ? 2 : 1;
+}
+
+static struct spoiler spoil_linear(struct kernel_ctx *c, buf *out, buf *h, int N, int wide, int r, const buf *input)
+{
+    if (spoiled || !out) return spoil_begin(c, h, (size_t)N * r, (size_t)r, input);
+    return spoil_begin(c, out, (size_t)N * wide, (size_t)wide, input);
+}
+
+static int wrong_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w, const buf *bias,
+                        const struct low_rank *ab, int accumulate, int N)
+{
+    struct spoiler s = spoil_linear(c, out, h, N, w->rows, ab->b->cols, x);
+    int rc = kernels_linear(&kernels_ref, c, out, h, x, w, bias, ab, accumulate, N);
+    spoil_end(&s);
+    return rc;
+}
+
+static int wrong_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                           const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
+{
+    struct spoiler s = spoil_linear(c, dx, gh, N, w->cols, ab->b->cols, dout);
+    int rc = kernels_linear_dx(&kernels_ref, c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
+    spoil_end(&s);
+    return rc;
+}
+
 static void wrong_rmsnorm(struct kernel_ctx *c, buf *out, const buf *x, const buf *w, int N, int C, double eps)
 {
     struct spoiler s = spoil_begin(c, out, (size_t)N * C, (size_t)C, x);
@@ -154,8 +185,6 @@ static void wrong_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf 
     spoil_end(&s);
 }
 
-/* Which of dq, dk, dv is spoiled. */
-static int spoiled;
 static void wrong_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta, const buf *dout,
                                      const buf *out, const buf *lse, const buf *q, const buf *k, const buf *v,
                                      const ints *segments, int S, int N, int NH, int NKV, int HS, double scale, int window)
@@ -333,6 +362,48 @@ static void faulty_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf
             }
 }
 
+enum linear_fault { BF16_HIDDEN, ALWAYS_A, NO_SUM, OTHER_BITS_ALONE, FIRST_OF_R };
+static const char *const linear_names[] = {
+    "rounds h to bf16", "takes A where it is not given", "does not sum gh", "has other bits alone", "uses a row of A only"
+};
+static enum linear_fault linear_fault;
+
+/* Of both directions: what is given in place of ab, or done to h and out after. */
+static int faulty_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w, const buf *bias,
+                         const struct low_rank *ab, int accumulate, int N)
+{
+    int r = ab->b->cols, rc = kernels_linear(&kernels_ref, c, out, h, x, w, bias, ab, accumulate, N);
+    float *first = (float *)h;
+    size_t i;
+    struct weight one;
+    if (linear_fault == BF16_HIDDEN && ab->a) for (i = 0; i < (size_t)N * r; i++) first[i] = bf16_to_f32(f32_to_bf16(first[i]));
+    if (linear_fault == OTHER_BITS_ALONE && !out && N && *first * 256 != rintf(*first * 256)) *first = nextafterf(*first, INFINITY);
+    if (linear_fault != FIRST_OF_R || !ab->a || r < 2 || rc) return rc;
+    one = *ab->a;
+    one.rows = 1;
+    return kernels_ref.matmul(c, h, x, &one, NULL, ab->scale, 0, N);
+}
+
+static int faulty_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                            const struct low_rank *right, int accumulate_gh, int accumulate, int N)
+{
+    struct low_rank ab = *right;
+    float *a = calloc((size_t)ab.b->cols * w->cols + 1, sizeof *a);
+    struct weight ones = *ab.b;
+    size_t i;
+    int rc;
+    if (!a) abort();
+    for (i = 0; i < (size_t)ab.b->cols * w->cols; i++) a[i] = 1;
+    ones.rows = ab.b->cols;
+    ones.cols = w->cols;
+    ones.data = a;
+    ones.offset = 0;
+    if (linear_fault == ALWAYS_A && !ab.a) ab.a = &ones;
+    rc = kernels_linear_dx(&kernels_ref, c, dx, gh, dout, w, &ab, accumulate_gh && linear_fault != NO_SUM, accumulate, N);
+    free(a);
+    return rc;
+}
+
 /* Pairs of neighbours instead of halves. */
 static void faulty_rope(struct kernel_ctx *c, buf *x, const buf *cosine, const buf *sine, const ints *pos, int N,
                         int heads, int HS, int backward)
@@ -505,6 +576,8 @@ static struct kernels wrong_table(void)
     w.matmul_dx = wrong_matmul_dx;
     w.matmul_dw = wrong_matmul_dw;
     w.bias_backward = wrong_bias_backward;
+    w.linear = wrong_linear;
+    w.linear_dx = wrong_linear_dx;
     w.rmsnorm = wrong_rmsnorm;
     w.rmsnorm_backward = wrong_rmsnorm_backward;
     w.rope = wrong_rope;
@@ -544,7 +617,7 @@ static void test_common_faults(void)
         fault = (enum fault)f;
         for (i = 0; oracle_ops[i]; i++) {
             if (has_own_fault(oracle_ops[i])) continue;
-            for (spoiled = 0; spoiled < (strcmp(oracle_ops[i], "attention_backward") ? 1 : 3); spoiled++)
+            for (spoiled = 0; spoiled < outputs_of(oracle_ops[i]); spoiled++)
                 must_reject(&wrong, &kernels_ref64, oracle_ops[i], fault_names[f]);
         }
     }
@@ -564,6 +637,13 @@ static void test_own_faults(void)
     for (f = 0; f < COUNT(product_names); f++) {
         product_fault = (enum product_fault)f;
         must_reject(&wrong, &kernels_ref64, "matmul", product_names[f]);
+    }
+    wrong.linear = faulty_linear;
+    wrong.linear_dx = faulty_linear_dx;
+    for (f = 0; f < COUNT(linear_names); f++) {
+        int backward = f == ALWAYS_A || f == NO_SUM;
+        linear_fault = (enum linear_fault)f;
+        must_reject(&wrong, &kernels_ref64, backward ? "linear_dx" : "linear", linear_names[f]);
     }
     wrong.attention = faulty_attention;
     for (f = 0; f < COUNT(attention_names); f++) {
