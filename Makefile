@@ -34,9 +34,10 @@ ifeq ($(filter clean,$(MAKECMDGOALS)),)
 ifeq ($(shell [ $(PROBES) -nt Makefile ] && echo yes),)
 OPENMP  ?= $(if $(call probe,\043include <omp.h>\nint main(void){return omp_get_max_threads()<1;}\n,-fopenmp),1,0)
 HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a$(comma)a$(comma)a);return (int)_mm256_cvtss_f32(a);}\n,-mavx2 -mfma -mf16c),1,0)
+HAVE_AVX512 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_maskz_fmadd_ps((__mmask16)1$(comma)a$(comma)a$(comma)a);return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512vl -mavx512bw -mavx512dq),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_WRAP)' > $(PROBES))
-$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)))
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_WRAP)' > $(PROBES))
+$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built))
 endif
 include $(PROBES)
 endif
@@ -47,6 +48,7 @@ else
 LORA_CFLAGS  += -Wno-unknown-pragmas
 endif
 AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
+AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx512f -mavx512vl -mavx512bw -mavx512dq -DHAVE_AVX512)
 
 SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
@@ -76,6 +78,10 @@ $(BUILD)/kernels_ref64.o: kernels_ref.c $(PROBES)
 $(BUILD)/%_avx2.o: %_avx2.c $(PROBES)
 	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -O3 $(AVX2_FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/%_avx512.o: %_avx512.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -O3 $(AVX512_FLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)

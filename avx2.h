@@ -1,4 +1,4 @@
-/* avx2.h - what the AVX2 files share: partial vectors, the register tile of all products, exp.
+/* avx2.h - what the files of vector instructions share: partial vectors, exp, and what they offer each other.
  *
  *     decode_avx2.c       weights of any type to numbers
  *     gemm_avx2.c         products with them
@@ -6,9 +6,8 @@
  *     attention_avx2.c    attention, forward and backward
  *     kernels_avx2.c      everything else, and the table
  *
- * Numbers: a product sums runs of KC terms with fused multiply-adds, in their order, and adds the
- * runs up in memory. KC is a constant of this backend because it decides the bits. Which tile an
- * element lies in, whether operands were packed, and which thread computed it do not. */
+ * A file that includes one of these with WIDE defined is the same in 512 bits, for the table avx512:
+ * tile.h has the vectors of both widths, and the names. */
 #ifndef AVX2_H
 #define AVX2_H
 
@@ -27,11 +26,6 @@
 #define ALWAYS_INLINE static inline
 #endif
 
-enum {
-    MR = 6, NR = 16,        /* the register tile: 12 sums, 2 vectors of B and 1 of A in 16 registers */
-    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is half of a 32 KiB L1 */
-};
-
 /* Below this many multiply-adds a team of threads costs more than it brings. */
 #define PARALLEL_WORK 60000.0
 
@@ -48,7 +42,7 @@ static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static inline int smaller(int a, int b) { return a < b ? a : b; }
 static inline int larger(int a, int b) { return a > b ? a : b; }
 
-/* ---- partial vectors: the first n of 8 lanes, the others 0 or untouched ---- */
+/* ---- partial vectors of 256 bits: the first n of 8 lanes, the others 0 or untouched ---- */
 
 static inline __m256i lanes(int n)
 {
@@ -135,67 +129,6 @@ static inline __m256 sigmoid8(__m256 x)
     return _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_sub_ps(_mm256_setzero_ps(), x))));
 }
 
-/* ---- the register tile ----
- * Row r's sums over k < K of a[r*row + k*step] * b[k*ldb + c], c < 16, r < mr (a constant where this
- * is called, so that what is past it goes away): each element by one chain of fused multiply-adds.
- * The rows are written out: gcc 12 keeps an array of sums in memory, at 2.5 times the time. */
-struct row { __m256 low, high; };
-struct tile { struct row r0, r1, r2, r3, r4, r5; };
-
-ALWAYS_INLINE void row_step(struct row *r, const float *a, __m256 low, __m256 high)
-{
-    __m256 x = _mm256_broadcast_ss(a);
-    r->low = _mm256_fmadd_ps(x, low, r->low);
-    r->high = _mm256_fmadd_ps(x, high, r->high);
-}
-
-ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t step,
-                               const float *b, size_t ldb)
-{
-    const struct row none = { _mm256_setzero_ps(), _mm256_setzero_ps() };
-    struct tile t = { none, none, none, none, none, none };
-    int k;
-    for (k = 0; k < K; k++, a += step, b += ldb) {
-        __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
-        row_step(&t.r0, a, low, high);
-        if (mr > 1) row_step(&t.r1, a + row, low, high);
-        if (mr > 2) row_step(&t.r2, a + 2 * row, low, high);
-        if (mr > 3) row_step(&t.r3, a + 3 * row, low, high);
-        if (mr > 4) row_step(&t.r4, a + 4 * row, low, high);
-        if (mr > 5) row_step(&t.r5, a + 5 * row, low, high);
-    }
-    return t;
-}
-
-/* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of 16. */
-struct put { __m256 scale; const float *bias; int columns, add; };
-
-ALWAYS_INLINE void put_half(float *c, __m256 sum, const struct put *p, int from)
-{
-    int n = p->columns - from;
-    __m256 v = _mm256_mul_ps(sum, p->scale);
-    if (n <= 0) return;
-    if (p->bias) v = _mm256_add_ps(v, load_lanes(p->bias + from, n));
-    if (p->add) v = _mm256_add_ps(load_lanes(c + from, n), v);
-    store_lanes(c + from, n, v);
-}
-
-ALWAYS_INLINE void put_row(float *c, const struct row *r, const struct put *p)
-{
-    put_half(c, r->low, p, 0);
-    put_half(c, r->high, p, 8);
-}
-
-ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const struct put *p)
-{
-    put_row(c, &t->r0, p);
-    if (mr > 1) put_row(c + row, &t->r1, p);
-    if (mr > 2) put_row(c + 2 * row, &t->r2, p);
-    if (mr > 3) put_row(c + 3 * row, &t->r3, p);
-    if (mr > 4) put_row(c + 4 * row, &t->r4, p);
-    if (mr > 5) put_row(c + 5 * row, &t->r5, p);
-}
-
 /* ---- weights as numbers ---- */
 
 int avx2_can_read(const struct weight *w);
@@ -234,6 +167,18 @@ void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, bu
                              const buf *dout, const buf *out, const buf *lse, const buf *q,
                              const buf *k, const buf *v, const ints *segments, int S,
                              int N, int NH, int NKV, int HS, double scale, int window);
+
+/* ---- the same in 512 bits ---- */
+
+size_t avx512_gemm_bytes(const struct kernel_sizes *s);
+int avx512_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+                  const buf *bias, double scale, int accumulate, int N);
+int avx512_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+                     double scale, int accumulate, int N);
+void avx512_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
+                      double scale, int N, int O, int I);
+
+#include "tile.h"
 
 #endif
 #endif

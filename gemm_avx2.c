@@ -2,10 +2,10 @@
  *
  * All three products are one, C[M,N] = A[M,K] B[K,N], with A read through two strides and B a
  * weight or its transpose:
- *     matmul      rows x outputs, over inputs     B = W^T: strips of 16 rows, transposed into the panel
- *     matmul_dx   rows x inputs, over outputs     B = W:   strips of 32 columns, copied
+ *     matmul      rows x outputs, over inputs     B = W^T: strips of NR rows, transposed into the panel
+ *     matmul_dx   rows x inputs, over outputs     B = W:   strips of two panels' columns, copied
  *     matmul_dw   outputs x inputs, over rows     B = x
- * A thread takes a panel of 16 columns, decodes KC x 16 of B into its own 16 KiB, which stay in L1
+ * A thread takes a panel of NR columns, decodes KC x NR of B into its own scratch, which stays in L1
  * while all rows of A go by, and takes the next KC. So decoding is paid once for all rows, whatever
  * the type, and no thread waits for another's panel. A goes by from L2 in the order in which it is
  * read, packed before by all threads when enough columns use it. (Goto and van de Geijn 2008 keep
@@ -25,7 +25,7 @@ enum {
 /* A thread's scratch, in floats: panels of a group, and strips on their way there. */
 enum { PANELS = KC * GROUP, STRIPS = KC * NR, OF_THREAD = PANELS + STRIPS };
 
-size_t avx2_gemm_bytes(const struct kernel_sizes *s)
+size_t NAMED(gemm_bytes)(const struct kernel_sizes *s)
 {
     int rows = smaller(round_up(larger(s->N, s->width), MR), MC);
     int terms = smaller(larger(larger(s->N, s->width), s->V), KS);
@@ -39,6 +39,7 @@ static float *thread_scratch(const struct kernel_ctx *c, int thread)
 
 /* ---- packing ---- */
 
+#ifndef WIDE
 /* out[i*stride + r] = rows[r][i], r < 8, i < 8 */
 static void transpose8(float *out, size_t stride, const float *const *rows, int i)
 {
@@ -71,8 +72,9 @@ void avx2_transpose(float *out, size_t stride, const float *const *rows, int n)
     for (; i < n; i++)
         for (r = 0; r < 8; r++) out[(size_t)i * stride + (size_t)r] = rows[r][i];
 }
+#endif
 
-/* panel[i][r] = W[row + r][col + i], i < n, r < 16; rows past the end are 0 */
+/* panel[i][r] = W[row + r][col + i], i < n, r < NR; rows past the end are 0 */
 static void pack_transposed(float *panel, const struct weight *w, int row, int col, int n, float *space)
 {
     const float *rows[NR];
@@ -82,11 +84,10 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
         if (r < have) rows[r] = avx2_strip(w, row + r, col, n, s);
         else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
     }
-    avx2_transpose(panel, NR, rows, n);
-    avx2_transpose(panel + 8, NR, rows + 8, n);
+    for (r = 0; r < NR; r += 8) avx2_transpose(panel + r, NR, rows + r, n);
 }
 
-/* panels[p][k][i] = W[row + k][col + 16 p + i], k < n, i < 16, p < 2; columns past the end are 0 */
+/* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, p < 2; columns past the end are 0 */
 static void pack_copied(float *panels, const struct weight *w, int row, int n, int col, float *space)
 {
     int k, have = smaller(GROUP, w->cols - col), direct = have == GROUP && avx2_lies_as_floats(w);
@@ -95,10 +96,10 @@ static void pack_copied(float *panels, const struct weight *w, int row, int n, i
     memset(space, 0, sizeof(float) * GROUP);
     for (k = 0; k < n; k++, low += NR, high += NR) {
         if (!direct) avx2_decode(w, row + k, col, have, space);
-        _mm256_storeu_ps(low, _mm256_loadu_ps(s));
-        _mm256_storeu_ps(low + 8, _mm256_loadu_ps(s + 8));
-        _mm256_storeu_ps(high, _mm256_loadu_ps(s + 16));
-        _mm256_storeu_ps(high + 8, _mm256_loadu_ps(s + 24));
+        vec_store(low, vec_load(s));
+        vec_store(low + LANES, vec_load(s + LANES));
+        vec_store(high, vec_load(s + NR));
+        vec_store(high + LANES, vec_load(s + NR + LANES));
         if (direct) s += w->cols;
     }
 }
@@ -130,11 +131,11 @@ struct product {
     int accumulate;
 };
 
-/* c[n] += v[n], n <= 6: no masked store, which some processors are slow at */
+/* c[n] += v[n], n <= 8: no masked store, which some processors are slow at */
 static void add_few(float *c, const float *v, int n)
 {
-    int i = n & 4;
-    if (i) _mm_storeu_ps(c, _mm_add_ps(_mm_loadu_ps(c), _mm_loadu_ps(v)));
+    int i;
+    for (i = 0; i + 4 <= n; i += 4) _mm_storeu_ps(c + i, _mm_add_ps(_mm_loadu_ps(c + i), _mm_loadu_ps(v + i)));
     for (; i < n; i++) c[i] += v[i];
 }
 
@@ -143,10 +144,12 @@ static void add_turned(int mr, int columns, const float *block, float *c, size_t
 {
     const float *rows[8], none[NR] = { 0 };
     float turned[NR * 8];
-    int i, r;
-    for (r = 0; r < 8; r++) rows[r] = r < mr ? block + r * NR : none;
-    avx2_transpose(turned, 8, rows, NR);
-    for (i = 0; i < columns; i++) add_few(c + (size_t)i * step, turned + 8 * i, mr);
+    int i, r, from;
+    for (from = 0; from < mr; from += 8) {
+        for (r = 0; r < 8; r++) rows[r] = from + r < mr ? block + (from + r) * NR : none;
+        avx2_transpose(turned, 8, rows, NR);
+        for (i = 0; i < columns; i++) add_few(c + (size_t)i * step + from, turned + 8 * i, smaller(8, mr - from));
+    }
 }
 
 /* One tile of C over one run of K. */
@@ -157,7 +160,7 @@ ALWAYS_INLINE void tile_rows(int mr, int K, const float *a, size_t row, size_t s
     struct put p;
     struct tile t;
     int r;
-    p.scale = _mm256_set1_ps(g->scale);
+    p.scale = vec_all(g->scale);
     p.bias = first && g->bias ? g->bias + n : NULL;
     p.columns = smaller(NR, g->N - n);
     p.add = !first || g->accumulate;
@@ -181,6 +184,14 @@ static void tile_any(int mr, int K, const float *a, size_t row, size_t step, con
                      const struct product *g, int m, int n, int first)
 {
     switch (mr) {
+#ifdef WIDE
+    case 12: tile_rows(12, K, a, row, step, panel, g, m, n, first); break;
+    case 11: tile_rows(11, K, a, row, step, panel, g, m, n, first); break;
+    case 10: tile_rows(10, K, a, row, step, panel, g, m, n, first); break;
+    case 9: tile_rows(9, K, a, row, step, panel, g, m, n, first); break;
+    case 8: tile_rows(8, K, a, row, step, panel, g, m, n, first); break;
+    case 7: tile_rows(7, K, a, row, step, panel, g, m, n, first); break;
+#endif
     case 6: tile_rows(6, K, a, row, step, panel, g, m, n, first); break;
     case 5: tile_rows(5, K, a, row, step, panel, g, m, n, first); break;
     case 4: tile_rows(4, K, a, row, step, panel, g, m, n, first); break;
@@ -274,6 +285,7 @@ static void product(struct kernel_ctx *c, const struct product *g)
 
 /* ---- the operations ---- */
 
+#ifndef WIDE
 int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
 {
     int n;
@@ -284,8 +296,9 @@ int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const int
         avx2_decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
     return 0;
 }
+#endif
 
-int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
                 const buf *bias, double scale, int accumulate, int N)
 {
     struct product g;
@@ -313,7 +326,7 @@ int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
     return 0;
 }
 
-int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
                    double scale, int accumulate, int N)
 {
     struct product g;
@@ -338,7 +351,7 @@ int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct 
 
 /* The wider of the two sides goes into panels: a thin one there would leave A, read by columns, to
  * go by for 16 columns only. The same bits either way. */
-void avx2_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
+void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
                     double scale, int N, int O, int I)
 {
     int turned = O > I;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx2, NULL };
+const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx512, &kernels_avx2, NULL };
 
 /* "auto" is the last that is usable: ref always is. */
 static const struct kernels *best(void)
@@ -47,8 +47,13 @@ const struct kernels *kernels_find(const char *name, struct lora_error *err)
 void kernels_complete(struct kernels *out, const struct kernels *table)
 {
     const struct kernels *from = table->elem == 8 ? &kernels_ref64 : &kernels_ref;
+    struct kernels below;
     *out = *table;
     if (table->own_memory) return;
+    if (table->below) {
+        kernels_complete(&below, table->below);
+        from = &below;
+    }
 #define FILL(entry) if (!out->entry) out->entry = from->entry
     FILL(usable); FILL(work_bytes); FILL(open); FILL(close);
     FILL(alloc); FILL(release); FILL(up); FILL(up64); FILL(up_ints); FILL(up_bytes);

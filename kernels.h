@@ -5,6 +5,7 @@
  *     ref     kernels_ref.c in float, strict C99: read this one
  *     ref64   the same file compiled with real = double: the oracle
  *     avx2    kernels_avx2.c
+ *     avx512  kernels_avx512.c: what is faster in 512 bits, over avx2
  * and whatever else fills the table.
  *
  * Contract, for every operation:
@@ -85,6 +86,7 @@ struct kernels {
     const char *name, *about;
     int elem;               /* bytes of one element: 4 or 8 */
     int own_memory;         /* 0: buffers are host memory */
+    const struct kernels *below;    /* the host table whose entries stand where this one's are empty; NULL: ref or ref64 */
 
     /* 1: can run here. 0: cannot, and why is said in `why` (n bytes). */
     int (*usable)(char *why, size_t n);
@@ -218,7 +220,7 @@ struct kernels {
 
 /* ---- kernels.c: which table ---- */
 
-extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2;
+extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2, kernels_avx512;
 
 /* All tables of this build, NULL-ended, the best last. A table that could not be built for this
  * machine's family is there too and says so in usable(). */
@@ -227,8 +229,9 @@ extern const struct kernels *const kernels_all[];
 /* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
-/* *out is the table with its empty entries but linear and linear_dx taken from ref (ref64 where elements
- * are doubles), as a host table may leave entries empty. They need no scratch memory. Whoever calls through a table
+/* *out is the table with its empty entries but linear and linear_dx taken from the one below it and in the
+ * end from ref (ref64 where elements are doubles), as a host table may leave entries empty. Those of ref need
+ * no scratch memory; work_bytes() of a table counts what those of the one below need. Whoever calls through a table
  * calls through its completed copy. An operation that answers KERNEL_UNSUPPORTED for a weight type
  * may be asked of kernels_ref instead, on the same buffers. */
 void kernels_complete(struct kernels *out, const struct kernels *table);

@@ -1,0 +1,124 @@
+/* tile.h - the register tile of all products, and the vectors that it is made of, in 256 bits or, where WIDE
+ * is defined before this is included, in 512.
+ *
+ * Numbers: a product sums runs of KC terms with fused multiply-adds, in their order, and adds the
+ * runs up in memory. KC is a constant of its table because it decides the bits. Which tile an
+ * element lies in, whether operands were packed, and which thread computed it do not. */
+#ifndef TILE_H
+#define TILE_H
+
+#ifdef WIDE
+
+#define NAMED(name) avx512_##name
+typedef __m512 vec;
+enum {
+    LANES = 16,
+    MR = 12, NR = 32,       /* 24 sums, 2 vectors of B and 1 of A in 32 registers */
+    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is 32 KiB */
+};
+
+static inline __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1 << n) - 1); }
+static inline vec vec_all(float x) { return _mm512_set1_ps(x); }
+static inline vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline vec vec_load_lanes(const float *p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+static inline void vec_store(float *p, vec v) { _mm512_storeu_ps(p, v); }
+static inline void vec_store_lanes(float *p, int n, vec v) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+static inline vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+static inline vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+
+#else
+
+#define NAMED(name) avx2_##name
+typedef __m256 vec;
+enum {
+    LANES = 8,
+    MR = 6, NR = 16,        /* 12 sums, 2 vectors of B and 1 of A in 16 registers */
+    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is half of a 32 KiB L1 */
+};
+
+static inline vec vec_all(float x) { return _mm256_set1_ps(x); }
+static inline vec vec_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline vec vec_load_lanes(const float *p, int n) { return load_lanes(p, n); }
+static inline void vec_store(float *p, vec v) { _mm256_storeu_ps(p, v); }
+static inline void vec_store_lanes(float *p, int n, vec v) { store_lanes(p, n, v); }
+static inline vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
+static inline vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+
+#endif
+
+/* ---- the register tile ----
+ * Row r's sums over k < K of a[r*row + k*step] * b[k*ldb + c], c < NR, r < mr (a constant where this
+ * is called, so that what is past it goes away): each element by one chain of fused multiply-adds.
+ * The rows are written out: gcc 12 keeps an array of sums in memory, at 2.5 times the time. */
+struct row { vec low, high; };
+struct tile { struct row r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11; };
+
+ALWAYS_INLINE void row_step(struct row *r, const float *a, vec low, vec high)
+{
+    vec x = vec_all(*a);
+    r->low = vec_fmadd(x, low, r->low);
+    r->high = vec_fmadd(x, high, r->high);
+}
+
+ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t step,
+                               const float *b, size_t ldb)
+{
+    const struct row none = { vec_all(0), vec_all(0) };
+    struct tile t = { none, none, none, none, none, none, none, none, none, none, none, none };
+    int k;
+    for (k = 0; k < K; k++, a += step, b += ldb) {
+        vec low = vec_load(b), high = vec_load(b + LANES);
+        row_step(&t.r0, a, low, high);
+        if (mr > 1) row_step(&t.r1, a + row, low, high);
+        if (mr > 2) row_step(&t.r2, a + 2 * row, low, high);
+        if (mr > 3) row_step(&t.r3, a + 3 * row, low, high);
+        if (mr > 4) row_step(&t.r4, a + 4 * row, low, high);
+        if (mr > 5) row_step(&t.r5, a + 5 * row, low, high);
+        if (mr > 6) row_step(&t.r6, a + 6 * row, low, high);
+        if (mr > 7) row_step(&t.r7, a + 7 * row, low, high);
+        if (mr > 8) row_step(&t.r8, a + 8 * row, low, high);
+        if (mr > 9) row_step(&t.r9, a + 9 * row, low, high);
+        if (mr > 10) row_step(&t.r10, a + 10 * row, low, high);
+        if (mr > 11) row_step(&t.r11, a + 11 * row, low, high);
+    }
+    return t;
+}
+
+/* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of NR. */
+struct put { vec scale; const float *bias; int columns, add; };
+
+ALWAYS_INLINE void put_half(float *c, vec sum, const struct put *p, int from)
+{
+    int n = p->columns - from;
+    vec v = vec_mul(sum, p->scale);
+    if (n <= 0) return;
+    if (p->bias) v = vec_add(v, vec_load_lanes(p->bias + from, n));
+    if (p->add) v = vec_add(vec_load_lanes(c + from, n), v);
+    vec_store_lanes(c + from, n, v);
+}
+
+ALWAYS_INLINE void put_row(float *c, const struct row *r, const struct put *p)
+{
+    put_half(c, r->low, p, 0);
+    put_half(c, r->high, p, LANES);
+}
+
+ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const struct put *p)
+{
+    put_row(c, &t->r0, p);
+    if (mr > 1) put_row(c + row, &t->r1, p);
+    if (mr > 2) put_row(c + 2 * row, &t->r2, p);
+    if (mr > 3) put_row(c + 3 * row, &t->r3, p);
+    if (mr > 4) put_row(c + 4 * row, &t->r4, p);
+    if (mr > 5) put_row(c + 5 * row, &t->r5, p);
+    if (mr > 6) put_row(c + 6 * row, &t->r6, p);
+    if (mr > 7) put_row(c + 7 * row, &t->r7, p);
+    if (mr > 8) put_row(c + 8 * row, &t->r8, p);
+    if (mr > 9) put_row(c + 9 * row, &t->r9, p);
+    if (mr > 10) put_row(c + 10 * row, &t->r10, p);
+    if (mr > 11) put_row(c + 11 * row, &t->r11, p);
+}
+
+#endif
