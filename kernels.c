@@ -1,6 +1,7 @@
 /* kernels.c - which table of kernels, and what is made of its products: see kernels.h. */
 #include "kernels.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx512, &kernels_avx2, NULL };
@@ -43,6 +44,29 @@ const struct kernels *kernels_find(const char *name, struct lora_error *err)
     return NULL;
 }
 
+/* The last table that multiplies in bf16 here, or NULL, and why not if any table could. */
+static const struct kernels *find_bf16(char *why, size_t n)
+{
+    const struct kernels *found = NULL;
+    int i;
+    snprintf(why, n, "no table of this build multiplies in bf16");
+    for (i = 0; kernels_all[i]; i++)
+        if (kernels_all[i]->has_bf16 && kernels_all[i]->usable(why, n) && kernels_all[i]->has_bf16(why, n)) found = kernels_all[i];
+    return found;
+}
+
+int kernels_check_compute(const struct kernels *k, int compute, struct lora_error *err)
+{
+    char why[256] = "";
+    const struct kernels *other;
+    if (compute != COMPUTE_BF16 || (k->has_bf16 && k->has_bf16(why, sizeof why))) return 0;
+    other = find_bf16(why, sizeof why);
+    fail(err, "cannot multiply in bf16", "backend %s", k->name);
+    if (other) found(err, "f32 alone; the backend %s has bf16", other->name);
+    else found(err, "f32 alone: %s", why);
+    return hint(err, "--compute f32 is there, and the default");
+}
+
 /* The functions of a table, one by one, because C has no way to walk the members of a struct. */
 void kernels_complete(struct kernels *out, const struct kernels *table)
 {
@@ -71,7 +95,7 @@ int kernels_linear(const struct kernels *k, struct kernel_ctx *c, buf *out, buf 
                    const struct weight *w, const buf *bias, const struct low_rank *ab, int accumulate, int N)
 {
     int rc = 0;
-    if (k->linear) return k->linear(c, out, h, x, w, bias, ab, accumulate, N);
+    if (k->linear && c->compute == COMPUTE_F32) return k->linear(c, out, h, x, w, bias, ab, accumulate, N);
     if (out) rc = k->matmul(c, out, x, w, bias, 1, accumulate, N);              /* out = x W^T + bias */
     if (!rc && ab->a) rc = k->matmul(c, h, x, ab->a, NULL, ab->scale, 0, N);    /* h = scale x A^T */
     if (!rc && out) rc = k->matmul(c, out, h, ab->b, NULL, 1, 1, N);            /* out += h B^T */
@@ -82,7 +106,7 @@ int kernels_linear_dx(const struct kernels *k, struct kernel_ctx *c, buf *dx, bu
                       const struct weight *w, const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
 {
     int rc = 0;
-    if (k->linear_dx) return k->linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
+    if (k->linear_dx && c->compute == COMPUTE_F32) return k->linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
     if (dx) rc = k->matmul_dx(c, dx, dout, w, 1, accumulate, N);                        /* out = x W^T */
     if (!rc) rc = k->matmul_dx(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);        /* out += h B^T */
     if (!rc && dx && ab->a) rc = k->matmul_dx(c, dx, gh, ab->a, 1, 1, N);               /* h = scale x A^T */

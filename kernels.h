@@ -34,12 +34,16 @@ extern "C" {
 typedef struct buf buf;             /* elements of the backend's real type: never completed */
 typedef struct ints ints;           /* 32-bit integers in the backend's memory */
 
-/* What a table is told once: threads, and its scratch memory. */
+/* Arithmetic of the products with frozen weights. */
+enum compute { COMPUTE_F32, COMPUTE_BF16 };
+
+/* What a table is told once: threads, its scratch memory, and how to multiply. */
 struct kernel_ctx {
     int threads;
     void *work;             /* work_bytes(...) bytes at a multiple of 64, or NULL if that was 0 */
     size_t work_bytes;
     void *own;              /* the table's own, made by open() */
+    int compute;            /* enum compute: COMPUTE_BF16 only where has_bf16() says 1 */
 };
 
 /* The largest of each size that will be asked for: decides the scratch memory. */
@@ -90,6 +94,8 @@ struct kernels {
 
     /* 1: can run here. 0: cannot, and why is said in `why` (n bytes). */
     int (*usable)(char *why, size_t n);
+    /* The same of COMPUTE_BF16; when 1, `why` says by what instructions. NULL: this table has f32 alone. */
+    int (*has_bf16)(char *why, size_t n);
     size_t (*work_bytes)(const struct kernel_sizes *sizes);
     int (*open)(struct kernel_ctx *c);      /* 0 or -1 */
     void (*close)(struct kernel_ctx *c);
@@ -123,6 +129,8 @@ struct kernels {
                            int N, int C);
 
     /* ---- products ----
+     * Under COMPUTE_BF16, where W is frozen (not TYPE_REAL) and N >= FEW_ROWS, matmul and matmul_dx round
+     * x or dout, and W, to bf16 first: to nearest, ties to even, denormals to 0. Sums are floats all the same.
      * out[N,O] = scale * x[N,I] W^T + bias, or += when accumulate; W [O,I]; bias [O] or NULL */
     int (*matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
                   const buf *bias, double scale, int accumulate, int N);
@@ -138,7 +146,8 @@ struct kernels {
     /* ---- an adapted linear ---- (Hu et al. 2021, eq. 3) with h already scaled:
      *   h[N,r] = scale * x[N,I] A^T;  out[N,O] = x W^T + bias + h B^T, or += when accumulate
      * ab->a NULL: h is an input. out NULL: h alone, with the same bits; x is all that is read besides A.
-     * This entry and the next may be empty, in any table: call them through kernels_linear(), below. */
+     * This entry and the next may be empty, in any table, and are those of COMPUTE_F32: call them through
+     * kernels_linear(), below. */
     int (*linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
                   const buf *bias, const struct low_rank *ab, int accumulate, int N);
     /* gh[N,r] = scale * dout[N,O] B, or += when accumulate_gh;  dx[N,I] = dout W + gh A, or += when
@@ -228,6 +237,9 @@ extern const struct kernels *const kernels_all[];
 
 /* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
+
+/* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */
+int kernels_check_compute(const struct kernels *k, int compute, struct lora_error *err);
 
 /* *out is the table with its empty entries but linear and linear_dx taken from the one below it and in the
  * end from ref (ref64 where elements are doubles), as a host table may leave entries empty. Those of ref need

@@ -48,6 +48,7 @@ enum lora_optim { OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_PAGED_ADAMW };
 struct lora_setup {
     const struct kernels *kernels;
     int threads;
+    int compute;                        /* enum compute of kernels.h; adapters, and all weights under `full`, are f32 */
     const struct model *model;
     struct adapter *const *adapters;    /* what segments name by index; values must be there */
     int n_adapters;                     /* training: exactly 1 adapter, or 0 with full */

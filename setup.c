@@ -539,6 +539,7 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
         fail(err, "bad setup", "sizes");
         return expected(err, "positive sizes and threads");
     }
+    if (kernels_check_compute(s->kernels, s->compute, err)) return -1;
     if ((long long)z->N * s->model->config.NH > INT_MAX) {     /* the rows of a norm of heads are an int */
         fail(err, "too many tokens in a pack", "%d", z->N);
         return expected(err, "at most %d with this model's %d heads", INT_MAX / s->model->config.NH, s->model->config.NH);
@@ -564,6 +565,7 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
     l->model = s->model;
     l->c = &s->model->config;
     l->sizes = s->sizes;
+    l->ctx.compute = s->compute;
     l->full = s->full;
     l->optim = s->optim;
     l->n_adapters = s->n_adapters;

@@ -14,10 +14,14 @@ static int run(int argc, char **argv)
     if (code >= 0) return code;
     for (i = 0; kernels_all[i]; i++) {
         const struct kernels *k = kernels_all[i];
-        char why[256] = "";
+        char why[256] = "", bf16[256] = "";
         int usable = k->usable(why, sizeof why);
         printf("%-8s %-10s %s%s%s%s\n", k->name, usable ? "usable" : "not usable", k->about,
                why[0] ? ": " : "", why, k == best ? " (auto takes this one)" : "");
+        if (k->has_bf16) {
+            usable = k->has_bf16(bf16, sizeof bf16);
+            printf("%-8s %-10s --compute bf16: %s\n", "", usable ? "usable" : "not usable", bf16);
+        }
     }
     job_free_options(&job_backends, &unused, given);
     return EXIT_DONE;

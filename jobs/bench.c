@@ -174,6 +174,7 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     na = (size_t)widest * (size_t)b->rank;
     memset(&sizes, 0, sizeof sizes);
     sizes.threads = m->ctx.threads = threads;
+    m->ctx.compute = b->common.compute;
     sizes.N = b->tokens;
     sizes.width = widest > b->rank ? widest : b->rank;
     sizes.V = V;
@@ -385,12 +386,13 @@ static int bench(struct bench *b, struct lora_error *err)
     struct text json = { NULL, 0, 0, 0 };
     const char *path = b->common.model;
     int threads = usable_threads(b->common.threads), bad;
-    if (!k || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
+    if (!k || kernels_check_compute(k, b->common.compute, err) || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
     if (m) c = m->config;
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;
-    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers\n",
-           m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank);
+    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers%s\n",
+           m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank,
+           b->common.compute == COMPUTE_BF16 ? ", frozen weights multiplied in bf16" : "");
     bad = bench_products(b, k, &c, threads, &json, err);
     if (!bad && (b->step || b->profile)) bad = bench_step(b, k, &c, threads, &json, err);
     text_puts(&json, "}\n");

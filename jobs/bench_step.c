@@ -205,6 +205,7 @@ static int open_lora(struct lora **l, struct adapter **a, const struct bench *b,
     memset(&setup, 0, sizeof setup);
     setup.kernels = k;
     setup.threads = threads;
+    setup.compute = b->common.compute;
     setup.model = m;
     setup.adapters = a;
     setup.n_adapters = 1;
@@ -289,7 +290,7 @@ static int measure_with_memory(struct runner *all, const struct pack *p, const s
                                const struct config *f, int threads, struct lora_error *err)
 {
     struct kernels k;
-    struct kernel_ctx c = { 0, NULL, 0, NULL };
+    struct kernel_ctx c = { .compute = b->common.compute };
     struct kernel_sizes sizes;
     size_t row;
     buf *x, *y;

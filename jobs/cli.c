@@ -20,6 +20,8 @@ const struct option common_options[] = {
       0, 0 },
     { "backend", NULL, OPTION_TEXT, offsetof(struct common, backend), NULL, "NAME",
       "table of kernels: auto or one of `lora backends`", 0, 0 },
+    { "compute", NULL, OPTION_CHOICE, offsetof(struct common, compute), "f32|bf16", NULL,
+      "arithmetic of the products with frozen weights (default: f32); `lora backends` says where bf16 is there", 0, 0 },
     { "threads", NULL, OPTION_INT, offsetof(struct common, threads), NULL, "N",
       "threads (default: the cores this process may use)", 0, 4096 },
     { "seed", NULL, OPTION_LONG, offsetof(struct common, seed), NULL, "N",

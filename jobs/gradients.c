@@ -51,6 +51,7 @@ static int open_work(struct work *w, struct lora_error *err)
     }
     u.kernels = w->session.kernels;
     u.threads = w->session.threads;
+    u.compute = w->session.compute;
     u.model = w->session.model;
     u.adapters = (struct adapter *const *)&w->session.adapter;
     u.n_adapters = 1;

@@ -63,12 +63,13 @@ struct base_settings { int in_4bit, in_8bit, quant_type, double_quant, block_siz
 struct common {
     const char *model, *backend, *config;
     const char *chat_template, *prompt_template;
+    int compute;                /* enum compute of kernels.h */
     int threads;                /* 0: the cores this process may use */
     long long seed;
     size_t max_memory;          /* 0: three quarters of what is available */
     struct base_settings base;
 };
-#define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, BASE_DEFAULTS }
+#define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, 0, BASE_DEFAULTS }
 extern const struct option common_options[];
 
 /* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)

@@ -63,7 +63,6 @@ const struct option train_options[] = {
       "classify: also accuracy and F1 of labels, by likelihood", 0, 0 },
     { "resume", "resume-from-checkpoint", OPTION_FLAG, AT(resume), NULL, NULL, "go on from the newest checkpoint", 0, 0 },
     { "overwrite", "overwrite-output-dir", OPTION_FLAG, AT(overwrite), NULL, NULL, "replace the run that is in DIR", 0, 0 },
-    { "compute", NULL, OPTION_CHOICE, AT(compute), "f32|bf16", NULL, "arithmetic of the products", 0, 0 },
     { "dry-run", NULL, OPTION_FLAG, AT(dry_run), NULL, NULL, "print the plan and stop", 0, 0 },
     { "use-dora", NULL, OPTION_LATER, 0, NULL, NULL, NULL, 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
@@ -115,6 +114,8 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
         return job_usage_error(job, "--method full has no adapter: --lora-*, --target-modules, --init-adapter do not go with it");
     if (s->method == METHOD_FULL && (s->common.base.in_4bit > 0 || s->common.base.in_8bit > 0))
         return job_usage_error(job, "--method full trains the base: --load-in-4bit and --load-in-8bit do not go with it");
+    if (s->method == METHOD_FULL && s->common.compute)
+        return job_usage_error(job, "--method full has no frozen weights: --compute bf16 multiplies by those alone");
     if (s->method != METHOD_FULL && s->dtype >= 0)
         return job_usage_error(job, "--dtype goes with --method full; an adapter is always f32");
     if (!(s->epochs > 0)) return job_usage_error(job, "--epochs: more than 0 is needed");
@@ -124,7 +125,6 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
         return job_usage_error(job, "--early-stopping-patience, --load-best and --eval-task need --eval-data or --eval-split");
     if (s->metric >= METRIC_ACCURACY && s->eval_task != TASK_CLASSIFY)
         return job_usage_error(job, "--metric-for-best accuracy and macro_f1 need --eval-task classify");
-    if (s->compute) return job_usage_error(job, "--compute bf16: no backend of this version multiplies in bf16");
     return 0;
 }
 
@@ -137,7 +137,7 @@ static int open_session(struct run *r, struct lora_error *err)
     if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
     s->threads = usable_threads(c->threads);
     s->max_memory = memory_limit(c);
-    if (base_asked(&s->base, &c->base, err) || !(s->kernels = kernels_find(c->backend, err))) return -1;
+    if (base_asked(&s->base, &c->base, err) || session_kernels(s, c, err)) return -1;
     return shape_open(&s->model, c->model, &s->base, err);
 }
 
@@ -331,6 +331,7 @@ static int open_setup(struct run *r, struct lora_error *err)
     struct lora_setup *u = &r->setup;
     u->kernels = r->session.kernels;
     u->threads = r->session.threads;
+    u->compute = r->session.compute;
     u->model = r->session.model;
     u->adapters = (struct adapter *const *)&r->adapter;
     u->n_adapters = r->adapter != NULL;

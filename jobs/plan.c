@@ -68,7 +68,7 @@ static double step_operations(const struct run *r)
 static double product_rate(const struct run *r)
 {
     struct kernels k;
-    struct kernel_ctx ctx = { 0 };
+    struct kernel_ctx ctx = { .compute = r->setup.compute };
     struct kernel_sizes sizes = { 0 };
     struct weight w;
     int N = r->setup.sizes.N < 256 ? r->setup.sizes.N : 256, n = 0, opened;

@@ -123,7 +123,7 @@ void put_fingerprint(struct text *t, const struct run *r)
     put_key(t, "seed");
     text_printf(t, "%lld", s->common.seed);
     put_key(t, "compute");
-    put_choice(t, "f32|bf16", s->compute);
+    put_choice(t, "f32|bf16", s->common.compute);
     if (s->patience || s->load_best) {
         put_key_number(t, "eval-steps", (double)r->eval_every);
         put_key_number(t, "early-stopping-patience", s->patience);

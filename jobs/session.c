@@ -254,6 +254,13 @@ static int check_end(const struct session *s, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
+int session_kernels(struct session *s, const struct common *c, struct lora_error *err)
+{
+    s->compute = c->compute;
+    s->kernels = kernels_find(c->backend, err);
+    return s->kernels ? kernels_check_compute(s->kernels, s->compute, err) : -1;
+}
+
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err)
 {
@@ -269,7 +276,7 @@ int session_open(struct session *s, const struct common *c, const struct option_
         fail(err, "no model", "--model");
         return expected(err, "a Hugging Face directory or a .gguf file");
     }
-    if (!(s->kernels = kernels_find(c->backend, err))) return -1;
+    if (session_kernels(s, c, err)) return -1;
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
     if (base_asked(&s->base, &c->base, err)) return -1;
     s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
@@ -305,6 +312,7 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
     memset(&setup, 0, sizeof setup);
     setup.kernels = s->kernels;
     setup.threads = s->threads;
+    setup.compute = s->compute;
     setup.model = s->model;
     setup.adapters = (struct adapter *const *)&s->adapter;
     setup.n_adapters = s->adapter != NULL;

@@ -37,6 +37,7 @@ struct session {
     const struct chat_template *chat;   /* NULL: the model has no template and none was named */
     struct adapter *adapter;            /* NULL: none. Several are joined into one */
     const struct kernels *kernels;
+    int compute;                        /* how they multiply */
     const char *prompt_template;        /* NULL: the form's default */
     char **labels;                      /* of the adapter's run.json, or NULL */
     int n_labels;
@@ -98,6 +99,8 @@ int chat_identity(const struct chat_template *chat, const struct tokenizer *t, u
 int template_identity(const struct tokenizer *t, const struct chat_template **own, uint64_t *hash,
                       struct lora_error *err);
 
+/* The kernels of --backend and --compute. */
+int session_kernels(struct session *s, const struct common *c, struct lora_error *err);
 /* The memory to run it forwards (sizes.backward 0), with the adapter as number 0 if there is one. */
 int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err);
 /* The adapter that segments name: 0, or -1 without one. */

@@ -24,7 +24,7 @@ struct train_settings {
     double lora_alpha, lora_dropout;
     const char *target_modules, *rank_pattern, *alpha_pattern, *layers;
     double learning_rate, warmup_ratio, weight_decay, beta1, beta2, epsilon, max_grad_norm;
-    int optim, lr_scheduler, batch_size, accumulation, tokens_per_pack, no_shuffle, compute;
+    int optim, lr_scheduler, batch_size, accumulation, tokens_per_pack, no_shuffle;
     long long warmup_steps, max_steps;
     double epochs;
     int gradient_checkpointing, save_total_limit, patience, load_best, metric, eval_task;

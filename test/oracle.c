@@ -65,6 +65,7 @@ struct oracle {
     void *context;
     struct arena arena;         /* of the case at hand */
     double u;                   /* unit roundoff of the table under test */
+    int compute;                /* how it multiplies by frozen weights */
     uint64_t cases;
     int failed, stopped, no_memory;
 };
@@ -101,14 +102,14 @@ static int random_below(struct trial *t, uint64_t index, int n) { return (int)(r
 static double rounded(double x) { return (double)(float)x; }
 
 /* How operands are filled. */
-enum mode { NORMAL, EXACT, WILD };
+enum mode { NORMAL, EXACT, WILD, SHORT };       /* SHORT: numbers that bf16 has */
 
 static double draw(struct trial *t, enum mode mode, size_t i)
 {
     double x = random_normal(t->key, ((uint64_t)t->operands << 40) + i);
     if (mode == EXACT) return random_below(t, i, 7) - 3;
     if (mode == WILD) return rounded(ldexp(x, random_below(t, i + ((uint64_t)1 << 39), 25) - 12));
-    return rounded(x);
+    return mode == SHORT ? bf16_to_f32(f32_to_bf16((float)x)) : rounded(x);
 }
 
 /* Adds operand number t->operands: returns its numbers, filled by draw() or with NaN for OUT. */
@@ -254,12 +255,13 @@ static void *place_weight(const struct trial *t, struct call *x)
 /* Runs the case on a table; got[i] receives operand i. The operation's answer, or -1 without memory. */
 static int run_on(struct trial *t, const struct kernels *k, int threads, double **got, double *returned)
 {
-    struct kernel_ctx c = { 0, NULL, 0, NULL };
+    struct kernel_ctx c = { 0 };
     struct call x;
     void *p[MAX_OPERANDS] = { NULL }, *w, *work;
     int i, rc = 0;
     memset(&x, 0, sizeof x);
     c.threads = threads;
+    c.compute = k == &t->o->test ? t->o->compute : COMPUTE_F32;
     x.k = k;
     x.c = &c;
     if (k->open(&c)) return -1;
@@ -422,9 +424,16 @@ static void (*const op_cases[])(struct oracle *o) = {
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err)
 {
+    return oracle_run_compute(under_test, COMPUTE_F32, oracle, op, report, context, err);
+}
+
+int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
+                       oracle_report *report, void *context, struct lora_error *err)
+{
     struct oracle o;
     int i, known = 0;
     memset(&o, 0, sizeof o);
+    o.compute = compute;
     kernels_complete(&o.test, under_test);
     kernels_complete(&o.truth, oracle);
     o.report = report;

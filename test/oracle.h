@@ -7,6 +7,7 @@
  *   elementwise                                       a few u, times the magnitudes that are added
  *   dot products of length K, random                  (2 sqrt(K) + 2) u |a| |b|
  *   the same, of wild magnitudes that cancel          (K + 4) u sum |a_i b_i|
+ *   products in bf16 (rounding_bound())               that, and what rounding the operands can do
  * Beyond numbers: outputs start as NaN and must be overwritten or, where the contract says so, left
  * alone; zones of NaN around every buffer and a pattern behind the scratch memory must survive;
  * inputs must not change; 2 or 3 threads, by turns, must give the same bits as 1.
@@ -32,6 +33,10 @@ typedef int oracle_report(void *context, const struct oracle_result *result);
  * Returns how many cases failed, or -1 (no memory, or no such operation). */
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err);
+
+/* The same with products of frozen weights as `compute` says. */
+int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
+                       oracle_report *report, void *context, struct lora_error *err);
 
 extern const char *const oracle_ops[];      /* their names, NULL-ended */
 

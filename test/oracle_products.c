@@ -216,7 +216,7 @@ static void embed_backward_cases(struct oracle *o)
 /* The bound of a sum of K products a_i b_i to which `others` is added (a bias, what was there).
  * Random terms: (2 sqrt(K) + 2) u (|a| |b| + others). WILD: (K + 4) u (sum |a_i b_i| + others).
  * EXACT: every partial sum is an integer or a half below 2^23. */
-struct dot_terms { double aa, bb, absolute, sum; };
+struct dot_terms { double aa, bb, absolute, sum, rounding, rounding2; };
 
 static void dot_add(struct dot_terms *d, double a, double b)
 {
@@ -226,11 +226,44 @@ static void dot_add(struct dot_terms *d, double a, double b)
     d->sum += a * b;
 }
 
+/* What rounding the operands to bf16 can do to the sum: never more than all of the errors together; and where
+ * terms have random signs, so that their errors are independent with mean 0, seven times the root of the sum
+ * of their squares is passed with a chance below 2 exp(-49/2) = 5e-11 (Hoeffding 1963). */
+static double rounding_bound(const struct dot_terms *d, enum mode mode)
+{
+    double most = 7 * sqrt(d->rounding2);
+    return (mode == NORMAL || mode == SHORT) && most < d->rounding ? most : d->rounding;
+}
+
 static double dot_bound(const struct dot_terms *d, int K, double scale, double others, enum mode mode, double u)
 {
-    if (mode == EXACT) return 0;
-    if (mode == WILD) return (K + 4) * u * (fabs(scale) * d->absolute + others);
-    return (2 * sqrt(K) + 2) * u * (fabs(scale) * sqrt(d->aa * d->bb) + others);
+    double rounding = fabs(scale) * rounding_bound(d, mode);
+    if (rounding > 0) u *= 1 + 3.0 / 256;       /* sums are of rounded numbers, which may be larger */
+    if (mode == EXACT) return rounding;
+    if (mode == WILD) return (K + 4) * u * (fabs(scale) * d->absolute + others) + rounding;
+    return (2 * sqrt(K) + 2) * u * (fabs(scale) * sqrt(d->aa * d->bb) + others) + rounding;
+}
+
+/* Are the operands of the frozen weight's product rounded? */
+static int in_bf16(const struct trial *t)
+{
+    return t->o->compute == COMPUTE_BF16 && t->dense && t->weight.type != TYPE_REAL && t->N >= FEW_ROWS;
+}
+
+/* 2^-8 of a number, or 0 for one that bf16 has */
+static double off_in_bf16(double x) { return bf16_to_f32(f32_to_bf16((float)x)) == x ? 0 : 1.0 / 256; }
+
+/* A term of a product with the case's weight. */
+static void dot_add_weight(const struct trial *t, struct dot_terms *d, double a, double b)
+{
+    double off_a, off_b, off;
+    dot_add(d, a, b);
+    if (!in_bf16(t)) return;
+    off_a = off_in_bf16(a);
+    off_b = off_in_bf16(b);
+    off = fabs(a * b) * (off_a + off_b + off_a * off_b);
+    d->rounding += off;
+    d->rounding2 += off * off;
 }
 
 /* A product's variant, as t->flag keeps it. */
@@ -244,10 +277,10 @@ static void product_bounds(struct trial *t, int N, int O, int K, size_t left_n, 
     int n, o, k;
     for (n = 0; n < N; n++) {
         for (o = 0; o < O; o++) {
-            struct dot_terms d = { 0, 0, 0, 0 };
+            struct dot_terms d = { 0 };
             size_t at = (size_t)n * O + o;
             double old = out->use == INOUT ? out->start[at] : 0, b = bias ? bias[o] : 0;
-            for (k = 0; k < K; k++) dot_add(&d, left[n * left_n + k * left_k], right[k * right_k + o * right_o]);
+            for (k = 0; k < K; k++) dot_add_weight(t, &d, left[n * left_n + k * left_k], right[k * right_k + o * right_o]);
             out->bound[at] = dot_bound(&d, K, t->scale, fabs(old) + fabs(b), t->flag & 3, t->o->u);
             check_oracle(t, out->want[at], t->scale * d.sum + b + old,
                          fabs(t->scale) * d.absolute + fabs(old) + fabs(b) + 1);
@@ -291,7 +324,7 @@ static void try_product(struct oracle *o, int backward, const int *shape, int ty
 {
     struct trial t;
     int N = shape[0], O = shape[1], I = shape[2];
-    static const char *const modes[] = { "", " exact", " wild" };
+    static const char *const modes[] = { "", " exact", " wild", " of bf16's numbers" };
     if (!fits(type, I)) return;
     trial_begin(&t, o, backward ? "matmul_dx" : "matmul", backward ? call_matmul_dx : call_matmul,
                 "N %d O %d I %d %s%s%s%s%s scale %g", N, O, I, weight_types[type].name, head_rows ? " in heads" : "",
@@ -369,6 +402,8 @@ static void product_cases(struct oracle *o, int backward)
             try_product(o, backward, shape, type, d, !odd, EXACT, bias, odd ? 1 : -0.5, (int)(i + k) / 2 & 1);
             if (type == TYPE_F32 || type == TYPE_REAL)
                 try_product(o, backward, shape, type, d, 0, WILD, bias, 1, odd);
+            if (o->compute == COMPUTE_BF16 && (type == TYPE_F32 || type == TYPE_BF16))
+                try_product(o, backward, shape, type, d, odd, SHORT, bias, 1.7, !odd);
         }
     }
     for (k = 0; k < COUNT(types); k++) {
@@ -417,7 +452,7 @@ static void hidden_bounds(struct trial *t, int K, const double *factor, size_t f
     int n, j, k, r = t->M;
     for (n = 0; n < t->N; n++)
         for (j = 0; j < r; j++) {
-            struct dot_terms d = { 0, 0, 0, 0 };
+            struct dot_terms d = { 0 };
             size_t at = (size_t)n * r + j;
             double old = h->use == INOUT ? h->start[at] : 0;
             for (k = 0; k < K; k++) dot_add(&d, x->start[(size_t)n * K + k], factor[k * factor_k + j * factor_j]);
@@ -439,10 +474,11 @@ static void linear_bounds(struct trial *t)
     if (h->use != IN) hidden_bounds(t, in, first, backward ? (size_t)r : 1, backward ? 1 : (size_t)I);
     for (n = 0; !(t->flag & H_ALONE) && n < t->N; n++)
         for (o = 0; o < wide; o++) {
-            struct dot_terms d = { 0, 0, 0, 0 };
+            struct dot_terms d = { 0 };
             size_t at = (size_t)n * wide + o;
             double old = out->use == INOUT ? out->start[at] : 0, b = bias ? bias[o] : 0, passed_on = 0;
-            for (k = 0; k < in; k++) dot_add(&d, x[(size_t)n * in + k], t->dense[backward ? (size_t)k * I + o : (size_t)o * I + k]);
+            for (k = 0; k < in; k++)
+                dot_add_weight(t, &d, x[(size_t)n * in + k], t->dense[backward ? (size_t)k * I + o : (size_t)o * I + k]);
             for (k = 0; branch && k < r; k++) {
                 double f = second[backward ? (size_t)k * I + o : (size_t)o * r + k];
                 dot_add(&d, h->want[(size_t)n * r + k], f);

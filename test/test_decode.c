@@ -6,7 +6,7 @@
 /* Rows of the weight through the table's embed(), which reads them whole. */
 static int decode_rows(const struct kernels *k, const struct weight *w, float *out)
 {
-    struct kernel_ctx c = { 1, NULL, 0, NULL };
+    struct kernel_ctx c = { .threads = 1 };
     int *ids = malloc(sizeof *ids * (size_t)w->rows), r, bad;
     for (r = 0; r < w->rows; r++) ids[r] = r;
     bad = k->open(&c) || k->embed(&c, (buf *)out, w, (const ints *)ids, w->rows);

@@ -4,7 +4,7 @@
 #include "oracle.c"
 
 static const struct kernels *const K = &kernels_ref64;
-static struct kernel_ctx one_thread = { 1, NULL, 0, NULL };
+static struct kernel_ctx one_thread = { .threads = 1 };
 
 static buf *B(double *x) { return (buf *)x; }
 

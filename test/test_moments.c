@@ -76,7 +76,7 @@ static void table_step(const struct kernels *table, struct state *s, int step)
 {
     static float g[N];
     struct adamw_step how = golden_step(step);
-    struct kernel_ctx c = { 2, NULL, 0, NULL };
+    struct kernel_ctx c = { .threads = 2 };
     struct kernels k;
     buf *p, *scale[2], *gradient;
     int i;
@@ -420,7 +420,7 @@ static void check_layout(struct work *w, const char *name)
 {
     struct lora *l = start(w, "auto", OPTIM_ADAMW8BIT, 1);
     struct kernels k;
-    struct kernel_ctx c = { 1, NULL, 0, NULL };
+    struct kernel_ctx c = { .threads = 1 };
     struct lora_hyper h = hyper;
     const struct trained *list;
     size_t n = lora_trained_size(l);
