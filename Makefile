@@ -50,7 +50,7 @@ endif
 AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
 AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx512f -mavx512vl -mavx512bw -mavx512dq -DHAVE_AVX512)
 
-SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c)
+SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(wildcard docs/*.c))

@@ -1,7 +1,7 @@
 /* test_decode.c - what a table decodes of a weight has the bits of weight_decode(): every type, blocks of
  * every size, rows that begin and end anywhere in them, slices of fused matrices. */
 #include "test.h"
-#include "oracle.c"
+#include "verify/oracle.c"
 
 /* Rows of the weight through the table's embed(), which reads them whole. */
 static int decode_rows(const struct kernels *k, const struct weight *w, float *out)

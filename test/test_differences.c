@@ -1,7 +1,7 @@
 /* test_differences.c - each backward operation of the double reference against central differences
  * of its forward operation. The loss is sum of out * dout for a random dout. */
 #include "test.h"
-#include "oracle.c"
+#include "verify/oracle.c"
 
 static const struct kernels *const K = &kernels_ref64;
 static struct kernel_ctx one_thread = { .threads = 1 };

@@ -1,6 +1,6 @@
 /* test_kernels.c - every operation of every table against the double reference. */
 #include "test.h"
-#include "oracle.c"
+#include "verify/oracle.h"
 
 struct tally { struct worst worst; int cases, unsupported, failed, shown; };
 

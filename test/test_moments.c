@@ -2,7 +2,7 @@
  * plan's bytes, threads, going on from a state, a file for the moments, numbers that are not finite. */
 #include "test.h"
 #include "tiny.h"
-#include "moments.h"
+#include "verify/moments.h"
 #include "../formats/safetensors.h"
 #include "../optim.h"
 

@@ -1,7 +1,7 @@
 /* test_self.c - the checkers are checked: wrong kernels, each with one planted fault, must be
  * rejected by the oracle, and right ones of another arithmetic must not. */
 #include "test.h"
-#include "oracle.c"
+#include "verify/oracle.c"
 
 /* ---- faults that any operation can have ---- */
 

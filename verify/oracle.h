@@ -16,7 +16,7 @@
 #ifndef ORACLE_H
 #define ORACLE_H
 
-#include "kernels.h"
+#include "../kernels.h"
 
 struct oracle_result {
     const char *op, *label;     /* "matmul", "N 17 O 33 I 5 Q4_1 +=" */

@@ -1,10 +1,10 @@
 /* moments.h - what a step over moments in 8 bits must give, and how far off it may be: for the oracle and
  * for bitsandbytes' figures. */
-#ifndef TEST_MOMENTS_H
-#define TEST_MOMENTS_H
+#ifndef MOMENTS_H
+#define MOMENTS_H
 
-#include "kernels.h"
-#include "nf4.h"
+#include "../kernels.h"
+#include "../nf4.h"
 
 #include <math.h>
 

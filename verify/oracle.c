@@ -2,7 +2,7 @@
  * oracle_cases.c and its neighbours. */
 #include "oracle.h"
 
-#include "nf4.h"
+#include "../nf4.h"
 
 #include <math.h>
 #include <stdarg.h>
