@@ -4,23 +4,29 @@
  * score and sum of exponentials as it goes over the blocks of keys (Milakov and Gimelshein 2018),
  * backward makes p again from lse (Dao et al. 2022). The query heads of a key head are rows
  * of one block: row r is query r / G, head r % G, so a block of keys is transposed once for all.
+ * Exponentials are powers of 2: log2(e) is in the scale that scores get anyway.
  *
  * The blocks of keys begin at a segment's first key, and a row's numbers do not mix with others': so
- * its result depends on what it sees alone. dq and dk, dv are made in two goes, each with one owner
- * of what it writes; the scores are computed twice for that, and no sum crosses threads. */
+ * its result depends on what it sees alone. Backward is one go over the pairs of blocks: a thread has
+ * a block of keys to itself, and takes the blocks of queries in table order, so dk and dv are its own
+ * sums; dq of a block of queries is added to by one block of keys after the other, in their order along
+ * the chain of prefixes. Who comes too early waits: see dq_turn(). */
 #include "avx2.h"
 
 #ifdef HAVE_AVX2
 #include <math.h>
+#include <sched.h>
 
 enum { ROWS = 96, KEYS = 64, LDK = KEYS + 16 };     /* 16 more: rows of a block in other sets of the cache */
+#define LN2 0.693147180559945309
 
 struct attention {
     float *out, *lse, *dq, *dk, *dv, *delta;
     const float *dout, *q, *k, *v;
     const struct segment *segments;
+    int *progress;              /* [N,NKV] at a block's first query: see dq_turn() */
     int S, NH, NKV, HS, window;
-    float scale;
+    float scale, scale2;        /* of scores: for e^z, for 2^z */
     int G, queries;             /* query heads of a key head; queries of a block */
     int wide, ld;               /* HS in whole panels; distance of rows in a thread's blocks */
 };
@@ -28,7 +34,7 @@ struct attention {
 /* A thread's blocks. */
 struct scratch {
     float *q, *dout, *acc;      /* [rows][ld] */
-    float *s, *dp;              /* [rows][LDK]: scores then p, dp then scale * ds */
+    float *s, *dp;              /* [rows][LDK]: scores then p, dp then ds */
     float *kt, *vt;             /* [wide][LDK] */
     float *k, *v, *dk, *dv;     /* [KEYS][ld] */
     float *max, *sum;           /* [rows] */
@@ -43,9 +49,16 @@ static size_t scratch_floats(int HS, int G)
     return 3 * rows * ld + 2 * rows * LDK + 2 * wide * LDK + 4 * KEYS * ld + (2 * rows + ld + 15) / 16 * 16;
 }
 
+static size_t all_scratch(int HS, int G, int threads)
+{
+    return sizeof(float) * scratch_floats(HS, G) * (size_t)larger(threads, 1);
+}
+
+/* The threads' blocks, then progress. */
 size_t avx2_attention_bytes(const struct kernel_sizes *s)
 {
-    return sizeof(float) * scratch_floats(s->HS, s->NH / larger(s->NKV, 1)) * (size_t)larger(s->threads, 1);
+    size_t progress = sizeof(int) * (size_t)s->N * (size_t)s->NKV;
+    return all_scratch(s->HS, s->NH / larger(s->NKV, 1), s->threads) + (progress + 63) / 64 * 64;
 }
 
 static struct scratch scratch_of(const struct kernel_ctx *c, const struct attention *a)
@@ -154,9 +167,9 @@ static void load_keys_turned(const struct attention *a, const struct part *b, co
 }
 
 static void add_tile(int mr, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
-                     const float *b, size_t ldb, int add)
+                     const float *b, size_t ldb, float scale, int add)
 {
-    const struct put p = { _mm256_set1_ps(1.0f), NULL, NR, add };
+    const struct put p = { _mm256_set1_ps(scale), NULL, NR, add };
     struct tile t;
     switch (mr) {
     case 6: t = tile(6, K, a, row, step, b, ldb); put_tile(6, &t, c, ldc, &p); break;
@@ -168,15 +181,15 @@ static void add_tile(int mr, int K, float *c, size_t ldc, const float *a, size_t
     }
 }
 
-/* c[M,N] = a b, or +=: A through two strides, N in whole panels. */
+/* c[M,N] = scale * a b, or +=: A through two strides, N in whole panels. */
 static void block_product(float *c, int ldc, const float *a, int row, int step, const float *b, int ldb,
-                          int M, int N, int K, int add)
+                          int M, int N, int K, float scale, int add)
 {
     int m, n;
     for (n = 0; n < N; n += NR)
         for (m = 0; m < M; m += MR)
             add_tile(smaller(MR, M - m), K, c + (size_t)m * (size_t)ldc + n, (size_t)ldc,
-                     a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, add);
+                     a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, scale, add);
 }
 
 static __m256 column_mask(int c, int from, int to)
@@ -189,29 +202,30 @@ static __m256 column_mask(int c, int from, int to)
 /* ---- forward ---- */
 
 /* A row of scores becomes p relative to the largest score so far; what was summed before is brought
- * to the same measure. */
+ * to the same measure. All in powers of 2. */
 static void soften(const struct attention *a, float *s, int columns, int from, int to, float *max, float *sum, float *acc)
 {
-    const __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale);
-    __m256 top = none, total = _mm256_setzero_ps();
+    const __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale2);
+    __m256 top = none, total = _mm256_setzero_ps(), minus;
+    int i, masked = from > 0 || to < columns;
     float m;
-    int i;
     for (i = 0; i < columns; i += 8) {
         __m256 z = _mm256_mul_ps(_mm256_loadu_ps(s + i), scale);
-        z = _mm256_blendv_ps(none, z, column_mask(i, from, to));
-        _mm256_storeu_ps(s + i, z);
+        if (masked) z = _mm256_blendv_ps(none, z, column_mask(i, from, to));
         top = _mm256_max_ps(z, top);
     }
     m = max8(top);
     if (!(m > *max)) m = *max;
-    if (m == -INFINITY) m = 0;          /* nothing seen yet: all p are e^-inf = 0 */
+    if (m == -INFINITY) m = 0;          /* nothing seen yet: all p are 2^-inf = 0 */
+    minus = _mm256_set1_ps(-m);
     for (i = 0; i < columns; i += 8) {
-        __m256 p = exp8(_mm256_sub_ps(_mm256_loadu_ps(s + i), _mm256_set1_ps(m)));
+        __m256 p = exp2_8(_mm256_fmadd_ps(_mm256_loadu_ps(s + i), scale, minus));
+        if (masked) p = _mm256_and_ps(p, column_mask(i, from, to));
         _mm256_storeu_ps(s + i, p);
         total = _mm256_add_ps(total, p);
     }
     if (m != *max) {
-        __m256 f = exp8(_mm256_set1_ps(*max - m));
+        __m256 f = exp2_8(_mm256_set1_ps(*max - m));
         for (i = 0; i < a->wide; i += 8) _mm256_storeu_ps(acc + i, _mm256_mul_ps(_mm256_loadu_ps(acc + i), f));
         *sum *= _mm256_cvtss_f32(f);
         if (from < to) *max = m;
@@ -224,12 +238,12 @@ static void forward_keys(const struct attention *a, const struct part *b, const 
     int R = b->n * a->G, r, from, to;
     load_keys_turned(a, b, x, x->kt, a->k);
     load_keys(a, b, x, x->v, a->v);
-    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 0);
+    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0);
     for (r = 0; r < R; r++) {
         seen_in_block(a, b, r / a->G, &from, &to);
         soften(a, x->s + (size_t)r * LDK, b->columns, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
     }
-    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1);
+    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1, 1);
 }
 
 static void forward_rows(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -241,111 +255,124 @@ static void forward_rows(const struct attention *a, const struct part *b, const 
             size_t row = (size_t)(a->segments[b->s].q_start + b->i + i);
             float inverse = 1 / x->sum[r];
             for (d = 0; d < a->HS; d++) out[d] = acc[d] * inverse;
-            a->lse[row * (size_t)a->NH + (size_t)(b->g * a->G + h)] = (float)(x->max[r] + log(x->sum[r]));
+            a->lse[row * (size_t)a->NH + (size_t)(b->g * a->G + h)] = (float)(LN2 * (x->max[r] + log2(x->sum[r])));
         }
 }
 
-/* All blocks of keys that the queries of b see: visit() is called with t, j and keys set. */
-typedef void visitor(const struct attention *a, const struct part *b, const struct scratch *x);
-static void for_keys(const struct attention *a, struct part b, const struct scratch *x, visitor *visit)
-{
-    for (b.t = b.s; b.t >= 0; b.t = a->segments[b.t].prefix)
-        for (b.j = 0; b.j < a->segments[b.t].k_len; b.j += KEYS) {
-            b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
-            if (any_seen(a, &b)) visit(a, &b, x);
-        }
-}
-
-static void forward_queries(const struct attention *a, const struct part *b, const struct scratch *x)
+static void forward_queries(const struct attention *a, struct part b, const struct scratch *x)
 {
     int r;
-    load_queries(a, b, x->q, a->q);
-    memset(x->acc, 0, sizeof(float) * (size_t)(b->n * a->G) * (size_t)a->ld);
-    for (r = 0; r < b->n * a->G; r++) {
+    load_queries(a, &b, x->q, a->q);
+    memset(x->acc, 0, sizeof(float) * (size_t)(b.n * a->G) * (size_t)a->ld);
+    for (r = 0; r < b.n * a->G; r++) {
         x->max[r] = -INFINITY;
         x->sum[r] = 0;
     }
-    for_keys(a, *b, x, forward_keys);
-    forward_rows(a, b, x);
+    for (b.t = b.s; b.t >= 0; b.t = a->segments[b.t].prefix)
+        for (b.j = 0; b.j < a->segments[b.t].k_len; b.j += KEYS) {
+            b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
+            if (any_seen(a, &b)) forward_keys(a, &b, x);
+        }
+    forward_rows(a, &b, x);
 }
 
 /* ---- backward ---- */
 
-/* p and scale * ds of the block, in the place of scores and dp. */
+/* p and ds of the block, in the place of scores and dp. What no query sees is 0. */
 static void pairs(const struct attention *a, const struct part *b, const struct scratch *x)
 {
-    const __m256 scale = _mm256_set1_ps(a->scale);
+    const __m256 scale = _mm256_set1_ps(a->scale2);
     int i, h, c, from, to, R = b->n * a->G;
     float *s = x->s, *dp = x->dp;
-    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 0);
-    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 0);
+    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0);
+    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 1, 0);
     for (i = 0; i < b->n; i++) {
         size_t nh = query_at(a, b, i) / (size_t)a->HS;
+        int masked;
         seen_in_block(a, b, i, &from, &to);
+        masked = from > 0 || to < b->columns;
         for (h = 0; h < a->G; h++, s += LDK, dp += LDK) {
-            __m256 lse = _mm256_set1_ps(a->lse[nh + (size_t)h]), delta = _mm256_set1_ps(a->delta[nh + (size_t)h]);
+            __m256 minus = _mm256_set1_ps((float)(a->lse[nh + (size_t)h] * (-1 / LN2)));
+            __m256 delta = _mm256_set1_ps(a->delta[nh + (size_t)h]);
             for (c = 0; c < b->columns; c += 8) {
-                __m256 p = exp8(_mm256_sub_ps(_mm256_mul_ps(_mm256_loadu_ps(s + c), scale), lse));
-                __m256 ds, mask = column_mask(c, from, to);
-                p = _mm256_and_ps(p, mask);                                             /* p = softmax(z) */
-                ds = _mm256_mul_ps(p, _mm256_sub_ps(_mm256_loadu_ps(dp + c), delta));   /* out = sum p v */
+                __m256 p = exp2_8(_mm256_fmadd_ps(_mm256_loadu_ps(s + c), scale, minus));   /* p = softmax(z) */
+                __m256 ds = _mm256_mul_ps(p, _mm256_sub_ps(_mm256_loadu_ps(dp + c), delta));/* out = sum p v */
+                if (masked) {
+                    p = _mm256_and_ps(p, column_mask(c, from, to));
+                    ds = _mm256_and_ps(ds, column_mask(c, from, to));
+                }
                 _mm256_storeu_ps(s + c, p);
-                _mm256_storeu_ps(dp + c, _mm256_and_ps(_mm256_mul_ps(ds, scale), mask)); /* z = scale q.k */
+                _mm256_storeu_ps(dp + c, ds);
             }
         }
     }
 }
 
-static void load_both_turned(const struct attention *a, const struct part *b, const struct scratch *x)
+/* Is this block of keys the first of those that the block of queries sees? */
+static int sees_none_before(const struct attention *a, const struct part *b)
 {
-    load_keys_turned(a, b, x, x->kt, a->k);
-    load_keys_turned(a, b, x, x->vt, a->v);
+    const struct segment *s = &a->segments[b->s], *t = &a->segments[b->t];
+    int root = b->t, oldest = s->pos + s->k_len - s->q_len + b->i - a->window + 1;
+    while (a->segments[root].prefix >= 0) root = a->segments[root].prefix;
+    if (a->window <= 0 || oldest < a->segments[root].pos) oldest = a->segments[root].pos;
+    return oldest >= t->pos + b->j;
 }
 
-static void dq_keys(const struct attention *a, const struct part *b, const struct scratch *x)
+/* dq of a block of queries is summed over its blocks of keys in the order of their positions, whichever thread has
+ * them: progress says up to which position the sum has come, 0 at first. Nobody waits for ever: blocks of keys are
+ * begun in the order of prefixes and of positions, so of those not done the first has none to wait for. */
+static void dq_turn(const struct attention *a, const struct part *b, const struct scratch *x, int first)
 {
-    load_both_turned(a, b, x);
-    load_keys(a, b, x, x->k, a->k);
-    pairs(a, b, x);
-    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, b->n * a->G, a->wide, b->columns, 1);
+    int *progress = a->progress + (size_t)(a->segments[b->s].q_start + b->i) * (size_t)a->NKV + b->g;
+    int start = a->segments[b->t].pos + b->j, there, i, h, d;
+    const float *from = x->acc;
+    for (;;) {
+#pragma omp atomic read
+        there = *progress;
+        if (first || there == start) break;
+        sched_yield();
+    }
+#pragma omp flush
+    for (i = 0; i < b->n; i++)
+        for (h = 0; h < a->G; h++, from += a->ld) {
+            float *dq = a->dq + query_at(a, b, i) + h * a->HS;
+            if (first) memcpy(dq, from, sizeof(float) * (size_t)a->HS);
+            else for (d = 0; d < a->HS; d++) dq[d] += from[d];
+        }
+#pragma omp flush
+#pragma omp atomic write
+    *progress = start + b->keys;
 }
 
-static void dq_queries(const struct attention *a, const struct part *b, const struct scratch *x)
+/* A block of queries against the block of keys that the thread has. */
+static void backward_queries(const struct attention *a, const struct part *b, const struct scratch *x)
 {
-    int i, h, r = 0;
+    int R = b->n * a->G;
     load_queries(a, b, x->q, a->q);
     load_queries(a, b, x->dout, a->dout);
-    memset(x->acc, 0, sizeof(float) * (size_t)(b->n * a->G) * (size_t)a->ld);
-    for (i = 0; i < b->n; i++)
-        for (h = 0; h < a->G; h++) {
-            size_t qn = query_at(a, b, i) + (size_t)(h * a->HS);
-            a->delta[qn / (size_t)a->HS] = dot(a->dout + qn, a->out + qn, a->HS);
-        }
-    for_keys(a, *b, x, dq_keys);
-    for (i = 0; i < b->n; i++)
-        for (h = 0; h < a->G; h++, r++)
-            memcpy(a->dq + query_at(a, b, i) + h * a->HS, x->acc + (size_t)r * (size_t)a->ld, sizeof(float) * (size_t)a->HS);
+    pairs(a, b, x);
+    block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b->columns, a->wide, R, 1, 1);
+    block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b->columns, a->wide, R, a->scale, 1);
+    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, R, a->wide, b->columns, a->scale, 0);
+    dq_turn(a, b, x, sees_none_before(a, b));
 }
 
 /* dk and dv of a block of keys: over segments in table order, then queries, then heads. */
-static void dkv_keys(const struct attention *a, struct part b, const struct scratch *x)
+static void backward_keys(const struct attention *a, struct part b, const struct scratch *x)
 {
     size_t bytes = sizeof(float) * KEYS * (size_t)a->ld;
     int j;
     b.columns = round_up(b.keys, NR);
-    load_both_turned(a, &b, x);
+    load_keys_turned(a, &b, x, x->kt, a->k);
+    load_keys_turned(a, &b, x, x->vt, a->v);
+    load_keys(a, &b, x, x->k, a->k);
     memset(x->dk, 0, bytes);
     memset(x->dv, 0, bytes);
     for (b.s = b.t; b.s < a->S; b.s++) {
         if (!continues(a->segments, b.s, b.t)) continue;
         for (b.i = 0; b.i < a->segments[b.s].q_len; b.i += a->queries) {
             b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
-            if (!any_seen(a, &b)) continue;
-            load_queries(a, &b, x->q, a->q);
-            load_queries(a, &b, x->dout, a->dout);
-            pairs(a, &b, x);
-            block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b.columns, a->wide, b.n * a->G, 1);
-            block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b.columns, a->wide, b.n * a->G, 1);
+            if (any_seen(a, &b)) backward_queries(a, &b, x);
         }
     }
     for (j = 0; j < b.keys; j++) {
@@ -364,19 +391,22 @@ static int has_gradient(const struct attention *a, int t)
 
 /* ---- the operations ---- */
 
+static double work_of(const struct attention *a)
+{
+    double work = 0;
+    int s;
+    for (s = 0; s < a->S; s++) work += (double)a->segments[s].q_len * a->segments[s].k_len * a->NH * a->HS;
+    return work;
+}
+
 /* Over all blocks of all segments and key heads, the longest rows first. Called by one thread. */
-static void over_queries(struct kernel_ctx *c, const struct attention *a, visitor *visit)
+static void over_queries(struct kernel_ctx *c, const struct attention *a)
 {
     int blocks = 0, s;
     long long i, count;
-    double work = 0;
-    for (s = 0; s < a->S; s++) {
-        blocks = larger(blocks, (a->segments[s].q_len + a->queries - 1) / a->queries);
-        work += (double)a->segments[s].q_len * a->segments[s].k_len * a->NH * a->HS;
-    }
+    for (s = 0; s < a->S; s++) blocks = larger(blocks, (a->segments[s].q_len + a->queries - 1) / a->queries);
     count = (long long)blocks * a->S * a->NKV;
-    (void)work;                 /* without OpenMP nothing reads it */
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
+#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work_of(a) > PARALLEL_WORK)
     for (i = 0; i < count; i++) {
         struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
         b.g = (int)(i % a->NKV);
@@ -385,32 +415,48 @@ static void over_queries(struct kernel_ctx *c, const struct attention *a, visito
         b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
         if (b.n > 0) {
             struct scratch x = scratch_of(c, a);
-            visit(a, &b, &x);
+            forward_queries(a, b, &x);
         }
     }
 }
 
-static void over_keys(struct kernel_ctx *c, const struct attention *a)
+/* D = dout.out, and nothing of dq is there yet. */
+static void start_backward(const struct attention *a, int n)
+{
+    int h;
+    for (h = 0; h < a->NH; h++) {
+        size_t nh = (size_t)n * (size_t)a->NH + (size_t)h, at = nh * (size_t)a->HS;
+        a->delta[nh] = dot(a->dout + at, a->out + at, a->HS);
+    }
+    memset(a->progress + (size_t)n * (size_t)a->NKV, 0, sizeof(int) * (size_t)a->NKV);
+}
+
+/* Over all blocks of keys of all segments, in their order, and key heads: see dq_turn(). */
+static void over_keys(struct kernel_ctx *c, const struct attention *a, int N)
 {
     int blocks = 0, t;
-    long long i, count;
-    double work = 0;
-    for (t = 0; t < a->S; t++) {
-        blocks = larger(blocks, (a->segments[t].k_len + KEYS - 1) / KEYS);
-        work += (double)a->segments[t].q_len * a->segments[t].k_len * a->NH * a->HS;
-    }
+    long long count, next = 0;
+    for (t = 0; t < a->S; t++) blocks = larger(blocks, (a->segments[t].k_len + KEYS - 1) / KEYS);
     count = (long long)blocks * a->S * a->NKV;
-    (void)work;                 /* without OpenMP nothing reads it */
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
-    for (i = 0; i < count; i++) {
-        struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
-        b.g = (int)(i % a->NKV);
-        b.t = (int)(i / a->NKV % a->S);
-        b.j = (int)(i / a->NKV / a->S) * KEYS;
-        b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
-        if (b.keys > 0 && has_gradient(a, b.t)) {
-            struct scratch x = scratch_of(c, a);
-            dkv_keys(a, b, &x);
+#pragma omp parallel num_threads(c->threads) if(work_of(a) > PARALLEL_WORK)
+    {
+        long long i;
+        int n;
+#pragma omp for
+        for (n = 0; n < N; n++) start_backward(a, n);
+        for (;;) {
+            struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
+#pragma omp atomic capture
+            i = next++;
+            if (i >= count) break;
+            b.g = (int)(i % a->NKV);
+            b.j = (int)(i / a->NKV % blocks) * KEYS;
+            b.t = (int)(i / a->NKV / blocks);
+            b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
+            if (b.keys > 0 && has_gradient(a, b.t)) {
+                struct scratch x = scratch_of(c, a);
+                backward_keys(a, b, &x);
+            }
         }
     }
 }
@@ -429,6 +475,7 @@ static struct attention operands(const buf *q, const buf *k, const buf *v, const
     a.NKV = NKV;
     a.HS = HS;
     a.scale = (float)scale;
+    a.scale2 = (float)(scale / LN2);
     a.window = window;
     a.G = NH / NKV;
     a.queries = block_rows(a.G) / a.G;
@@ -444,7 +491,7 @@ void avx2_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, cons
     struct attention a = operands(q, k, v, segments, S, NH, NKV, HS, scale, window);
     a.out = (float *)out;
     a.lse = (float *)lse;
-    over_queries(c, &a, forward_queries);
+    over_queries(c, &a);
 }
 
 void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
@@ -453,7 +500,6 @@ void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, bu
                              int N, int NH, int NKV, int HS, double scale, int window)
 {
     struct attention a = operands(q, k, v, segments, S, NH, NKV, HS, scale, window);
-    (void)N;
     a.dq = (float *)dq;
     a.dk = (float *)dk;
     a.dv = (float *)dv;
@@ -461,8 +507,8 @@ void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, bu
     a.dout = (const float *)dout;
     a.out = (float *)out;           /* read only here */
     a.lse = (float *)lse;
-    over_queries(c, &a, dq_queries);
-    over_keys(c, &a);
+    a.progress = (int *)((char *)c->work + all_scratch(HS, a.G, c->threads));
+    over_keys(c, &a, N);
 }
 
 #endif
