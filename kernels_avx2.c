@@ -48,12 +48,17 @@ static size_t work_bytes(const struct kernel_sizes *s)
 
 static void zero(struct kernel_ctx *c, buf *x, size_t n)
 {
-    if (n) memset((float *)x, 0, n * sizeof(float));
+    long long i;
+#pragma omp parallel for num_threads(c->threads) if(n > PARALLEL_WORK)
+    for (i = 0; i < chunks_of(n); i++) memset((float *)x + i * CHUNK, 0, sizeof(float) * (size_t)chunk_size(n, i));
 }
 
 static void copy(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
 {
-    if (n) memcpy((float *)out, (const float *)x, n * sizeof(float));
+    long long i;
+#pragma omp parallel for num_threads(c->threads) if(n > PARALLEL_WORK)
+    for (i = 0; i < chunks_of(n); i++)
+        memcpy((float *)out + i * CHUNK, (const float *)x + i * CHUNK, sizeof(float) * (size_t)chunk_size(n, i));
 }
 
 static void gather(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C)
@@ -306,30 +311,37 @@ static void dropout(struct kernel_ctx *c, buf *out, const buf *x, const ints *vi
                     limit, (float)(1 / (1 - p)), accumulate);
 }
 
-/* ---- loss ---- */
+/* ---- loss ---- exponentials as powers of 2, to the base e again by the same number */
+
+#define LOG2E 1.44269504f
 
 /* The largest of z[n] and its first index, as a walk with > from z[0] finds them. */
 static float largest(const float *z, int n, int *index)
 {
-    __m256 m = _mm256_set1_ps(z[0]);
+    __m256 m = _mm256_set1_ps(z[0]), m2 = m;
     float max;
     int i;
-    for (i = 0; i + 8 <= n; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(z + i), m);
-    max = max8(m);
+    for (i = 0; i + 16 <= n; i += 16) {
+        m = _mm256_max_ps(_mm256_loadu_ps(z + i), m);
+        m2 = _mm256_max_ps(_mm256_loadu_ps(z + i + 8), m2);
+    }
+    max = max8(_mm256_max_ps(m2, m));
     for (; i < n; i++) if (z[i] > max) max = z[i];
-    for (i = 0; i < n && z[i] != max; i++) ;
+    m = _mm256_set1_ps(max);
+    for (i = 0; i + 8 <= n && !_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(z + i), m, _CMP_EQ_OQ)); i += 8) ;
+    for (; i < n && z[i] != max; i++) ;
     *index = i < n ? i : 0;
     return max;
 }
 
-/* sum of e^(z - max), in double; when `keep`, z becomes e^(z - max) */
-static double sum_exp(float *z, int n, float max, int keep)
+/* sum of 2^(z log2(e) - top), in double; when `keep`, z becomes these numbers */
+static double sum_exp(float *z, int n, float top, int keep)
 {
     __m256d low = _mm256_setzero_pd(), high = low;
-    const __m256 top = _mm256_set1_ps(max);
+    const __m256 log2e = _mm256_set1_ps(LOG2E), minus = _mm256_set1_ps(-top);
     int i;
     for (i = 0; i < n; i += 8) {
-        __m256 e = exp8(_mm256_sub_ps(load_lanes(z + i, n - i), top));
+        __m256 e = exp2_8(_mm256_fmadd_ps(load_lanes(z + i, n - i), log2e, minus));
         if (keep) store_lanes(z + i, n - i, e);
         if (n - i < 8) e = _mm256_and_ps(e, _mm256_castsi256_ps(lanes(n - i)));
         low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(e)));
@@ -338,20 +350,20 @@ static double sum_exp(float *z, int n, float max, int keep)
     return sum4d(_mm256_add_pd(low, high));
 }
 
-/* One row. Its logits give way to e^(z - max) and then to gradients, so what the targets need of
+/* One row. Its logits give way to e^(z - max), nearly, and then to gradients, so what the targets need of
  * them is put aside in losses. */
 static void cross_entropy_row(float *losses, int *best, float *z, const int *id, const float *weight,
                               int T, int V, int grad, double grad_scale)
 {
-    float max = largest(z, V, best), factor;
+    float top = LOG2E * largest(z, V, best), factor;
     double lse, sum, total = 0;
     int t, s, v;
     for (t = 0; t < T; t++) {
         losses[t] = z[id[t]];
         total += weight[t];
     }
-    sum = sum_exp(z, V, max, grad);
-    lse = max + log(sum);
+    sum = sum_exp(z, V, top, grad);
+    lse = top / (double)LOG2E + log(sum);
     if (grad) {
         factor = (float)(grad_scale * total / sum);
         for (v = 0; v < V; v++) z[v] *= factor;
