@@ -13,7 +13,7 @@ CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -pedantic $(if $(WERROR),-Werror)
 LORA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno
 LORA_LDFLAGS := $(LDFLAGS)
-LORA_LIBS   := -lm
+LORA_LIBS   := -lm$(if $(filter Linux,$(shell uname)), -ldl)
 ifdef SANITIZE
 LORA_CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LORA_LDFLAGS += -fsanitize=$(SANITIZE)

@@ -90,7 +90,9 @@ struct kernels {
     const char *name, *about;
     int elem;               /* bytes of one element: 4 or 8 */
     int own_memory;         /* 0: buffers are host memory */
-    const struct kernels *below;    /* the host table whose entries stand where this one's are empty; NULL: ref or ref64 */
+    /* The host table whose entries stand where this one's are empty, and that is asked where an operation answers
+     * KERNEL_UNSUPPORTED. NULL in a shared object: the best one that is usable; under `lora verify` ref. */
+    const struct kernels *below;
 
     /* 1: can run here. 0: cannot, and why is said in `why` (n bytes). */
     int (*usable)(char *why, size_t n);
@@ -235,19 +237,35 @@ extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2, kernels_av
  * machine's family is there too and says so in usable(). */
 extern const struct kernels *const kernels_all[];
 
-/* "auto" or a name -> the table, or NULL with an error that lists the names and why it is not usable. */
+/* "auto", a name, or the path (with a / in it) of a shared object -> the table, or NULL with an error that lists
+ * the names and why it is not usable.
+ *
+ * A shared object exports one function,
+ *     const struct kernels *lora_kernels(void);
+ * a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels), elem = 4, a name, and whatever operations it has,
+ * be it one, for one weight type: a host table may leave entries empty (see below). A table with memory of its own is
+ * complete. It is never unloaded. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */
 int kernels_check_compute(const struct kernels *k, int compute, struct lora_error *err);
 
-/* *out is the table with its empty entries but linear and linear_dx taken from the one below it and in the
- * end from ref (ref64 where elements are doubles), as a host table may leave entries empty. Those of ref need
- * no scratch memory; work_bytes() of a table counts what those of the one below need. Whoever calls through a table
- * calls through its completed copy. An operation that answers KERNEL_UNSUPPORTED for a weight type
- * may be asked of kernels_ref instead, on the same buffers. */
+/* *out is the table with its empty entries taken from the one below it, that one's from the one below it, and in the
+ * end from ref (ref64 where elements are doubles); linear and linear_dx only where it has no matmul, as they are to
+ * be made of its own. Those of ref need no scratch memory. Whoever calls through a table calls through its completed
+ * copy, with kernels_work_bytes() of scratch memory. */
 void kernels_complete(struct kernels *out, const struct kernels *table);
 
+/* The scratch memory of a completed table and of all below it. */
+size_t kernels_work_bytes(const struct kernels *k, const struct kernel_sizes *sizes);
+
+/* Operations that read weights, of a completed table, or of the tables below it where it answers
+ * KERNEL_UNSUPPORTED, which it does before it has written anything. */
+int kernels_embed(const struct kernels *k, struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);
+int kernels_matmul(const struct kernels *k, struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
+                   const buf *bias, double scale, int accumulate, int N);
+int kernels_matmul_dx(const struct kernels *k, struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
+                      double scale, int accumulate, int N);
 /* linear and linear_dx of a completed table, or, where it has none, made of its products. */
 int kernels_linear(const struct kernels *k, struct kernel_ctx *c, buf *out, buf *h, const buf *x,
                    const struct weight *w, const buf *bias, const struct low_rank *ab, int accumulate, int N);

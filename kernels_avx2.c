@@ -541,7 +541,7 @@ static int usable(char *why, size_t n)
 const struct kernels kernels_avx2 = {
     .abi = KERNELS_ABI, .bytes = sizeof(struct kernels),
     .name = "avx2", .about = "256-bit vectors and fused multiply-adds, x86-64",
-    .elem = sizeof(float), .own_memory = 0, .usable = usable,
+    .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable,
 #ifdef HAVE_AVX2
     .work_bytes = work_bytes,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,

@@ -27,13 +27,13 @@
 static void matmul(struct lora *l, buf *out, const buf *x, const struct weight *w, const buf *bias,
                    double scale, int accumulate, int N)
 {
-    if (l->k->matmul(&l->ctx, out, x, w, bias, scale, accumulate, N)) l->unsupported = w->type;
+    if (kernels_matmul(l->k, &l->ctx, out, x, w, bias, scale, accumulate, N)) l->unsupported = w->type;
 }
 
 static void matmul_dx(struct lora *l, buf *dx, const buf *dout, const struct weight *w, double scale,
                       int accumulate, int N)
 {
-    if (l->k->matmul_dx(&l->ctx, dx, dout, w, scale, accumulate, N)) l->unsupported = w->type;
+    if (kernels_matmul_dx(l->k, &l->ctx, dx, dout, w, scale, accumulate, N)) l->unsupported = w->type;
 }
 
 static int drops(const struct lora *l) { return l->training && l->dropout > 0; }
@@ -275,7 +275,7 @@ static void layer_backward(struct lora *l, int layer)
 static void forward(struct lora *l, const struct pack *p)
 {
     int i;
-    if (l->k->embed(&l->ctx, l->x[0], &l->embed, l->ids, l->N)) l->unsupported = l->embed.type;
+    if (kernels_embed(l->k, &l->ctx, l->x[0], &l->embed, l->ids, l->N)) l->unsupported = l->embed.type;
     for (i = 0; i < l->c->L; i++) layer_forward(l, p, i, l->x[i + 1]);
 }
 
@@ -566,7 +566,7 @@ int lora_find_not_finite(struct lora *l, const struct pack *p, struct lora_error
     if (load_pack(l, p, err)) return -1;
     l->training = was;
     N = (size_t)l->N;
-    if (l->k->embed(&l->ctx, l->x[0], &l->embed, l->ids, l->N)) return check_supported(l, err);
+    if (kernels_embed(l->k, &l->ctx, l->x[0], &l->embed, l->ids, l->N)) return check_supported(l, err);
     if (name_broken(l, l->x[0], N * (size_t)c->C, -1, "embed_tokens", err)) return -1;
     for (i = 0; i < c->L; i++) {
         const struct activations *a = &l->acts[i];

@@ -19,13 +19,14 @@ static const struct job *const jobs[] = {
     &job_merge,
     &job_export,
     &job_init,
+    &job_verify,
     &job_backends,
     &job_bench,
     NULL
 };
 
 /* Words of the contract that a later version has. */
-static const char *const later[] = { "verify", "data", "compare" };
+static const char *const later[] = { "data", "compare" };
 
 static void list_jobs(FILE *f)
 {

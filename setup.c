@@ -450,7 +450,7 @@ static void carve(struct lora *l, const struct lora_setup *s, struct arena *a)
     carve_work(l, a);
     carve_tables(l, a);
     l->ctx.threads = s->threads;
-    l->ctx.work_bytes = l->k->work_bytes ? l->k->work_bytes(&ks) : 0;
+    l->ctx.work_bytes = kernels_work_bytes(l->k, &ks);
     l->ctx.work = l->ctx.work_bytes ? arena_take(a, l->ctx.work_bytes, 1) : NULL;
     l->plan.workspace = since(a, &mark);
     l->plan.total = a->used;

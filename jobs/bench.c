@@ -178,7 +178,7 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     sizes.N = b->tokens;
     sizes.width = widest > b->rank ? widest : b->rank;
     sizes.V = V;
-    m->ctx.work_bytes = m->k.work_bytes(&sizes);
+    m->ctx.work_bytes = kernels_work_bytes(&m->k, &sizes);
     m->x = m->k.alloc(&m->ctx, nx * e);
     m->y = m->k.alloc(&m->ctx, ny * e);
     m->h = m->k.alloc(&m->ctx, nh * e);

@@ -302,7 +302,7 @@ static int measure_with_memory(struct runner *all, const struct pack *p, const s
     sizes.width = 3 * (f->C + f->F + f->NH * f->HS);        /* no matrix is wider, fused or not */
     sizes.V = f->V;
     row = (size_t)(sizes.width > f->V ? sizes.width : f->V) * (size_t)k.elem;
-    c.work_bytes = k.work_bytes(&sizes);
+    c.work_bytes = kernels_work_bytes(&k, &sizes);
     c.work = k.alloc(&c, c.work_bytes + 1);
     x = k.alloc(&c, row);
     y = k.alloc(&c, row);

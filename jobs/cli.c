@@ -563,16 +563,20 @@ static int wants_help(const struct job *job, int argc, char **argv)
     return 0;
 }
 
-/* Names and texts that no file can make right. A backend that is known but not usable here is no wrong usage. */
+int job_check_backend(const char *name, struct lora_error *err)
+{
+    int i, known = !strcmp(name, "auto") || strchr(name, '/');
+    for (i = 0; kernels_all[i]; i++) known |= !strcmp(name, kernels_all[i]->name);
+    if (known || kernels_find(name, err)) return 0;
+    snprintf(err->what, sizeof err->what, "wrong value");
+    snprintf(err->where, sizeof err->where, "--backend");
+    return found(err, "\"%s\"", name);
+}
+
+/* Names and texts that no file can make right. */
 static int check_common(struct parser *p, const struct common *c)
 {
-    int i, known = !strcmp(c->backend, "auto");
-    for (i = 0; kernels_all[i]; i++) known |= !strcmp(c->backend, kernels_all[i]->name);
-    if (!known && !kernels_find(c->backend, &p->err)) {
-        snprintf(p->err.what, sizeof p->err.what, "wrong value");
-        snprintf(p->err.where, sizeof p->err.where, "--backend");
-        return found(&p->err, "\"%s\"", c->backend);
-    }
+    if (job_check_backend(c->backend, &p->err)) return -1;
     if (c->chat_template && !chat_find(c->chat_template, &p->err)) {
         snprintf(p->err.what, sizeof p->err.what, "wrong value");
         snprintf(p->err.where, sizeof p->err.where, "--chat-template");

@@ -44,7 +44,7 @@ struct job {
     int (*run)(int argc, char **argv);
 };
 extern const struct job job_train, job_eval, job_generate, job_tokenize, job_render, job_gradients,
-    job_inspect, job_plan, job_init, job_quantize, job_merge, job_export, job_backends, job_bench;
+    job_inspect, job_plan, job_verify, job_init, job_quantize, job_merge, job_export, job_backends, job_bench;
 
 /* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
  * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was
@@ -78,6 +78,8 @@ extern const struct option common_options[];
 int job_error(const struct lora_error *err);
 /* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
 const char *nearest_word(const char *name, const char *const *words, int n);
+/* -1 where no table can have this name. A backend that is known, or a path, but not usable here is no wrong usage. */
+int job_check_backend(const char *name, struct lora_error *err);
 /* A usage error: the same form, EXIT_USAGE. */
 int job_usage_error(const struct job *job, const char *format, ...) PRINTF_LIKE(2, 3);
 /* A line of status on stderr. */

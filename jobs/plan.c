@@ -82,7 +82,7 @@ static double product_rate(const struct run *r)
     sizes.N = N;
     sizes.width = w.cols > w.rows ? w.cols : w.rows;
     sizes.V = sizes.HS = sizes.NH = sizes.NKV = sizes.keys = sizes.segments = 1;
-    ctx.work_bytes = k.work_bytes ? k.work_bytes(&sizes) : 0;
+    ctx.work_bytes = kernels_work_bytes(&k, &sizes);
     ctx.work = ctx.work_bytes ? k.alloc(&ctx, ctx.work_bytes) : NULL;
     x = k.alloc(&ctx, (size_t)N * (size_t)w.cols * (size_t)k.elem);
     y = k.alloc(&ctx, (size_t)N * (size_t)w.rows * (size_t)k.elem);

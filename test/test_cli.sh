@@ -33,7 +33,7 @@ for job in $($EXE "$LORA" help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do run 0 hel
 begin "no job, an unknown one, one of a later version"
 run 2; err "^  eval "; last "no job"; silent out
 run 2 evil; err "^  eval "; err "unknown job: evil"; last "did you mean eval?"; silent out
-run 2 verify; last "does not have yet: verify"; silent out
+run 2 compare; last "does not have yet: compare"; silent out
 run 2 help evil; err "unknown job"
 
 begin "wrong options are named, with the nearest known one"

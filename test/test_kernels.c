@@ -33,12 +33,12 @@ static void test_table(const struct kernels *k)
         test_skip(k->name, why);
         return;
     }
-    for (i = 0; oracle_ops[i]; i++) {
+    for (i = 0; oracle_op(i); i++) {
         struct tally t;
         memset(&t, 0, sizeof t);
-        snprintf(name, sizeof name, "%s %s", k->name, oracle_ops[i]);
+        snprintf(name, sizeof name, "%s %s", k->name, oracle_op(i));
         test_begin(name);
-        rc = oracle_run(k, &kernels_ref64, oracle_ops[i], tally_result, &t, &err);
+        rc = oracle_run(k, &kernels_ref64, oracle_op(i), tally_result, &t, &err);
         CHECK(rc == 0, "%d of %d cases failed %s", rc, t.cases, err.what);
         CHECK(rc == t.failed, "reported %d", t.failed);
         CHECK_WORST(t.worst, name);

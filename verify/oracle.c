@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_OPERANDS = 12, GUARD_INT = -7654321 };
+enum { MAX_OPERANDS = ORACLE_OPERANDS, GUARD_INT = -7654321 };
 enum { UNTOUCHED = -1, IGNORED = -2 };          /* in place of a bound */
 enum use { IN, OUT, INOUT, SCRATCH };
 
@@ -215,7 +215,7 @@ static void *scratch(const struct kernels *k, struct kernel_ctx *c, const struct
     void *p;
     for (i = 0; i < 16; i++) mark[i] = -1;
     sizes_of(&sizes, t, c->threads);
-    c->work_bytes = k->work_bytes(&sizes) / 64 * 64;
+    c->work_bytes = kernels_work_bytes(k, &sizes) / 64 * 64;
     p = k->alloc(c, c->work_bytes + 64);
     for (done = 0; p && done < c->work_bytes; done += ones) {   /* all bits set: a NaN of any size */
         ones = 64;
@@ -292,15 +292,18 @@ static int run_on(struct trial *t, const struct kernels *k, int threads, double 
 
 static int same(double a, double b) { return a == b || (a != a && b != b); }
 
-static void compare_one(struct oracle_result *r, double err, double bound, size_t index)
+static void compare_one(struct oracle_result *r, const char *operand, double want, double got, double bound, size_t index)
 {
-    double share = err == 0 ? 0 : err / bound;
+    double err = fabs(got - want), share = err == 0 ? 0 : err / bound;
     r->compared++;
     if (share <= r->share) return;      /* NaN goes on */
     r->share = share == share ? share : INFINITY;
     r->err = err;
     r->bound = bound;
+    r->operand = operand;
     r->index = index;
+    r->expected = want;
+    r->found = got;
 }
 
 static void compare(struct oracle_result *r, const struct trial *t, double **got, double returned)
@@ -309,17 +312,18 @@ static void compare(struct oracle_result *r, const struct trial *t, double **got
     size_t j;
     for (i = 0; i < t->operands; i++) {
         const struct operand *a = &t->operand[i];
+        const char *name = r->operands[i].name;
         for (j = 0; j < a->n; j++) {
             if (a->bound[j] == IGNORED) continue;
             if (a->bound[j] == UNTOUCHED) {
                 if (!same(got[i][j], a->start[j]))
                     r->fault = a->use == IN ? "changed an input" : "wrote what is not its to write";
             } else {
-                compare_one(r, fabs(got[i][j] - a->want[j]), a->bound[j], j);
+                compare_one(r, name, a->want[j], got[i][j], a->bound[j], j);
             }
         }
     }
-    if (t->returned_bound >= 0) compare_one(r, fabs(returned - t->returned), t->returned_bound, 0);
+    if (t->returned_bound >= 0) compare_one(r, "what it returned", t->returned, returned, t->returned_bound, 0);
     if (!r->fault && !(r->share <= 1)) r->fault = "the error is above its bound";
 }
 
@@ -338,10 +342,31 @@ static int same_bits(const struct trial *t, double **a, double **b)
     return 1;
 }
 
-static void trial_report(struct trial *t, struct oracle_result *r)
+static const char *operand_name(const struct trial *t, int i);
+
+/* What is told of a case whatever comes of it. */
+static void describe(struct oracle_result *r, const struct trial *t)
 {
+    int i;
+    memset(r, 0, sizeof *r);
+    r->supported = 1;
     r->op = t->op;
     r->label = t->label;
+    r->seed = t->key;
+    r->n_operands = t->operands;
+    for (i = 0; i < t->operands; i++) {
+        const struct operand *a = &t->operand[i];
+        struct oracle_operand view = { operand_name(t, i), a->use != IN, a->is_int, a->absent ? 0 : a->n, a->start, a->want, a->bound };
+        r->operands[i] = view;
+    }
+    if (t->weight_operand < 0 && t->weight_bytes) {
+        r->weight = &t->weight;
+        r->weight_bytes = t->weight_bytes;
+    }
+}
+
+static void trial_report(struct trial *t, struct oracle_result *r)
+{
     if (r->fault) t->o->failed++;
     t->o->stopped = t->o->report(t->o->context, r);
 }
@@ -366,12 +391,11 @@ static void trial_end(struct trial *t, bounder *bounds)
     double *got[MAX_OPERANDS], *again[MAX_OPERANDS], returned = 0, returned_again;
     int threads = 2 + (int)(t->o->cases % 2), rc;
     if (t->o->stopped) return;
-    memset(&r, 0, sizeof r);
-    r.supported = 1;
     if (trial_oracle(t, bounds)) {
         t->o->no_memory = 1;
         return;
     }
+    describe(&r, t);
     results_new(t, got);
     results_new(t, again);
     rc = run_on(t, &t->o->test, 1, got, &returned);
@@ -406,20 +430,45 @@ static double norm(const double *x, int n, size_t stride)
 #include "oracle_products.c"
 #include "oracle_attention.c"
 
-const char *const oracle_ops[] = {
-    "zero", "copy", "gather", "scatter_add", "add", "embed", "embed_backward",
-    "matmul", "matmul_dx", "matmul_dw", "bias_backward", "linear", "linear_dx", "rmsnorm", "rmsnorm_backward", "rope",
-    "attention", "attention_backward", "swiglu", "swiglu_backward", "dropout", "cross_entropy",
-    "adamw", "adamw8bit", "sum_squares", "not_finite", NULL
+/* In the order of kernels.h: the operations, their cases, and what a case's operands are called; a weight that is
+ * an operand (TYPE_REAL) stands behind the others. */
+static const struct { const char *name; void (*cases)(struct oracle *o); const char *operands[ORACLE_OPERANDS]; } ops[] = {
+    { "zero", zero_cases, { "x" } },
+    { "copy", copy_cases, { "out", "x" } },
+    { "gather", gather_cases, { "out", "x", "rows" } },
+    { "scatter_add", scatter_add_cases, { "out", "x", "rows" } },
+    { "add", add_cases, { "out", "x" } },
+    { "embed", embed_cases, { "out", "ids", "w" } },
+    { "embed_backward", embed_backward_cases, { "dw", "dout", "ids" } },
+    { "matmul", matmul_cases, { "out", "x", "bias", "w" } },
+    { "matmul_dx", matmul_dx_cases, { "dx", "dout", "unused", "w" } },
+    { "matmul_dw", matmul_dw_cases, { "dw", "dout", "x" } },
+    { "bias_backward", bias_backward_cases, { "db", "dout" } },
+    { "linear", linear_cases, { "out", "h", "x", "bias", "a", "b", "w" } },
+    { "linear_dx", linear_dx_cases, { "dx", "gh", "dout", "unused", "a", "b", "w" } },
+    { "rmsnorm", rmsnorm_cases, { "out", "x", "w" } },
+    { "rmsnorm_backward", rmsnorm_backward_cases, { "dx", "dw", "dout", "x", "w" } },
+    { "rope", rope_cases, { "x", "cos", "sin", "pos" } },
+    { "attention", attention_cases, { "out", "lse", "q", "k", "v", "segments" } },
+    { "attention_backward", attention_backward_cases, { "dq", "dk", "dv", "delta", "q", "k", "v", "dout", "out", "lse", "segments" } },
+    { "swiglu", swiglu_cases, { "out", "gate", "up" } },
+    { "swiglu_backward", swiglu_backward_cases, { "dgate", "dup", "dout", "gate", "up" } },
+    { "dropout", dropout_cases, { "out", "x", "visit", "pos" } },
+    { "cross_entropy", cross_entropy_cases, { "losses", "best", "logits", "first", "id", "weight" } },
+    { "adamw", adamw_cases, { "p", "m", "v", "g" } },
+    { "adamw8bit", adamw8bit_cases, { "p", "m", "mmax", "v", "vmax", "g" } },
+    { "sum_squares", sum_squares_cases, { "x" } },
+    { "not_finite", not_finite_cases, { "x" } }
 };
-static void (*const op_cases[])(struct oracle *o) = {
-    zero_cases, copy_cases, gather_cases, scatter_add_cases, add_cases, embed_cases,
-    embed_backward_cases, matmul_cases, matmul_dx_cases, matmul_dw_cases, bias_backward_cases,
-    linear_cases, linear_dx_cases,
-    rmsnorm_cases, rmsnorm_backward_cases, rope_cases, attention_cases, attention_backward_cases,
-    swiglu_cases, swiglu_backward_cases, dropout_cases, cross_entropy_cases,
-    adamw_cases, adamw8bit_cases, sum_squares_cases, not_finite_cases
-};
+
+const char *oracle_op(int i) { return i >= 0 && (size_t)i < COUNT(ops) ? ops[i].name : NULL; }
+
+static const char *operand_name(const struct trial *t, int i)
+{
+    int op;
+    for (op = 0; strcmp(ops[op].name, t->op); op++) {}
+    return ops[op].operands[i] ? ops[op].operands[i] : "an operand";
+}
 
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err)
@@ -434,7 +483,9 @@ int oracle_run_compute(const struct kernels *under_test, int compute, const stru
     int i, known = 0;
     memset(&o, 0, sizeof o);
     o.compute = compute;
-    kernels_complete(&o.test, under_test);
+    o.test = *under_test;
+    if (!o.test.below && under_test->elem == sizeof(float)) o.test.below = &kernels_ref;
+    kernels_complete(&o.test, &o.test);
     kernels_complete(&o.truth, oracle);
     o.report = report;
     o.context = context;
@@ -442,10 +493,10 @@ int oracle_run_compute(const struct kernels *under_test, int compute, const stru
     o.arena.size = ARENA_BYTES;
     o.arena.base = malloc(ARENA_BYTES);
     if (!o.arena.base) return fail_memory(err, "the cases of the oracle", ARENA_BYTES);
-    for (i = 0; oracle_ops[i]; i++) {
-        if (op && strcmp(op, oracle_ops[i])) continue;
+    for (i = 0; (size_t)i < COUNT(ops); i++) {
+        if (op && strcmp(op, ops[i].name)) continue;
         known = 1;
-        if (!o.stopped) op_cases[i](&o);
+        if (!o.stopped) ops[i].cases(&o);
     }
     free(o.arena.base);
     if (!known) return fail(err, "unknown operation", "%s", op);

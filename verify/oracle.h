@@ -18,13 +18,31 @@
 
 #include "../kernels.h"
 
+/* A buffer of a case, as the operation is given it. */
+struct oracle_operand {
+    const char *name;           /* as kernels.h calls it: "out" */
+    int output, is_int;
+    size_t n;
+    const double *before;       /* what it holds when the operation begins: NaN where it only writes */
+    const double *expected;     /* what the oracle left there */
+    const double *bound;        /* of the error of each number; below 0: not compared */
+};
+#define ORACLE_OPERANDS 13
+
 struct oracle_result {
     const char *op, *label;     /* "matmul", "N 17 O 33 I 5 Q4_1 +=" */
+    uint64_t seed;              /* the key of its random numbers */
     const char *fault;          /* NULL, or what is wrong */
     int supported;              /* 0: the table answered KERNEL_UNSUPPORTED: nothing was compared */
     int compared;               /* numbers */
     double share, err, bound;   /* the worst, as a share of its bound */
+    const char *operand;        /* where that is: "out", or what the operation returned */
     size_t index;
+    double expected, found;     /* there */
+    struct oracle_operand operands[ORACLE_OPERANDS];    /* until the report returns */
+    int n_operands;
+    const struct weight *weight;    /* NULL: there is none, or it is an operand */
+    size_t weight_bytes;            /* of its data */
 };
 /* Called for each case; when it answers other than 0 the rest is left out. */
 typedef int oracle_report(void *context, const struct oracle_result *result);
@@ -38,6 +56,6 @@ int oracle_run(const struct kernels *under_test, const struct kernels *oracle, c
 int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
                        oracle_report *report, void *context, struct lora_error *err);
 
-extern const char *const oracle_ops[];      /* their names, NULL-ended */
+const char *oracle_op(int i);       /* the name of operation i, NULL past the last */
 
 #endif

@@ -348,14 +348,15 @@ static void compare_rows(struct trial *t, const int *widths)
     struct oracle_result r;
     double *all[MAX_OPERANDS], *some[MAX_OPERANDS], returned;
     int from, rows, i, rc, N = t->N;
-    memset(&r, 0, sizeof r);
+    describe(&r, t);
+    r.n_operands = 0;           /* no numbers are compared with the oracle's */
+    r.weight = NULL;
     results_new(t, all);
     results_new(t, some);
     if (o->stopped) return;
     rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, all, &returned);
     if (rc < 0) o->no_memory = 1;
     if (rc) return;             /* a type that is not supported is reported by the cases before */
-    r.supported = 1;
     for (from = 0, rows = FEW_ROWS; from + rows <= N && !r.fault; from += 3, rows += 2) {
         t->N = rows;
         for (i = 0; i < t->operands; i++) {
@@ -515,13 +516,14 @@ static void compare_alone(struct trial *t)
 {
     struct oracle_result r;
     double *both[MAX_OPERANDS], *alone[MAX_OPERANDS], returned;
-    memset(&r, 0, sizeof r);
+    describe(&r, t);
+    r.n_operands = 0;
+    r.weight = NULL;
     if (t->o->stopped) return;
     results_new(t, both);
     results_new(t, alone);
     if (t->o->arena.failed || run_on(t, &t->o->test, 1, both, &returned)) return;    /* said by others */
     t->flag |= H_ALONE;
-    r.supported = 1;
     if (run_on(t, &t->o->test, 2, alone, &returned) || memcmp(both[1], alone[1], t->operand[1].n * sizeof **both))
         r.fault = "h alone has other bits than beside out";
     r.compared = (int)t->operand[1].n;

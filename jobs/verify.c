@@ -1,0 +1,263 @@
+/* verify.c - `lora verify`: a table of kernels held against the double reference, and the cases for people whose
+ * kernels live elsewhere. The cases and their bounds are in verify/. */
+#include "job.h"
+#include "../formats/safetensors.h"
+#include "../verify/oracle.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct settings {
+    const char *backend, *op, *json, *dump;
+    int compute;
+};
+
+static const struct option options[] = {
+    { "backend", NULL, OPTION_TEXT, offsetof(struct settings, backend), NULL, "NAME|./FILE.so",
+      "one of `lora backends`, or a shared object that exports lora_kernels()", 0, 0 },
+    { "op", NULL, OPTION_TEXT, offsetof(struct settings, op), NULL, "NAME", "one operation of kernels.h (default: all)", 0, 0 },
+    { "compute", NULL, OPTION_CHOICE, offsetof(struct settings, compute), "f32|bf16", NULL,
+      "the arithmetic of products with frozen weights, where the table has both (default: f32)", 0, 0 },
+    { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE", "the figures as JSON (- for stdout)", 0, 0 },
+    { "dump", NULL, OPTION_TEXT, offsetof(struct settings, dump), NULL, "DIR",
+      "write the cases instead: inputs, expected outputs and bounds, a safetensors file for each operation", 0, 0 },
+    { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
+};
+
+static int unknown_op(const char *op, struct lora_error *err)
+{
+    fail(err, "wrong value", "--op");
+    expected(err, "an operation of kernels.h, as matmul or rmsnorm_backward");
+    return found(err, "\"%s\"", op);
+}
+
+/* ---- a table ---- */
+
+/* One operation's figures. */
+struct figures {
+    FILE *out;
+    struct text *json;
+    int cases, unsupported, failed;
+    double share;               /* the worst error as a share of its bound */
+    char worst[160];            /* the case that it was in */
+};
+
+static void show_failure(const struct figures *f, const struct oracle_result *r)
+{
+    fprintf(f->out, "  %s failed: %s, seed %llu: %s", r->op, r->label, (unsigned long long)r->seed, r->fault);
+    if (r->operand)
+        fprintf(f->out, "; worst of %d numbers: %s[%zu] expected %.9g, found %.9g, error %.3g of %.3g allowed", r->compared,
+                r->operand, r->index, r->expected, r->found, r->err, r->bound);
+    fputc('\n', f->out);
+}
+
+static void json_string(struct text *json, const char *s)
+{
+    text_puts(json, "\"");
+    text_puts(json, s);         /* labels have nothing to escape */
+    text_puts(json, "\"");
+}
+
+static void json_number(struct text *json, const char *key, double x)
+{
+    if (x - x == 0) text_printf(json, ",\"%s\":%.9g", key, x);
+    else text_printf(json, ",\"%s\":null", key);
+}
+
+static void json_failure(const struct figures *f, const struct oracle_result *r)
+{
+    text_puts(f->json, f->failed == 1 ? "{\"case\":" : ",{\"case\":");
+    json_string(f->json, r->label);
+    text_printf(f->json, ",\"seed\":%llu,\"fault\":", (unsigned long long)r->seed);
+    json_string(f->json, r->fault);
+    if (r->operand) {
+        text_puts(f->json, ",\"operand\":");
+        json_string(f->json, r->operand);
+        text_printf(f->json, ",\"index\":%zu", r->index);
+        json_number(f->json, "expected", r->expected);
+        json_number(f->json, "found", r->found);
+        json_number(f->json, "error", r->err);
+        json_number(f->json, "bound", r->bound);
+    }
+    text_puts(f->json, "}");
+}
+
+static int take_result(void *context, const struct oracle_result *r)
+{
+    enum { SHOWN = 5 };
+    struct figures *f = context;
+    f->cases++;
+    if (!r->supported) f->unsupported++;
+    if (r->share > f->share) {
+        f->share = r->share;
+        snprintf(f->worst, sizeof f->worst, "%s", r->label);
+    }
+    if (!r->fault) return 0;
+    if (f->failed++ < SHOWN) show_failure(f, r);
+    json_failure(f, r);
+    return 0;
+}
+
+static int verify_op(const struct settings *set, const struct kernels *k, const char *op, struct figures *f,
+                     struct lora_error *err)
+{
+    f->cases = f->unsupported = f->failed = 0;
+    f->share = 0;
+    f->worst[0] = 0;
+    text_printf(f->json, "%s\n{\"op\":\"%s\",\"failures\":[", f->json->s && f->json->s[f->json->n - 1] == '}' ? "," : "", op);
+    if (oracle_run_compute(k, set->compute, &kernels_ref64, op, take_result, f, err) < 0) return -1;
+    text_printf(f->json, "],\"cases\":%d,\"unsupported\":%d,\"failed\":%d", f->cases, f->unsupported, f->failed);
+    json_number(f->json, "worst_share", f->share);
+    text_puts(f->json, "}");
+    fprintf(f->out, "%-18s %6d %8d %8d  %9.2f %%  %s\n", op, f->cases, f->unsupported, f->failed, 100 * f->share, f->worst);
+    fflush(f->out);
+    return 0;
+}
+
+static int verify(const struct settings *set, struct lora_error *err)
+{
+    struct text json = { NULL, 0, 0, 0 };
+    struct figures f;
+    const char *op;
+    int i, all = 0, failed = 0, bad;
+    const struct kernels *k = job_check_backend(set->backend, err) ? NULL : kernels_find(set->backend, err);
+    if (!k || kernels_check_compute(k, set->compute, err)) return -1;
+    memset(&f, 0, sizeof f);
+    f.json = &json;
+    f.out = set->json && !strcmp(set->json, "-") ? stderr : stdout;
+    text_printf(&json, "{\"backend\":\"%s\",\"operations\":[", k->name);
+    fprintf(f.out, "%s, against ref64\n%-18s %6s %8s %8s  %11s  %s\n", k->name, "operation", "cases", "not read", "failed",
+            "worst error", "(of its bound) in");
+    for (i = 0, bad = 0; !bad && (op = oracle_op(i)); i++) {
+        if (set->op && strcmp(op, set->op)) continue;
+        bad = verify_op(set, k, op, &f, err);
+        all += f.cases;
+        failed += f.failed;
+    }
+    if (!bad && !all) bad = unknown_op(set->op, err);
+    fprintf(f.out, "%d cases, %d failed\n", all, failed);
+    text_puts(&json, "]}\n");
+    if (!bad && set->json) bad = text_check(&json, err) || job_write_json(set->json, &json, err);
+    text_free(&json);
+    if (bad || !failed) return bad ? -1 : 0;
+    fail(err, "the kernels are wrong", "%s", k->name);
+    expected(err, "every case within its bound");
+    return found(err, "%d of %d cases failed", failed, all);
+}
+
+/* ---- the cases as files ---- */
+
+/* A file is gone through twice, as its header comes first. Tensors of 8 bytes a number, then of 4, then bytes. */
+struct dump {
+    struct st_writer *w;
+    struct text *labels;
+    struct lora_error *err;
+    int writing, pass, number, failed;
+};
+
+/* The numbers of an operand: doubles, or (is_int) 32-bit integers. */
+static int dump_numbers(struct dump *d, const char *name, const char *part, const double *x, size_t n, int is_int)
+{
+    char key[96];
+    int *whole = NULL, bad;
+    size_t i;
+    if (d->pass != is_int) return 0;
+    snprintf(key, sizeof key, "%04d.%s%s", d->number, name, part);
+    if (!d->writing) return st_writer_add(d->w, key, is_int ? TYPE_I32 : TYPE_F64, &n, 1, d->err);
+    if (!is_int) return st_writer_put(d->w, x, n * sizeof *x, d->err);
+    if (!(whole = new_array(n, sizeof *whole, d->err))) return -1;
+    for (i = 0; i < n; i++) whole[i] = (int)x[i];
+    bad = st_writer_put(d->w, whole, n * sizeof *whole, d->err);
+    free(whole);
+    return bad;
+}
+
+static int dump_case(void *context, const struct oracle_result *r)
+{
+    enum { BYTES = 2 };
+    struct dump *d = context;
+    char key[32];
+    int i, bad = 0;
+    if (!r->n_operands) return 0;       /* a property of several calls */
+    for (i = 0; !bad && i < r->n_operands; i++) {
+        const struct oracle_operand *a = &r->operands[i];
+        bad = dump_numbers(d, a->name, "", a->before, a->n, a->is_int);
+        if (!bad && a->output) bad = dump_numbers(d, a->name, ".expected", a->expected, a->n, a->is_int)
+                                     || dump_numbers(d, a->name, ".bound", a->bound, a->n, 0);
+    }
+    if (!bad && r->weight && d->pass == BYTES) {
+        snprintf(key, sizeof key, "%04d.w", d->number);
+        bad = d->writing ? st_writer_put(d->w, r->weight->data, r->weight_bytes, d->err)
+            : st_writer_add(d->w, key, TYPE_U8, &r->weight_bytes, 1, d->err);
+    }
+    if (!d->writing && !d->pass)
+        text_printf(d->labels, "%s\n\"%s/%04d\":\"%s\"", d->labels->n > 1 ? "," : "", r->op, d->number, r->label);
+    d->number++;
+    return d->failed = bad != 0;
+}
+
+static int dump_op(const struct settings *set, const char *op, struct text *labels, struct lora_error *err)
+{
+    struct st_writer w;
+    struct dump d;
+    char name[64], *path;
+    int bad;
+    memset(&w, 0, sizeof w);
+    memset(&d, 0, sizeof d);
+    snprintf(name, sizeof name, "%s.safetensors", op);
+    if (!(path = path_join(set->dump, name, err))) return -1;
+    d.w = &w;
+    d.labels = labels;
+    d.err = err;
+    for (d.writing = 0, bad = 0; !bad && d.writing < 2; d.writing++) {
+        if (d.writing) bad = st_writer_begin(&w, path, err);
+        for (d.pass = 0; !bad && d.pass < 3; d.pass++) {
+            d.number = 0;
+            bad = oracle_run(&kernels_ref, &kernels_ref64, op, dump_case, &d, err) < 0 || d.failed;
+        }
+    }
+    if (bad) st_writer_abandon(&w);
+    else bad = st_writer_commit(&w, err);
+    free(path);
+    return bad ? -1 : 0;
+}
+
+static int dump(const struct settings *set, struct lora_error *err)
+{
+    struct text labels = { NULL, 0, 0, 0 };
+    const char *op;
+    char *path = NULL;
+    int i, bad = make_directory(set->dump, err), any = 0;
+    text_puts(&labels, "{");
+    for (i = 0; !bad && (op = oracle_op(i)); i++) {
+        if (set->op && strcmp(op, set->op)) continue;
+        any = 1;
+        bad = dump_op(set, op, &labels, err);
+    }
+    if (!bad && !any) bad = unknown_op(set->op, err);
+    text_puts(&labels, "\n}\n");
+    if (!bad) bad = text_check(&labels, err) || !(path = path_join(set->dump, "cases.json", err))
+                    || file_write(path, labels.s, labels.n, err);
+    if (!bad) status("%s: the cases, and cases.json, which says what each one is", set->dump);
+    free(path);
+    text_free(&labels);
+    return bad ? -1 : 0;
+}
+
+static int run(int argc, char **argv)
+{
+    struct settings set = { "auto", NULL, NULL, NULL, 0 };
+    struct lora_error err = { 0 };
+    char *given;
+    int code = job_options(&job_verify, &set, argc, argv, &given);
+    if (code >= 0) return code;
+    code = (set.dump ? dump(&set, &err) : verify(&set, &err)) ? job_error(&err) : EXIT_DONE;
+    job_free_options(&job_verify, &set, given);
+    return code;
+}
+
+const struct job job_verify = {
+    "verify", "holds a table of kernels against the double reference, or writes the cases for others",
+    "[--backend NAME|./FILE.so] [--op OP] [--dump DIR]", options, NULL, run
+};
