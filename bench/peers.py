@@ -7,43 +7,54 @@ peers.sh makes the Python environment and calls this; README.md says how to read
 process of its own. Tokens a second come from its steps after the first, memory is the most that the
 process had resident, and both sides must show the same losses, or nothing is worth comparing.
 """
-import argparse
 import json
 import math
-import os
-import pathlib
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
+import typing
 
-import measure
+from common import (HERE, SHARED, checked, figures, machine, median, model_option, options, ours, parse, ratios, run,
+                    run_training, shown, table, text_ids, write, write_id_rows)
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent
-RANK, ROW_TOKENS = 16, 512
-NF4 = ["--load-in-4bit", "--quant-type", "nf4", "--double-quant"]
+RANK = 16
+NF4 = ("--load-in-4bit", "--quant-type", "nf4", "--double-quant")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-BANKING = pathlib.Path(os.environ.get("LORA_SHARED", ROOT.parent / "shared")) / "goldens" / "banking77"
+BANKING = SHARED / "goldens" / "banking77"
 
-# name: what it says in the table; the weights of both sides; more of our options; rows; checkpointing; the largest
-# difference of a step's loss, as a share. Losses of one arithmetic differ by the order of sums, which clipping and
-# Adam carry on: the run of 125 steps in the README differs by 1.6e-4. PyTorch in bf16 rounds every sum
-# to 8 bits, ours are f32.
+
+class Case(typing.NamedTuple):
+    title: str
+    weights: str = "f32"            # theirs; ours are the GGUF file's, or for bf16 the same file as theirs
+    ours: tuple = ()                # more of our options
+    rows: str = "text"              # every token a target; or "banking77"
+    checkpointing: str = "off"
+    environment: dict = {}          # of theirs
+    bound: float = 1e-3             # the largest difference of a step's loss, as a share
+    most_steps: int = 1 << 30
+    answers: bool = False           # no training: answers of the adapter that PEFT trained
+
+
+# Losses of one arithmetic differ by the order of sums, which clipping and Adam carry on: the run of 125 steps in
+# the README differs by 1.6e-4. PyTorch in bf16 rounds every sum to 8 bits, ours are f32.
 CASES = {
-    "f32": ("f32", "f32", [], "text", "off", 1e-3),
-    "f32-checkpointed": ("f32, checkpointed", "f32", [], "text", "on", 1e-3),
-    "bf16": ("bf16 weights", "bf16", [], "text", "off", 2e-2),
-    "bf16-checkpointed": ("bf16 weights, checkpointed", "bf16", [], "text", "on", 2e-2),
-    "nf4": ("NF4, double quantisation", "nf4", NF4, "text", "off", 1e-3),
-    "nf4-checkpointed": ("NF4, double quantisation, checkpointed", "nf4", NF4, "text", "on", 1e-3),
-    "banking77": ("Banking77, batches of 16", "f32", [], "banking77", "off", 1e-3),
+    "f32": Case("f32"),
+    "f32-checkpointed": Case("f32, checkpointed", checkpointing="on"),
+    "bf16": Case("bf16 weights", "bf16", bound=2e-2),
+    "bf16-checkpointed": Case("bf16 weights, checkpointed", "bf16", checkpointing="on", bound=2e-2),
+    "bf16-compute": Case("bf16 weights and arithmetic", "bf16", ("--compute", "bf16"), bound=2e-2),
+    "bf16-avx2": Case("bf16 weights, both with AVX2 alone", "bf16", ("--backend", "avx2"), environment=AVX2, bound=2e-2, most_steps=2),
+    "nf4": Case("NF4, double quantisation", "nf4", NF4),
+    "nf4-checkpointed": Case("NF4, double quantisation, checkpointed", "nf4", NF4, checkpointing="on"),
+    "banking77": Case("Banking77, batches of 16", rows="banking77"),
+    "banking77-answers": Case("Banking77, PEFT's adapter", rows="banking77", answers=True),
 }
 TRAINING = {
     "text": ["--batch-size", 1, "--learning-rate", 5e-4, "--lr-scheduler", "constant", "--warmup-steps", 0],
     "banking77": ["--batch-size", 16, "--learning-rate", 5e-4, "--lr-scheduler", "cosine", "--warmup-steps", 3],
 }
+ANSWERS = ["--batch-size", 32, "--max-new-tokens", 16]
+ANSWERS_BOUND = 0.02        # of the shares that are right: a tie that rounding decides turns one answer
 
 
 class Skip(Exception):
@@ -51,40 +62,30 @@ class Skip(Exception):
 
 
 def arguments():
-    p = argparse.ArgumentParser(description="this program and its peers, on the same rows")
+    p = options("this program and its peers, on the same rows", 3)
     p.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)} (all)")
-    p.add_argument("--rounds", type=int, default=3, help="runs of each side, in turn; medians are of these (3)")
     p.add_argument("--steps", type=int, default=5, help="optimizer steps of a run; the first is not timed (5)")
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                   else os.cpu_count(), help="of both sides (the cores this process may use)")
+    p.add_argument("--row-tokens", type=int, default=512, help="of a row of text (512)")
+    p.add_argument("--answers", type=int, metavar="N", default=0,
+                   help="after Banking77's training, greedy answers of both to N rows apart (0; banking77-answers alone: 64)")
     p.add_argument("--peer-avx2", action="store_true", help="PyTorch without AVX-512, as on a processor that has none")
-    p.add_argument("--model", default=os.environ.get("LORA_MODEL", ROOT / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
-                   type=pathlib.Path, help="SmolLM2's GGUF file (LORA_MODEL, or what `make model` fetched)")
-    p.add_argument("--lora", default=ROOT / "lora", type=pathlib.Path, help="the program (./lora)")
-    p.add_argument("--work", default=ROOT / "build" / "bench", type=pathlib.Path, help="folder of what is made (build/bench)")
-    args = p.parse_args()
+    p.add_argument("--backend", help="our kernels (the best)")
+    model_option(p)
+    args = parse(p)
     args.cases = args.cases.split(",")
     for name in args.cases:
         if name not in CASES:
             p.error(f"{name}: expected one of {', '.join(CASES)}")
-    if args.rounds < 1 or args.steps < 2:
-        p.error("at least one round, and two steps, of which the first is not timed")
-    if not args.model.exists():
-        p.error(f"{args.model}: not here; `make model` fetches it, LORA_MODEL names it")
+    if args.steps < 2:
+        p.error("at least two steps, of which the first is not timed")
     return args
-
-
-def checked(command, **options):
-    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
-    if run.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{run.stderr}")
-    return run.stdout
 
 
 # ---- what both sides start from: weights, adapter, rows ----
 
-def model_directory(args, dtype):
-    """The GGUF's weights as a Hugging Face directory."""
+def model_directory(args, weights):
+    """The GGUF's weights as a Hugging Face directory; bitsandbytes quantises those of f32."""
+    dtype = "bf16" if weights == "bf16" else "f32"
     out = args.work / f"model-{dtype}"
     if not (out / "config.json").exists():
         checked([args.lora, "merge", "--model", args.model, "--out", out, "--dtype", dtype])
@@ -96,163 +97,194 @@ def initial_adapter(args, rows):
         return BANKING / "initial_adapter"
     out = args.work / "initial-adapter"
     if not (out / "adapter_config.json").exists():
-        checked([sys.executable, HERE / "peer.py", "--model", model_directory(args, "f32"), "--adapter", out,
-                 "--make-adapter", RANK, "--threads", args.threads])
+        checked([sys.executable, HERE / "peer.py", "--job", "adapter", "--model", model_directory(args, "f32"), "--adapter", out,
+                 "--lora-r", RANK, "--threads", args.threads])
     return out
 
 
-def text_rows(args):
-    """The project's own pages as rows of 512 ids, each of them a target: one row a step."""
-    out = args.work / "text.jsonl"
-    text = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")) + sorted(ROOT.glob("*.h")))
-    ids = [int(word) for word in checked([args.lora, "tokenize", "--model", args.model], input=text).split()]
-    rows = [ids[i * ROW_TOKENS:(i + 1) * ROW_TOKENS] for i in range(min(args.steps, len(ids) // ROW_TOKENS))]
-    if len(rows) < args.steps:
-        raise Skip(f"the text has {len(rows)} rows of {ROW_TOKENS} tokens, --steps asks for {args.steps}")
-    out.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in rows))
+def text_rows(args, steps):
+    """One row of ids a step, each of them a target."""
+    out, ids, n = args.work / "text.jsonl", text_ids(args), args.row_tokens
+    if len(ids) < steps * n:
+        raise Skip(f"the text has {len(ids)} tokens, {steps} rows of {n} are asked for")
+    write_id_rows(out, [ids[i * n:(i + 1) * n] for i in range(steps)])
     return out
 
 
-def banking_rows(args):
+def banking_rows(args, name, count):
     if not BANKING.exists():
         raise Skip("no goldens/banking77 in ../shared or LORA_SHARED")
-    lines = (BANKING / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:16 * args.steps]
-    if len(lines) < 16 * args.steps:
-        raise Skip(f"{len(lines)} rows, --steps asks for {16 * args.steps}")
-    out = args.work / "banking77.jsonl"
-    out.write_text("".join(lines), encoding="utf-8")
+    lines = (BANKING / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    if len(lines) < count:
+        raise Skip(f"{name}.jsonl has {len(lines)} rows, {count} are asked for")
+    out = args.work / f"banking77-{name}.jsonl"
+    out.write_text("".join(lines[:count]), encoding="utf-8")
     return out
 
 
-# ---- one run of either side: tokens/s, peak, losses ----
+# ---- one run of either side ----
 
-def figures(steps, seconds, peak):
-    timed = steps[1:]
-    return {"tokens_per_second": sum(s["tokens"] for s in timed) / sum(s["seconds"] for s in timed),
-            "peak": peak, "seconds": seconds, "steps": [{key: s[key] for key in ("loss", "tokens", "seconds")} for s in steps]}
-
-
-def run(command, log, output=os.devnull, **environment):
-    with open(log, "w") as err, open(output, "w") as out:
-        code, seconds, peak = measure.run(command, stdout=out, stderr=err, env={**os.environ, **environment})
-    if code:
-        sys.exit(f"{' '.join(map(str, command))}: exit status {code}\n{pathlib.Path(log).read_text()[-2000:]}")
-    return seconds, peak
-
-
-def run_peer(command, work, environment):
-    output = work / "peer.json"
-    seconds, peak = run(command, work / "peer.log", output, **environment)
+def run_peer(command, args, environment):
+    output = args.work / "peer.json"
+    seconds, peak = run(command, args.work / "peer.log", output, **environment)
     result = json.loads(output.read_text())
-    return {**figures(result["steps"], seconds, peak), "versions": result["versions"], "vectors": result["vectors"]}
+    steps = result.pop("steps", None)
+    return {**result, **(figures(steps, seconds, peak) if steps else {"seconds": seconds, "peak": peak})}
 
 
-def run_ours(command, work):
-    shutil.rmtree(work / "run", ignore_errors=True)
-    seconds, peak = run(command, work / "lora.log")
-    return figures([json.loads(line) for line in open(work / "run" / "metrics.jsonl")], seconds, peak)
+def run_answers(command, args):
+    output = args.work / "answers.json"
+    seconds, peak = run([*command, "--json", output], args.work / "answers.log")
+    result = json.loads(output.read_text())
+    return {"seconds": seconds, "peak": peak, "answer_seconds": result["seconds"], "accuracy": result["exact_match"]}
 
 
-# ---- a case: rounds of both, the check, the row of the table ----
+def training_commands(args, case):
+    steps = min(args.steps, case.most_steps)
+    backend = ["--backend", args.backend] if args.backend and "--backend" not in case.ours else []
+    if "--compute" in case.ours:
+        needs(args, ["--model", our_model(args, case), "--max-length", 16, *case.ours, *backend])
+    data = text_rows(args, steps) if case.rows == "text" else banking_rows(args, "train", 16 * steps)
+    same = ["--data", data, *TRAINING[case.rows], "--max-steps", steps,
+            "--gradient-checkpointing", case.checkpointing, "--threads", args.threads]
+    start, model = initial_adapter(args, case.rows), model_directory(args, case.weights)
+    return ([sys.executable, HERE / "peer.py", "--job", "train", "--model", model, "--adapter", start, "--weights", case.weights,
+             "--out", args.work / "peer-run", *same],
+            [args.lora, "train", "--model", our_model(args, case), "--init-adapter", start, "--out", args.work / "run",
+             "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *case.ours, *backend, *same])
 
-def commands(args, name):
-    _, weights, quantisation, rows, checkpointing, _ = CASES[name]
-    data = banking_rows(args) if rows == "banking77" else text_rows(args)
-    same = ["--data", data, *TRAINING[rows], "--max-steps", args.steps, "--gradient-checkpointing", checkpointing,
-            "--threads", args.threads]
-    start = initial_adapter(args, rows)
-    theirs = model_directory(args, "bf16" if weights == "bf16" else "f32")
-    ours = theirs if weights == "bf16" else args.model      # a GGUF file is used where it lies
-    return ([sys.executable, HERE / "peer.py", "--model", theirs, "--adapter", start, "--weights", weights, *same],
-            [args.lora, "train", "--model", ours, "--init-adapter", start, "--out", args.work / "run", "--no-shuffle",
-             "--eval-steps", "no", "--save-steps", "no", *quantisation, *same])
+
+def needs(args, what):
+    """Skips a case that this build or processor cannot compute."""
+    plan = subprocess.run([str(word) for word in (args.lora, "plan", *what)], capture_output=True, text=True)
+    if plan.returncode:
+        raise Skip(plan.stderr.strip().splitlines()[0])
+
+
+def our_model(args, case):
+    """A GGUF file is used where it lies."""
+    return model_directory(args, "bf16") if case.weights == "bf16" else args.model
+
+
+def answer_commands(args, case, theirs, our_own):
+    """Greedy answers to the first rows apart, by each side with its adapter."""
+    count = args.answers or 64
+    data = banking_rows(args, "apart", count)
+    backend = ["--backend", args.backend] if args.backend else []
+    same = ["--data", data, *ANSWERS, "--threads", args.threads]
+    return ([sys.executable, HERE / "peer.py", "--job", "answer", "--model", model_directory(args, case.weights), "--adapter", theirs,
+             "--weights", case.weights, "--rows", count, *same],
+            [args.lora, "eval", "--model", our_model(args, case), "--adapter", our_own, "--task", "generate",
+             *backend, *same])
+
+
+# ---- a case: rounds of both ----
+
+def both(args, commands, environment, our_run):
+    theirs = run_peer(commands[0], args, environment)
+    return theirs, our_run(commands[1])
 
 
 def run_case(args, name):
-    peer_command, our_command = commands(args, name)
-    environment = AVX2 if args.peer_avx2 else {}
-    rounds = []
+    case = CASES[name]
+    environment = {**(AVX2 if args.peer_avx2 else {}), **case.environment}
+    answering = case.answers or (case.rows == "banking77" and args.answers)
+    theirs, our_own = (BANKING / "final_adapter",) * 2 if case.answers else (args.work / "peer-run", args.work / "run")
+    training = None if case.answers else training_commands(args, case)
+    answers = answer_commands(args, case, theirs, our_own) if answering else None
+    rounds = {"training": [], "answers": []}
     for r in range(args.rounds):
-        rounds.append((run_peer(peer_command, args.work, environment), run_ours(our_command, args.work)))
-        theirs, ours = rounds[-1]
-        print(f"{name}: round {r + 1}/{args.rounds}: {theirs['tokens_per_second']:.1f} and "
-              f"{ours['tokens_per_second']:.1f} tokens/s, {theirs['peak'] / 1e6:.0f} and {ours['peak'] / 1e6:.0f} MB, "
-              f"last loss {theirs['steps'][-1]['loss']:.4f} and {ours['steps'][-1]['loss']:.4f}", file=sys.stderr)
-    return {"rounds": rounds, "commands": [" ".join(map(str, c)) for c in (peer_command, our_command)]}
+        if training:
+            shutil.rmtree(args.work / "peer-run", ignore_errors=True)
+            rounds["training"].append(both(args, training, environment,
+                                           lambda c: run_training(c, args.work / "run", args.work / "lora.log")))
+            say(args, name, r, rounds["training"][-1], "tokens_per_second", "tokens/s")
+        if answers:
+            rounds["answers"].append(both(args, answers, environment, lambda c: run_answers(c, args)))
+            say(args, name, r, rounds["answers"][-1], "answer_seconds", "s for the answers")
+    return {**rounds, "environment": environment,
+            "commands": [shown(args, c) for pair in (training, answers) if pair for c in pair]}
 
+
+def say(args, name, r, pair, key, unit):
+    print(f"{name}: round {r + 1}/{args.rounds}: {pair[0][key]:.1f} and {pair[1][key]:.1f} {unit}, "
+          f"{pair[0]['peak'] / 1e6:.0f} and {pair[1]['peak'] / 1e6:.0f} MB", file=sys.stderr)
+
+
+# ---- the table ----
 
 def worst_difference(rounds):
     """Of all steps' losses, as a share; a NaN if there is one, or if the rows were not of the same tokens."""
-    steps = [pair for theirs, ours in rounds for pair in zip(theirs["steps"], ours["steps"], strict=True)]
+    steps = [pair for theirs, our in rounds for pair in zip(theirs["steps"], our["steps"], strict=True)]
     shares = [abs(a["loss"] - b["loss"]) / abs(a["loss"]) for a, b in steps]
     same = all(a["tokens"] == b["tokens"] for a, b in steps)
     return max(shares) if same and all(map(math.isfinite, shares)) else math.nan
 
 
-def table_row(name, case):
+def pair_of(rounds, key, scale=1, digits=1, unit=""):
+    """The medians of both sides in one cell."""
+    return " and ".join(f"{median(side, key) * scale:.{digits}f}" for side in zip(*rounds)) + unit
+
+
+def memory_cells(rounds):
+    return [pair_of(rounds, "peak", 1e-6, 0, " MB"), ratios([b["peak"] / a["peak"] for a, b in rounds], 3)]
+
+
+TRAINING_HEAD = ["rows", "PEFT tokens/s", "lora tokens/s", "ratio (of rounds)", "seconds of the whole run", "ratio",
+                 "peak memory", "ratio", "last loss", "largest difference"]
+ANSWERS_HEAD = ["greedy answers", "seconds", "ratio (of rounds)", "seconds of the whole run", "ratio", "peak memory", "ratio",
+                "right, PEFT and lora"]
+
+
+def training_row(case, rounds):
     """The row, and whether the losses agree."""
-    title, bound, rounds = CASES[name][0], CASES[name][-1], case["rounds"]
-    theirs, ours = zip(*rounds)
-    faster = [b["tokens_per_second"] / a["tokens_per_second"] for a, b in rounds]
-    smaller = [b["peak"] / a["peak"] for a, b in rounds]
     worst = worst_difference(rounds)
-    agree = worst <= bound      # NaN does not
-
-    def median(side, key):
-        return statistics.median(r[key] for r in side)
-
-    cells = [title, *(f"{median(side, 'tokens_per_second'):.1f}" for side in (theirs, ours)),
-             f"{statistics.median(faster):.2f} ({min(faster):.2f} to {max(faster):.2f})",
-             *(f"{median(side, 'peak') / 1e6:.0f} MB" for side in (theirs, ours)), f"{statistics.median(smaller):.3f}",
-             *(f"{side[0]['steps'][-1]['loss']:.4f}" for side in (theirs, ours)),
-             f"{worst:.1e}" + ("" if agree else f" **more than {bound:g}**")]
-    return "| " + " | ".join(cells) + " |", agree
+    agree = worst <= case.bound     # NaN does not
+    theirs, our = zip(*rounds)
+    last = " and ".join(f"{side[0]['steps'][-1]['loss']:.4f}" for side in (theirs, our))
+    return [case.title, *(f"{median(side, 'tokens_per_second'):.1f}" for side in (theirs, our)),
+            ratios([b["tokens_per_second"] / a["tokens_per_second"] for a, b in rounds]),
+            pair_of(rounds, "seconds"), ratios([a["seconds"] / b["seconds"] for a, b in rounds]),
+            *memory_cells(rounds), last, f"{worst:.1e}" + ("" if agree else f" **more than {case.bound:g}**")], agree
 
 
-# ---- what it ran on ----
-
-def processor():
-    try:
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or platform.machine()
+def answers_row(case, rounds):
+    agree = all(abs(a["accuracy"] - b["accuracy"]) <= ANSWERS_BOUND for a, b in rounds)
+    return [case.title, pair_of(rounds, "answer_seconds"), ratios([a["answer_seconds"] / b["answer_seconds"] for a, b in rounds]),
+            pair_of(rounds, "seconds"), ratios([a["seconds"] / b["seconds"] for a, b in rounds]), *memory_cells(rounds),
+            pair_of(rounds, "accuracy", 100, 1, " %") + ("" if agree else " **too far apart**")], agree
 
 
-def machine(args, results):
-    theirs = [case["rounds"][0][0] for case in results.values()]
-    versions = {name: v for run in theirs for name, v in run["versions"].items()}
-    waits = os.environ.get("OMP_WAIT_POLICY")
-    backend = next((line.split()[0] for line in checked([args.lora, "backends"]).splitlines() if "auto takes this" in line), "?")
-    return (f"{processor()}, {args.threads} threads" + (f", OMP_WAIT_POLICY={waits}" if waits else "") +
-            f". PyTorch's vectors: {theirs[0]['vectors']}; ours: {backend}. " +
-            ", ".join(f"{n} {v}" for n, v in versions.items()) + f"; {checked([args.lora, '--version']).strip()}. "
-            f"Medians of {args.rounds} rounds of {args.steps} steps, the first of them not timed.")
+def what_ran(args, results):
+    runs = [theirs for case in results.values() for theirs, _ in case["training"] + case["answers"]]
+    versions = ", ".join(f"{n} {v}" for n, v in {n: v for r in runs for n, v in r["versions"].items()}.items())
+    return (f"{machine(args)}. PyTorch's vectors: {' or '.join(sorted({r['vectors'] for r in runs}))}. {versions}; {ours(args)}"
+            f"{', --backend ' + args.backend if args.backend else ''}. Medians of {args.rounds} rounds of {args.steps} steps (where "
+            f"PyTorch has AVX2 alone at most {CASES['bf16-avx2'].most_steps}), the first of them not timed; rows of text have "
+            f"{args.row_tokens} tokens.")
 
 
 def report(args, results, skipped):
-    """Writes results.md and results.json; the text, and whether all losses agree."""
-    head = ["rows", "PEFT tokens/s", "lora tokens/s", "ratio (of rounds)", "PEFT peak", "lora peak", "ratio",
-            "PEFT last loss", "lora last loss", "largest difference"]
-    rows = [table_row(name, case) for name, case in results.items()]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1), *(row for row, _ in rows), ""]
+    """Writes results.md and results.json; the text, and whether both sides agree."""
+    lines, agree = [], True
+    for kind, head, make in (("training", TRAINING_HEAD, training_row), ("answers", ANSWERS_HEAD, answers_row)):
+        rows = [make(CASES[name], case[kind]) for name, case in results.items() if case[kind]]
+        lines += table(head, [row for row, _ in rows]) if rows else []
+        agree = agree and all(good for _, good in rows)
     lines += [f"skipped {name}: {why}" for name, why in skipped.items()]
     if results:
-        lines += [machine(args, results), "", "Commands:", ""]
-    if args.peer_avx2:
-        lines += ["    " + " ".join(f"export {name}={value}" for name, value in AVX2.items()) + "    (before PEFT's)"]
+        lines += [what_ran(args, results), "", "Commands:", ""]
     for case in results.values():
-        lines += ["    " + c.replace(f"{args.work}/", "").replace(f"{ROOT}/", "").replace(sys.executable, "python")
-                  .replace(str(args.model), args.model.name).replace(f"{BANKING}/", "") for c in case["commands"]]
+        if case["environment"]:
+            lines += [f"    export {' '.join(f'{n}={v}' for n, v in case['environment'].items())}    (before PEFT's)"]
+        lines += case["commands"]
     text = "\n".join(lines) + "\n"
-    (args.work / "results.md").write_text(text)
-    (args.work / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    return text, all(agree for _, agree in rows)
+    write(args, "results", text, results)
+    return text, agree
 
 
 def main():
     args = arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
     results, skipped = {}, {}
     for name in args.cases:
         try:
@@ -265,7 +297,7 @@ def main():
     if not results:
         sys.exit("nothing was compared")
     if not agree:
-        sys.exit("the losses differ by more than they may: the two sides did not do the same work")
+        sys.exit("losses or answers differ by more than they may: the two sides did not do the same work")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,4 @@
 # This program and its peers (PyTorch, Transformers, PEFT, bitsandbytes) on the same rows: see README.md here.
 #
 #   bench/peers.sh [options of peers.py]
-#
-# Makes a Python environment in build/bench-python first, by plain pip, some gigabytes; BENCH_PYTHON names
-# another folder for it, PYTHON=/path/to/python an interpreter that has requirements.txt already.
-set -e
-here=$(cd "$(dirname "$0")" && pwd)
-folder=${BENCH_PYTHON:-$here/../build/bench-python}
-if [ -z "$PYTHON" ]; then
-    PYTHON=$folder/bin/python
-    if [ ! -e "$folder/complete" ]; then
-        python3 -m venv "$folder"
-        "$PYTHON" -m pip install -q -r "$here/requirements.txt"
-        touch "$folder/complete"
-    fi
-fi
-export PYTHONDONTWRITEBYTECODE=1
-exec "$PYTHON" "$here/peers.py" "$@"
+exec "$(dirname "$0")/python.sh" peers.py "$@"
