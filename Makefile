@@ -53,7 +53,8 @@ AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx
 SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
-DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(wildcard docs/*.c))
+DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
+OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/wrong_%.so,abi zeros sign row transposed nan_ past added)
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
 lora: $(BUILD)/lora
@@ -103,7 +104,19 @@ $(BUILD)/docs/%: docs/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -MMD -MP -MF $@.d -I. -o $@ $< $(BUILD)/liblora.a $(LORA_LDFLAGS) $(LORA_LIBS)
 
-test: $(BUILD)/lora $(DOCS) $(TESTS)
+# Backends in shared objects: the example, and copies of it with a planted fault.
+SHARED = $(CC) $(LORA_CFLAGS) -fPIC -shared -MMD -MP -MF $@.d -I. $(LORA_LDFLAGS)
+$(BUILD)/docs/backend.so: docs/backend.c $(PROBES)
+	@mkdir -p $(@D)
+	$(SHARED) -o $@ $<
+$(BUILD)/test/wrong_abi.so: test/wrong_backend.c $(PROBES)
+	@mkdir -p $(@D)
+	$(SHARED) -DOTHER_ABI -DFAULT=sign -o $@ $<
+$(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
+	@mkdir -p $(@D)
+	$(SHARED) -DFAULT=$* -o $@ $<
+
+test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 # Builds with all processors: the whole is to take less than a minute on two.

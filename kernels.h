@@ -244,7 +244,7 @@ extern const struct kernels *const kernels_all[];
  *     const struct kernels *lora_kernels(void);
  * a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels), elem = 4, a name, and whatever operations it has,
  * be it one, for one weight type: a host table may leave entries empty (see below). A table with memory of its own is
- * complete. It is never unloaded. */
+ * complete. It is never unloaded. docs/backend.c is a whole one. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */

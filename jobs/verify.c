@@ -2,6 +2,7 @@
  * kernels live elsewhere. The cases and their bounds are in verify/. */
 #include "job.h"
 #include "../formats/safetensors.h"
+#include "../nf4.h"
 #include "../verify/oracle.h"
 
 #include <stdio.h>
@@ -156,43 +157,65 @@ struct dump {
     int writing, pass, number, failed;
 };
 
-/* The numbers of an operand: doubles, or (is_int) 32-bit integers. */
-static int dump_numbers(struct dump *d, const char *name, const char *part, const double *x, size_t n, int is_int)
+/* Tensor number.NAMEPART, in the pass of its width. */
+static int dump_tensor(struct dump *d, const char *name, const char *part, int type, const void *data, size_t n)
 {
+    static const int widths[] = { 8, 4, 1 };
     char key[96];
-    int *whole = NULL, bad;
-    size_t i;
-    if (d->pass != is_int) return 0;
+    if (weight_types[type].bytes != widths[d->pass] || !data) return 0;
+    if (d->writing) return st_writer_put(d->w, data, n * (size_t)widths[d->pass], d->err);
     snprintf(key, sizeof key, "%04d.%s%s", d->number, name, part);
-    if (!d->writing) return st_writer_add(d->w, key, is_int ? TYPE_I32 : TYPE_F64, &n, 1, d->err);
-    if (!is_int) return st_writer_put(d->w, x, n * sizeof *x, d->err);
-    if (!(whole = new_array(n, sizeof *whole, d->err))) return -1;
+    return st_writer_add(d->w, key, type, &n, 1, d->err);
+}
+
+static int dump_integers(struct dump *d, const char *name, const char *part, const double *x, size_t n)
+{
+    int *whole = new_array(n, sizeof *whole, d->err), bad;
+    size_t i;
+    if (!whole) return -1;
     for (i = 0; i < n; i++) whole[i] = (int)x[i];
-    bad = st_writer_put(d->w, whole, n * sizeof *whole, d->err);
+    bad = dump_tensor(d, name, part, TYPE_I32, whole, n);
     free(whole);
     return bad;
 }
 
+/* The bytes of a weight, and of a quantised one what its numbers are made with (weight.h). */
+static int dump_weight(struct dump *d, const struct weight *w, size_t bytes)
+{
+    const struct quantised *q = w->q;
+    if (dump_tensor(d, "w", "", TYPE_U8, w->data, bytes)) return -1;
+    if (!q) return 0;
+    return dump_tensor(d, "w", ".code", TYPE_F32, q->code, 16) || dump_tensor(d, "w", ".absmax", TYPE_F32, q->absmax, q->scales)
+        || dump_tensor(d, "w", ".codes", TYPE_U8, q->codes, q->scales) || dump_tensor(d, "w", ".map", TYPE_F32, q->map, 256)
+        || dump_tensor(d, "w", ".nested", TYPE_F32, q->nested, q->nested ? block_count(q->scales, q->nested_block) : 0)
+        || dump_tensor(d, "w", ".offset", TYPE_F32, q->nested ? &q->offset : NULL, 1) ? -1 : 0;
+}
+
+/* A line of cases.json: what the case is, and where its weight begins and in what blocks its scales are. */
+static void dump_label(struct dump *d, const struct oracle_result *r)
+{
+    text_printf(d->labels, "%s\n\"%s/%04d\":{\"case\":\"%s\"", d->labels->n > 1 ? "," : "", r->op, d->number, r->label);
+    if (r->weight) text_printf(d->labels, ",\"first_element\":%zu", r->weight->offset);
+    if (r->weight && r->weight->q)
+        text_printf(d->labels, ",\"block\":%d,\"nested_block\":%d", r->weight->q->block, r->weight->q->nested_block);
+    text_puts(d->labels, "}");
+}
+
 static int dump_case(void *context, const struct oracle_result *r)
 {
-    enum { BYTES = 2 };
     struct dump *d = context;
-    char key[32];
     int i, bad = 0;
-    if (!r->n_operands) return 0;       /* a property of several calls */
     for (i = 0; !bad && i < r->n_operands; i++) {
         const struct oracle_operand *a = &r->operands[i];
-        bad = dump_numbers(d, a->name, "", a->before, a->n, a->is_int);
-        if (!bad && a->output) bad = dump_numbers(d, a->name, ".expected", a->expected, a->n, a->is_int)
-                                     || dump_numbers(d, a->name, ".bound", a->bound, a->n, 0);
+        if (!a->n) continue;
+        if (a->is_int) bad = dump_integers(d, a->name, "", a->before, a->n)
+                             || (a->output && dump_integers(d, a->name, ".expected", a->expected, a->n));
+        else bad = dump_tensor(d, a->name, "", TYPE_F64, a->before, a->n)
+                   || (a->output && dump_tensor(d, a->name, ".expected", TYPE_F64, a->expected, a->n));
+        if (!bad && a->output) bad = dump_tensor(d, a->name, ".bound", TYPE_F64, a->bound, a->n);
     }
-    if (!bad && r->weight && d->pass == BYTES) {
-        snprintf(key, sizeof key, "%04d.w", d->number);
-        bad = d->writing ? st_writer_put(d->w, r->weight->data, r->weight_bytes, d->err)
-            : st_writer_add(d->w, key, TYPE_U8, &r->weight_bytes, 1, d->err);
-    }
-    if (!d->writing && !d->pass)
-        text_printf(d->labels, "%s\n\"%s/%04d\":\"%s\"", d->labels->n > 1 ? "," : "", r->op, d->number, r->label);
+    if (!bad && r->weight) bad = dump_weight(d, r->weight, r->weight_bytes);
+    if (!d->writing && !d->pass) dump_label(d, r);
     d->number++;
     return d->failed = bad != 0;
 }
@@ -214,7 +237,7 @@ static int dump_op(const struct settings *set, const char *op, struct text *labe
         if (d.writing) bad = st_writer_begin(&w, path, err);
         for (d.pass = 0; !bad && d.pass < 3; d.pass++) {
             d.number = 0;
-            bad = oracle_run(&kernels_ref, &kernels_ref64, op, dump_case, &d, err) < 0 || d.failed;
+            bad = oracle_run(NULL, &kernels_ref64, op, dump_case, &d, err) < 0 || d.failed;
         }
     }
     if (bad) st_writer_abandon(&w);

@@ -48,6 +48,7 @@ struct oracle_result {
 typedef int oracle_report(void *context, const struct oracle_result *result);
 
 /* Runs the cases of operation `op`, or of all (NULL). Empty entries of the tables are completed.
+ * Without a table under test (NULL) each case is only reported: its inputs, what the oracle makes of them, bounds.
  * Returns how many cases failed, or -1 (no memory, or no such operation). */
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err);

@@ -349,11 +349,9 @@ static void compare_rows(struct trial *t, const int *widths)
     double *all[MAX_OPERANDS], *some[MAX_OPERANDS], returned;
     int from, rows, i, rc, N = t->N;
     describe(&r, t);
-    r.n_operands = 0;           /* no numbers are compared with the oracle's */
-    r.weight = NULL;
     results_new(t, all);
     results_new(t, some);
-    if (o->stopped) return;
+    if (o->stopped || o->cases_alone) return;
     rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, all, &returned);
     if (rc < 0) o->no_memory = 1;
     if (rc) return;             /* a type that is not supported is reported by the cases before */
@@ -517,9 +515,7 @@ static void compare_alone(struct trial *t)
     struct oracle_result r;
     double *both[MAX_OPERANDS], *alone[MAX_OPERANDS], returned;
     describe(&r, t);
-    r.n_operands = 0;
-    r.weight = NULL;
-    if (t->o->stopped) return;
+    if (t->o->stopped || t->o->cases_alone) return;
     results_new(t, both);
     results_new(t, alone);
     if (t->o->arena.failed || run_on(t, &t->o->test, 1, both, &returned)) return;    /* said by others */

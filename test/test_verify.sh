@@ -1,0 +1,72 @@
+#!/bin/sh
+# `lora verify`: right tables pass, each planted fault is found, a shared object can train, the cases come as files.
+. test/checks.sh
+build=$(dirname "$LORA")
+lora() { $EXE "$LORA" "$@"; }
+expect() {
+    want=$1; shift
+    lora "$@" >"$dir/out" 2>"$dir/log"
+    code=$?
+    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/out" "$dir/log"; }
+}
+says() { grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/out" "$dir/log"; }; }
+
+begin "the table that auto takes: every operation, within its bounds"
+expect 0 verify
+[ "$(grep -c ' 0 .* % ' "$dir/out")" -ge 26 ] || wrong "operations are missing"
+says "^2[0-9]* cases, 0 failed"
+
+begin "figures as JSON; one operation; an unknown one"
+expect 0 verify --backend ref --op matmul --json "$dir/figures.json"
+grep -q '"op":"matmul","failures":\[\],"cases":[1-9]' "$dir/figures.json" || wrong "$(cat "$dir/figures.json")"
+expect 2 verify --op nonsense
+says "expected an operation of kernels.h"
+
+begin "the example: one operation, one type; the rest is filled"
+expect 0 verify --backend "$build/docs/backend.so" --op matmul
+grep -q '^matmul  *[0-9]* *[1-9][0-9]* *0 ' "$dir/out" || wrong "$(grep ^matmul "$dir/out")"
+expect 0 verify --backend "$build/docs/backend.so" --op rmsnorm
+
+cat >"$dir/config.json" <<'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 97,
+ "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
+ "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+ "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
+END
+for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-100,$i,9,1$i,2]}"; done >"$dir/rows.jsonl"
+losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
+begin "it trains, with the losses of other backends"
+expect 0 init --config "$dir/config.json" --out "$dir/model" --seed 3
+for b in ref "$build/docs/backend.so"; do
+    expect 0 train --model "$dir/model" --data "$dir/rows.jsonl" --lora-r 4 --learning-rate 0.01 --max-steps 6 --batch-size 4 \
+        --backend "$b" --out "$dir/run-$(basename "$b" .so)"
+done
+losses "$dir/run-ref" >"$dir/l1"; losses "$dir/run-backend" >"$dir/l2"
+paste -d' ' "$dir/l1" "$dir/l2" | awk '{ d = $1 - $2; if (!(d * d <= 1e-10)) exit 1; n++ } END { exit n != 6 }' ||
+    { wrong "other losses"; paste "$dir/l1" "$dir/l2"; }
+
+if [ -n "$EXE" ]; then
+    name="planted faults in shared objects"; skip "too slow under an emulator"
+else
+for fault in zeros sign row transposed nan_ past added; do
+    begin "a product with a planted fault is rejected: $fault"
+    expect 1 verify --backend "$build/test/wrong_$fault.so" --op matmul
+    says "matmul failed: N .*seed [0-9]"
+    says "the kernels are wrong: example: expected every case within its bound, found [1-9]"
+done
+fi
+
+begin "what is no backend of this version"
+expect 1 verify --backend "$build/test/wrong_abi.so"
+says "not a table of kernels for this version"
+expect 1 verify --backend "$dir/rows.jsonl"
+says "expected a shared object that exports lora_kernels()"
+expect 2 verify --backend backend.so
+says "a path has a / in it: ./backend.so"
+
+begin "the cases as files"
+expect 0 verify --op rmsnorm --dump "$dir/cases"
+[ -s "$dir/cases/rmsnorm.safetensors" ] && grep -q '"rmsnorm/0000":"N' "$dir/cases/cases.json" || wrong "no cases"
+end
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
