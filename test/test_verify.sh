@@ -66,7 +66,7 @@ says "a path has a / in it: ./backend.so"
 
 begin "the cases as files"
 expect 0 verify --op rmsnorm --dump "$dir/cases"
-[ -s "$dir/cases/rmsnorm.safetensors" ] && grep -q '"rmsnorm/0000":"N' "$dir/cases/cases.json" || wrong "no cases"
+[ -s "$dir/cases/rmsnorm.safetensors" ] && grep -q '"rmsnorm/0000":{"case":"N' "$dir/cases/cases.json" || wrong "no cases"
 end
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
