@@ -35,9 +35,11 @@ ifeq ($(shell [ $(PROBES) -nt Makefile ] && echo yes),)
 OPENMP  ?= $(if $(call probe,\043include <omp.h>\nint main(void){return omp_get_max_threads()<1;}\n,-fopenmp),1,0)
 HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 a=_mm256_setzero_ps();a=_mm256_fmadd_ps(a$(comma)a$(comma)a);return (int)_mm256_cvtss_f32(a);}\n,-mavx2 -mfma -mf16c),1,0)
 HAVE_AVX512 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_maskz_fmadd_ps((__mmask16)1$(comma)a$(comma)a$(comma)a);return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512vl -mavx512bw -mavx512dq),1,0)
+HAVE_BF16 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_dpbf16_ps(a$(comma)_mm512_cvtne2ps_pbh(a$(comma)a)$(comma)_mm512_cvtne2ps_pbh(a$(comma)a));return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512bf16),1,0)
+HAVE_AMX := $(if $(call probe,\043include <immintrin.h>\n\043include <sys/syscall.h>\nint main(void){_tile_zero(0);_tile_dpbf16ps(0$(comma)1$(comma)2);return SYS_arch_prctl;}\n,-mamx-tile -mamx-bf16),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_WRAP)' > $(PROBES))
-$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built))
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' > $(PROBES))
+$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built); products in bf16 $(if $(filter 1,$(HAVE_BF16)),built$(if $(filter 1,$(HAVE_AMX)),$(comma) with AMX),not built))
 endif
 include $(PROBES)
 endif
@@ -49,6 +51,8 @@ LORA_CFLAGS  += -Wno-unknown-pragmas
 endif
 AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
 AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx512f -mavx512vl -mavx512bw -mavx512dq -DHAVE_AVX512)
+BF16_FLAGS := $(if $(and $(AVX512_FLAGS),$(filter 1,$(HAVE_BF16))),$(AVX512_FLAGS) -mavx512bf16 -DHAVE_BF16)
+AMX_FLAGS := $(if $(and $(BF16_FLAGS),$(filter 1,$(HAVE_AMX))),-mamx-tile -mamx-bf16 -DHAVE_AMX)
 
 SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
@@ -83,6 +87,14 @@ $(BUILD)/%_avx2.o: %_avx2.c $(PROBES)
 $(BUILD)/%_avx512.o: %_avx512.c $(PROBES)
 	@mkdir -p $(@D)
 	$(CC) $(LORA_CFLAGS) -O3 $(AVX512_FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/%_bf16.o: %_bf16.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -O3 $(BF16_FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/%_amx.o: %_amx.c $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) $(AMX_FLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)

@@ -11,6 +11,7 @@
  * read, packed before by all threads when enough columns use it. (Goto and van de Geijn 2008 keep
  * A in L2 and B in L1 likewise; the panel that is private to a thread is what decoding asks for.) */
 #include "avx2.h"
+#include "bf16.h"
 
 #ifdef HAVE_AVX2
 
@@ -302,6 +303,7 @@ int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
                 const buf *bias, double scale, int accumulate, int N)
 {
     struct product g;
+    if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, scale, accumulate, N);
     if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
@@ -330,6 +332,7 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
                    double scale, int accumulate, int N)
 {
     struct product g;
+    if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, scale, accumulate, N);
     if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
     g.N = w->cols;

@@ -4,6 +4,7 @@
  * Elementwise work is bounded by memory; loops that compilers vectorise by themselves are left in
  * plain C. What sums over a row keeps running sums of 8 lanes and adds those up in a fixed way. */
 #include "avx2.h"
+#include "bf16.h"
 #include "nf4.h"
 
 #include <math.h>
@@ -40,8 +41,9 @@ static int usable(char *why, size_t n)
 
 static size_t work_bytes(const struct kernel_sizes *s)
 {
-    size_t a = avx2_gemm_bytes(s), b = avx2_attention_bytes(s);
-    return a > b ? a : b;
+    size_t a = avx2_gemm_bytes(s), b = avx2_attention_bytes(s), c = bf16_gemm_bytes(s);
+    size_t most = a > b ? a : b;
+    return most > c ? most : c;
 }
 
 /* ---- moving ---- */
@@ -541,7 +543,7 @@ static int usable(char *why, size_t n)
 const struct kernels kernels_avx2 = {
     .abi = KERNELS_ABI, .bytes = sizeof(struct kernels),
     .name = "avx2", .about = "256-bit vectors and fused multiply-adds, x86-64",
-    .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable,
+    .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX2
     .work_bytes = work_bytes,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,

@@ -1,5 +1,6 @@
 /* kernels_avx512.c - the table "avx512": what is faster in 512 bits, over the table avx2. */
 #include "avx2.h"
+#include "bf16.h"
 
 #include <stdio.h>
 
@@ -35,7 +36,7 @@ static int usable(char *why, size_t n)
 const struct kernels kernels_avx512 = {
     .abi = KERNELS_ABI, .bytes = sizeof(struct kernels),
     .name = "avx512", .about = "512-bit vectors and fused multiply-adds, x86-64",
-    .elem = sizeof(float), .own_memory = 0, .below = &kernels_avx2, .usable = usable,
+    .elem = sizeof(float), .own_memory = 0, .below = &kernels_avx2, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX512
     .work_bytes = work_bytes,
     .matmul = avx512_matmul, .matmul_dx = avx512_matmul_dx, .matmul_dw = avx512_matmul_dw
