@@ -24,6 +24,20 @@ static const char *const operation_names[] = {
     "embed", "dropout", "copy, zero, add, gather", "adamw", "sum_squares, not_finite"
 };
 
+/* What each is counted as in the shares of a step. */
+enum share { SHARE_PRODUCTS, SHARE_ADAPTERS, SHARE_ATTENTION, SHARE_REST, SHARES };
+static const char *const share_names[] = { "products", "adapters", "attention", "the rest" };
+
+static int share_of(int op)
+{
+    switch (op) {
+    case OP_LINEAR: case OP_LINEAR_DX: case OP_MATMUL: case OP_MATMUL_DX: return SHARE_PRODUCTS;
+    case OP_MATMUL_DW: case OP_THIN_MATMUL: case OP_THIN_DX: return SHARE_ADAPTERS;
+    case OP_ATTENTION: case OP_ATTENTION_BACKWARD: return SHARE_ATTENTION;
+    default: return SHARE_REST;
+    }
+}
+
 /* An operation is told nothing but its context, so what the wrapper stands before is kept here, and which
  * type's step is on. */
 static struct { struct kernels k; double seconds[MAX_TYPES][OPERATIONS]; long calls[OPERATIONS]; int thin, type; } timed;
@@ -262,7 +276,8 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
     return 0;
 }
 
-static int measure(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
+/* alone: the first type on one thread, or NULL. */
+static int measure(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *k,
                    struct kernel_ctx *c, buf *y, const buf *x, struct lora_error *err)
 {
     double *losses = new_array((size_t)p->T + 1, sizeof *losses, err);
@@ -275,6 +290,7 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
             bad = train_step(&all[i], p, losses, to, err);
             if (!bad && token(k, c, &all[i], y, x, to)) bad = fail(err, "bench", "%s", b->types[i].name);
         }
+        if (!bad && alone) bad = train_step(alone, p, losses, to, err);
         if (round < 0) {
             memset(timed.seconds, 0, sizeof timed.seconds);
             memset(timed.calls, 0, sizeof timed.calls);
@@ -286,7 +302,7 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
 }
 
 /* Scratch, a row in and a row out for the products of a token. */
-static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *table,
+static int measure_with_memory(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *table,
                                const struct config *f, int threads, struct lora_error *err)
 {
     struct kernels k;
@@ -306,7 +322,7 @@ static int measure_with_memory(struct runner *all, const struct pack *p, const s
     c.work = k.alloc(&c, c.work_bytes + 1);
     x = k.alloc(&c, row);
     y = k.alloc(&c, row);
-    bad = !c.work || !x || !y ? fail_memory(err, "bench", 2 * row + c.work_bytes) : measure(all, p, b, &k, &c, y, x, err);
+    bad = !c.work || !x || !y ? fail_memory(err, "bench", 2 * row + c.work_bytes) : measure(all, alone, p, b, &k, &c, y, x, err);
     if (x) k.release(&c, x);
     if (y) k.release(&c, y);
     if (c.work) k.release(&c, c.work);
@@ -337,6 +353,32 @@ static void show_profile(const struct bench *b, struct text *json)
         text_puts(json, "]}");
     }
     printf("\n");
+    text_puts(json, "]");
+}
+
+/* What a step's time goes to. Between the operations there is little: it counts as the rest. */
+static void show_shares(const struct runner *all, const struct bench *b, struct text *json)
+{
+    int type, i;
+    text_puts(json, ",\"shares\":[");
+    for (type = 0; type < b->n_types; type++) {
+        double sums[SHARES] = { 0 }, step = 0;
+        for (i = 0; i < b->rounds; i++) step += all[type].seconds[i];
+        sums[SHARE_REST] = step;
+        for (i = 0; i < OPERATIONS; i++) {
+            if (share_of(i) == SHARE_REST) continue;
+            sums[share_of(i)] += timed.seconds[type][i];
+            sums[SHARE_REST] -= timed.seconds[type][i];
+        }
+        printf("%s%-7s ", type ? "" : "\nshares of a step: ", b->types[type].name);
+        text_printf(json, "%s{\"type\":\"%s\"", type ? "," : "", b->types[type].name);
+        for (i = 0; i < SHARES; i++) {
+            printf(" %s %.1f %%,", share_names[i], 100 * sums[i] / step);
+            text_printf(json, ",\"%s\":%.4g", share_names[i], sums[i] / step);
+        }
+        printf(" so %.1f %% outside the matrix products\n", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
+        text_puts(json, "}");
+    }
     text_puts(json, "]");
 }
 
@@ -373,7 +415,18 @@ static void show_steps(struct runner *all, const struct bench *b, const struct p
     text_puts(json, "]");
 }
 
-static int prepare(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
+/* By Amdahl's law a step on n threads takes serial + (1 - serial) / n of its time on one. */
+static void show_serial(const struct runner *all, struct runner *alone, const struct bench *b, int threads, struct text *json)
+{
+    double part = 1.0 / threads, serial = (ratio(all[0].seconds, alone->seconds, b->rounds) - part) / (1 - part);
+    printf("\na step over %s on 1 thread takes %.3f s, on %d threads %.3f of that: what is not shared out is %.1f %% of the work\n"
+           "(counted so: waiting for the last thread, for each other and for memory too); 16 threads would be %.1f times as fast as one\n",
+           b->types[0].name, median(alone->seconds, b->rounds), threads, part + serial * (1 - part), 100 * serial,
+           1 / (serial + (1 - serial) / 16));
+    text_printf(json, ",\"serial\":%.4g", serial);
+}
+
+static int prepare(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *k,
                    const struct config *c, int threads, struct lora_error *err)
 {
     int i;
@@ -382,22 +435,27 @@ static int prepare(struct runner *all, const struct pack *p, const struct bench 
         if (bench_model(&all[i].m, b, &b->types[i], c, threads, err)
             || open_lora(&all[i].l, &all[i].a, b, k, all[i].m, p, threads, err)) return -1;
     }
-    return 0;
+    return alone ? open_lora(&alone->l, &alone->a, b, k, all[0].m, p, 1, err) : 0;
 }
 
 int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
                struct text *json, struct lora_error *err)
 {
     struct kernels w = wrapped(k, b->rank);
-    struct runner *all = new_array((size_t)b->n_types, sizeof *all, err);
+    struct runner *all = new_array((size_t)b->n_types + 1, sizeof *all, err);     /* the last: alone */
+    struct runner *alone = all && threads > 1 && !b->profile ? &all[b->n_types] : NULL;
     struct pack p;
     int bad = !all, i;
     memset(&p, 0, sizeof p);
-    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, &p, b, b->profile ? &w : k, c, threads, err)
-        || measure_with_memory(all, &p, b, k, c, threads, err);
+    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, alone, &p, b, b->profile ? &w : k, c, threads, err)
+        || measure_with_memory(all, alone, &p, b, k, c, threads, err);
+    if (!bad && alone) show_serial(all, alone, b, threads, json);       /* before the medians sort the rounds */
     if (!bad) show_steps(all, b, &p, json);
-    if (!bad && b->profile) show_profile(b, json);
-    for (i = 0; all && i < b->n_types; i++) {
+    if (!bad && b->profile) {
+        show_profile(b, json);
+        show_shares(all, b, json);
+    }
+    for (i = 0; all && i <= b->n_types; i++) {
         lora_close(all[i].l);
         adapter_free(all[i].a);
         bench_model_free(all[i].m);
