@@ -304,11 +304,12 @@ static void head_backward(struct lora *l, const ints *rows, int n)
  * is the gradient of the last layer's output after it. */
 static void loss(struct lora *l, const struct pack *p, int grad, double grad_scale)
 {
-    int u;
+    int u, n, chunks = (p->U + l->chunk - 1) / l->chunk;
     if (grad) l->k->zero(&l->ctx, l->dx, (size_t)l->N * (size_t)l->c->C);
-    for (u = 0; u < p->U; u += l->chunk) {
-        int n = p->U - u < l->chunk ? p->U - u : l->chunk;
-        const ints *rows = at_ints(l->logit_row, (size_t)u);
+    for (u = 0; u < p->U; u += n, chunks--) {
+        const ints *rows;
+        n = (p->U - u + chunks - 1) / chunks;      /* as many in each: few rows are slow */
+        rows = at_ints(l->logit_row, (size_t)u);
         head_forward(l, rows, n);
         l->k->cross_entropy(&l->ctx, l->losses, at_ints(l->best, (size_t)u), l->logits,
                             at_ints(l->first, (size_t)u), l->target_id, l->target_weight, n, l->c->V, grad,
@@ -322,7 +323,7 @@ static void backward(struct lora *l, const struct pack *p)
     int i, L = l->c->L;
     for (i = L - 1; i >= l->lowest_layer; i--) {
         /* where activations were not kept, forward once more: the same operations, so the same bits */
-        if (l->sizes.keep >= 0 && i < L - l->sizes.keep) layer_forward(l, p, i, NULL);
+        if (l->keep >= 0 && i < L - l->keep) layer_forward(l, p, i, NULL);
         layer_backward(l, i);
     }
     /* x = embed[ids] */
@@ -366,6 +367,7 @@ static int load_pack(struct lora *l, const struct pack *p, struct lora_error *er
     struct kernel_ctx *ctx = &l->ctx;
     int i;
     if (check_pack(l, p, err)) return -1;
+    lay_activations(l, p->N);
     l->N = p->N;
     l->S = p->S;
     l->n_runs = 0;

@@ -29,8 +29,8 @@ struct lora_sizes {
     int positions;      /* largest position + 1 */
     int keys;           /* rows of the key/value cache, 0: keys live in the pack (training, eval) */
     int backward;       /* 0: forward only */
-    int keep;           /* layers whose activations are kept for the backward pass (the topmost ones);
-                           the others are computed again. -1: all */
+    int keep;           /* layers whose activations are kept for the backward pass of a pack of N tokens (the
+                           topmost ones); the others are computed again. A smaller pack keeps more. -1: all */
 };
 
 /* Raises N, S, T, U and positions to what this finished pack needs. */
@@ -116,6 +116,8 @@ enum lora_buffer {
 };
 size_t lora_buffer_size(const struct lora *l, int buffer);     /* numbers, of codes: bytes; 0: there is none */
 void lora_get(const struct lora *l, int buffer, float *out);
+/* The same (of no codes) where it lies, if it lies here as floats: what the next step changes; else NULL. */
+const float *lora_floats(const struct lora *l, int buffer);
 void lora_get64(const struct lora *l, int buffer, double *out);
 void lora_set(struct lora *l, int buffer, const float *values);
 void lora_set64(struct lora *l, int buffer, const double *values);

@@ -99,6 +99,8 @@ struct lora {
     /* working memory */
     buf **x;                    /* [L + 1] the residual stream before each layer; shared where not kept */
     struct activations *acts;   /* [L], shared where not kept */
+    unsigned char *room;        /* where x and acts lie: plan.activations bytes, laid out anew for packs of other lengths */
+    int laid, keep;             /* for so many tokens; the layers that are kept then, -1: all */
     buf *xn, *act, *drop, *gh;  /* [N,C], [N, the larger of F and NH*HS], [N,max in], [N,max r] */
     buf *dx, *dxn, *dq, *dk, *dv, *datt, *delta, *dact;
     buf *hx, *hn, *dhn, *logits;    /* chunk rows of C, C, C, V */
@@ -107,6 +109,9 @@ struct lora {
     int training;               /* dropout is on */
     int unsupported;            /* a weight type that the table cannot read, or -1 */
 };
+
+/* setup.c: x and acts for a pack of N <= sizes.N tokens. A smaller pack leaves room to keep more layers. */
+void lay_activations(struct lora *l, int N);
 
 static inline ints *at_ints(const ints *p, size_t n) { return (ints *)((char *)p + n * sizeof(int)); }
 

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Logits of at most this many elements at a time (32 MB in float). */
-#define LOGITS_CHUNK (8u << 20)
+/* Logits of at most this many elements at a time (25 MB in float). */
+#define LOGITS_CHUNK (6u << 20)
 
 static int max_int(int a, int b) { return a > b ? a : b; }
 
@@ -285,10 +285,10 @@ static void set_branches(struct lora *l, const struct lora_setup *s)
 
 /* ---- activations and working memory ---- */
 
-static void carve_activations(struct lora *l, struct arena *a, struct activations *t, int layer)
+static void carve_activations(struct lora *l, struct arena *a, struct activations *t, int layer, size_t N)
 {
     const struct config *c = l->c;
-    size_t N = (size_t)l->sizes.N, Q = N * (size_t)c->NH * (size_t)c->HS, K = N * (size_t)c->NKV * (size_t)c->HS;
+    size_t Q = N * (size_t)c->NH * (size_t)c->HS, K = N * (size_t)c->NKV * (size_t)c->HS;
     int i;
     t->q = take(l, a, Q);
     t->k = take(l, a, K);
@@ -308,55 +308,83 @@ static void carve_activations(struct lora *l, struct arena *a, struct activation
 }
 
 /* Whose forward values the backward pass finds again: all layers above the lowest trained one, or
- * the topmost `keep`; the others share one set, and one pair of x below the lowest. */
-static void carve_kept(struct lora *l, struct arena *a)
+ * the topmost `keep`; the others share one set, and one pair of x below the lowest. For N tokens. */
+static void carve_kept(struct lora *l, struct arena *a, int N, int keep)
 {
-    int i, L = l->c->L, kept = l->sizes.backward ? l->sizes.keep : 0;
+    int i, L = l->c->L, kept = l->sizes.backward ? keep : 0;
     int lowest = l->sizes.backward ? l->lowest_layer : L;
-    size_t NC = (size_t)l->sizes.N * (size_t)l->c->C;
+    size_t NC = (size_t)N * (size_t)l->c->C;
     struct activations shared;
     buf *pair[2];
     int first_kept = kept < 0 ? lowest : max_int(lowest, L - kept);
     memset(&shared, 0, sizeof shared);
-    if (first_kept > 0) carve_activations(l, a, &shared, -1);
+    if (first_kept > 0) carve_activations(l, a, &shared, -1, (size_t)N);
     pair[0] = take(l, a, NC);
     pair[1] = take(l, a, NC);
     for (i = 0; i <= L; i++) l->x[i] = i < lowest || lowest == L ? pair[i % 2] : take(l, a, NC);
     for (i = 0; i < L; i++) {
         if (i < first_kept) l->acts[i] = shared;
-        else carve_activations(l, a, &l->acts[i], i);
+        else carve_activations(l, a, &l->acts[i], i, (size_t)N);
     }
+    l->keep = keep;
+    l->laid = N;
 }
 
-static void carve_work(struct lora *l, struct arena *a)
+void lay_activations(struct lora *l, int N)
+{
+    struct arena counting, a;
+    int keep = l->c->L + 1;
+    if (N == l->laid) return;
+    do {
+        memset(&counting, 0, sizeof counting);
+        carve_kept(l, &counting, N, --keep);
+    } while (keep > 0 && counting.used > l->plan.activations);
+    memset(&a, 0, sizeof a);
+    a.base = l->room;
+    a.size = l->plan.activations;
+    carve_kept(l, &a, N, keep);
+}
+
+/* What one layer works with, forward or backward. */
+static void carve_layer_work(struct lora *l, struct arena *a)
 {
     const struct config *c = l->c;
     size_t N = (size_t)l->sizes.N, C = (size_t)c->C, F = (size_t)c->F;
     size_t Q = (size_t)c->NH * (size_t)c->HS, K = (size_t)c->NKV * (size_t)c->HS;
     size_t wide = F > Q ? F : Q, in = C > wide ? C : wide;
-    size_t chunk;
     l->xn = take(l, a, N * C);
     l->act = take(l, a, N * wide);
-    if (l->sizes.backward) {
-        l->drop = take(l, a, l->dropout > 0 ? N * in : 0);
-        l->gh = take(l, a, N * (size_t)l->max_r);
-        l->dx = take(l, a, N * C);
-        l->dxn = take(l, a, N * C);
-        l->dq = take(l, a, N * Q);
-        l->dk = take(l, a, N * K);
-        l->dv = take(l, a, N * K);
-        l->datt = take(l, a, N * Q);
-        l->delta = take(l, a, N * (size_t)c->NH);
-        l->dact = take(l, a, N * wide);
-    }
+    if (!l->sizes.backward) return;
+    l->drop = take(l, a, l->dropout > 0 ? N * in : 0);
+    l->gh = take(l, a, N * (size_t)l->max_r);
+    l->dxn = take(l, a, N * C);
+    l->dq = take(l, a, N * Q);
+    l->dk = take(l, a, N * K);
+    l->dv = take(l, a, N * K);
+    l->datt = take(l, a, N * Q);
+    l->delta = take(l, a, N * (size_t)c->NH);
+    l->dact = take(l, a, N * wide);
+}
+
+/* The logits lie where layers work: the one is done when the other begins. */
+static void carve_work(struct lora *l, struct arena *a)
+{
+    const struct config *c = l->c;
+    size_t C = (size_t)c->C, U = (size_t)max_int(l->sizes.U, 1), chunk, start, end;
+    l->dx = l->sizes.backward ? take(l, a, (size_t)l->sizes.N * C) : NULL;
+    start = a->used;
+    carve_layer_work(l, a);
+    end = a->used;
+    a->used = start;
     chunk = LOGITS_CHUNK / (size_t)c->V / 16 * 16;
     if (chunk < 16) chunk = 16;
-    if (chunk > (size_t)max_int(l->sizes.U, 1)) chunk = (size_t)max_int(l->sizes.U, 1);
+    chunk = (U + (U - 1) / chunk) / ((U - 1) / chunk + 1);      /* U in equal parts, rounded up */
     l->chunk = (int)chunk;
     l->hx = take(l, a, chunk * C);
     l->hn = take(l, a, chunk * C);
     l->dhn = l->sizes.backward ? take(l, a, chunk * C) : NULL;
     l->logits = take(l, a, chunk * (size_t)c->V);
+    if (a->used < end) a->used = end;
 }
 
 static void carve_tables(struct lora *l, struct arena *a)
@@ -439,7 +467,8 @@ static void carve(struct lora *l, const struct lora_setup *s, struct arena *a)
     l->cos = take(l, a, (size_t)l->sizes.positions * half);
     l->sin = take(l, a, (size_t)l->sizes.positions * half);
     l->plan.weights = since(a, &mark);
-    carve_kept(l, a);
+    l->room = a->base ? a->base + mark : NULL;
+    carve_kept(l, a, l->sizes.N, l->sizes.keep);
     l->plan.activations = since(a, &mark);
     if (l->sizes.keys > 0) cache = area(l->sizes.keys, l->c->NKV * l->c->HS);
     for (i = 0; i < l->c->L; i++) {
@@ -707,6 +736,11 @@ void lora_get(const struct lora *l, int buffer, float *out)
 {
     struct kernel_ctx c = l->ctx;
     l->k->down(&c, out, flat(l, buffer), lora_buffer_size(l, buffer));
+}
+
+const float *lora_floats(const struct lora *l, int buffer)
+{
+    return l->k->own_memory || l->k->elem != sizeof(float) ? NULL : (const float *)flat(l, buffer);
 }
 
 void lora_get64(const struct lora *l, int buffer, double *out)

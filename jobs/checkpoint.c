@@ -44,14 +44,24 @@ static int full_row(void *ctx, int id, int layer, int row, float *out, struct lo
     return fail(err, "a tensor is not trained", "%s", tensor_specs[id].name);
 }
 
+const float *run_floats(const struct run *r, int buffer, float **copy, struct lora_error *err)
+{
+    const float *there = lora_floats(r->lora, buffer);
+    *copy = NULL;
+    if (there) return there;
+    if (!(*copy = new_array(lora_buffer_size(r->lora, buffer), sizeof **copy, err))) return NULL;
+    lora_get(r->lora, buffer, *copy);
+    return *copy;
+}
+
 int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err)
 {
     const struct config *c = &r->session.model->config;
-    float *values = new_array(lora_trained_size(r->lora), sizeof *values, err);
+    float *copy;
+    const float *values = run_floats(r, LORA_PARAMETERS, &copy, err);
     struct full_source s;
     int bad;
     if (!values) return -1;
-    lora_get(r->lora, LORA_PARAMETERS, values);
     if (r->adapter) {
         bad = adapter_write(r->adapter, values, dir, r->session.model->path, err);
     } else {
@@ -61,7 +71,7 @@ int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *
         bad = model_write(c, dir, dtype, full_row, &s, err)
               || (r->session.tokenizer && tokenizer_save(r->session.tokenizer, dir, err));
     }
-    free(values);
+    free(copy);
     return bad ? -1 : 0;
 }
 
@@ -92,9 +102,11 @@ static size_t flat_size(const struct run *r, int i)
 static int put_flat(struct run *r, struct st_writer *w, int i, struct lora_error *err)
 {
     size_t n = flat_size(r, i), elem = flats[i].is_codes ? 1 : (size_t)r->setup.kernels->elem;
-    void *values = new_array(n, elem, err);
+    const float *there = flats[i].is_codes ? NULL : lora_floats(r->lora, flats[i].buffer);
+    void *values;
     int bad;
-    if (!values) return -1;
+    if (there) return st_writer_put(w, there, n * elem, err);
+    if (!(values = new_array(n, elem, err))) return -1;
     if (flats[i].is_codes) lora_get_codes(r->lora, flats[i].buffer, values);
     else if (is_double(r)) lora_get64(r->lora, flats[i].buffer, values);
     else lora_get(r->lora, flats[i].buffer, values);
@@ -187,15 +199,21 @@ static int take_moments(struct run *r, const char *dir, int parameters_only, str
 
 /* ---- trainer_state.json ---- */
 
+/* Read in pieces: mapped, a file as large as the moments would count as memory of the process. */
 static int hash_file(uint64_t *hash, const char *dir, const char *name, struct lora_error *err)
 {
-    char *path = path_join(dir, name, err);
-    struct file_map f;
-    int bad = !path || file_open(&f, path, err);
-    if (!bad) {
-        *hash = hash_bytes(HASH_START, f.data, f.size);
-        file_close(&f);
+    char *path = path_join(dir, name, err), piece[1 << 14];
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    int bad = !f;
+    size_t n;
+    if (path && !f) {
+        fail(err, "cannot open", "%s", path);
+        found(err, "%s", strerror(errno));
     }
+    *hash = HASH_START;
+    while (f && (n = fread(piece, 1, sizeof piece, f)) > 0) *hash = hash_bytes(*hash, piece, n);
+    if (f && ferror(f)) bad = fail(err, "cannot read", "%s", path);
+    if (f) fclose(f);
     free(path);
     return bad ? -1 : 0;
 }

@@ -156,10 +156,11 @@ static size_t row_bytes(const struct dataset *d)
     return bytes;
 }
 
-/* A copy of all that is trained: for checks, and for writing it. */
+/* A copy of all that is trained, for checks, and for writing it: where it does not lie here as floats. */
 static size_t copy_bytes(const struct run *r)
 {
     size_t elem = r->setup.kernels->elem > 4 ? (size_t)r->setup.kernels->elem : 4;
+    if (!r->setup.kernels->own_memory && r->setup.kernels->elem == sizeof(float)) return 0;
     return r->plan.trainable / (size_t)r->setup.kernels->elem * elem;
 }
 
@@ -229,7 +230,7 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     int L = r->setup.model->config.L, kept = z->keep < 0 || z->keep > L ? L : z->keep;
     long long parameters = config_parameters(&r->setup.model->config), trained = r->adapter ? (long long)r->adapter->size : parameters;
     char activations[64];
-    snprintf(activations, sizeof activations, "activations, %d of %d layers kept", kept, L);
+    snprintf(activations, sizeof activations, "activations, %s%d of %d layers kept", kept < L ? "at least " : "", kept, L);
     fprintf(f, "parameters: %lld; %lld to train (%.2f %%)\n", parameters, trained,
             100 * (double)trained / (double)parameters);
     fprintf(f, "plan, in bytes:\n");

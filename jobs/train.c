@@ -94,14 +94,14 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
 {
     const struct trained *list;
     int i, n = lora_trained(r->lora, &list), bad = 0;
-    float *x = new_array(lora_trained_size(r->lora), sizeof *x, err);   /* gradients, then parameters */
     char *zero = new_array((size_t)n, 1, err);
-    if (x && zero) {
-        lora_get(r->lora, LORA_GRADIENTS, x);
-        for (i = 0; i < n; i++) zero[i] = (char)is_zero(x, &list[i]);
-        lora_get(r->lora, LORA_PARAMETERS, x);
-    }
-    for (i = 0; i < n && x && zero && !bad; i++) {
+    float *copy = NULL;
+    const float *x = zero ? run_floats(r, LORA_GRADIENTS, &copy, err) : NULL;
+    for (i = 0; i < n && x; i++) zero[i] = (char)is_zero(x, &list[i]);
+    free(copy);
+    copy = NULL;
+    if (x) x = run_floats(r, LORA_PARAMETERS, &copy, err);
+    for (i = 0; i < n && x && !bad; i++) {
         const struct trained *t = &list[i], *partner = t->is_b < 0 ? NULL : t->is_b ? t - 1 : t + 1;
         if (!zero[i] || (longest < 2 && needs_two_keys(t->id))) continue;
         if (partner && is_zero(x, partner) && !is_zero(x, t)) continue;
@@ -109,9 +109,9 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
         expected(err, "one that is not zero everywhere");
         bad = hint(err, "it would never change; this is a fault of the program or of the start it was given");
     }
-    free(x);
+    free(copy);
     free(zero);
-    return x && zero ? bad : -1;
+    return x ? bad : -1;
 }
 
 /* ---- a step ---- */

@@ -130,6 +130,8 @@ int checkpoint_weights(struct run *r, long long step, struct lora_error *err);
 /* Does DIR hold a run? And away with it. */
 int checkpoint_any(const char *dir);
 int checkpoint_clear(const char *dir, struct lora_error *err);
+/* All numbers of an enum lora_buffer but codes, as floats: where they lie, or *copy, which is to be freed. NULL: no memory. */
+const float *run_floats(const struct run *r, int buffer, float **copy, struct lora_error *err);
 /* The adapter, or the model under `full`, into a directory. */
 int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err);
 /* Opens DIR/metrics.jsonl to go on after state.step. */

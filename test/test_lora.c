@@ -257,7 +257,7 @@ static void test_gradients(void)
 
 /* ---- what must be equal ------------------------------------------------------------------------- */
 
-struct result { double losses[64]; float *g; size_t n; int T; };
+struct result { double losses[64]; float *g; size_t n; int T, N; };      /* N of the last pack */
 
 static struct result run_rows(const struct lora_setup *s, const struct rows *r, int per_pack)
 {
@@ -274,6 +274,7 @@ static struct result run_rows(const struct lora_setup *s, const struct rows *r, 
         CHECK(!lora_train(l, &p, 1.0 / scale, out.losses + out.T, NULL, NULL));
         out.T += p.T;
     }
+    out.N = p.N;
     out.n = lora_trained_size(l);
     out.g = malloc(out.n * sizeof *out.g);
     lora_get(l, LORA_GRADIENTS, out.g);
@@ -331,17 +332,26 @@ static void test_equal(const char *backend, int fused)
     s.threads = 1;
     snprintf(name, sizeof name, "%s%s: recomputed = kept", backend, model);
     test_begin(name);
-    for (i = 0; i < 2; i++) {
-        s.sizes.keep = i;
+    for (i = 0; i < 3; i++) {
+        s.sizes.keep = i % 2;
+        s.sizes.N = i < 2 ? base.N : 64;        /* a pack as large as the plan; a smaller one keeps more */
         other = run_rows(&s, &r, MAX_ROWS);
         check_same_bits(&base, &other, "recompute");
         free(other.g);
     }
     s.sizes.keep = -1;
+    s.sizes.N = 64;
     snprintf(name, sizeof name, "%s%s: packed = separate, dropout included", backend, model);
     test_begin(name);
     other = run_rows(&s, &r, 1);
     check_close(&base, &other, "4 x 1");
+    s.sizes.keep = 1;
+    s.sizes.N = 16;             /* the longest */
+    plain = run_rows(&s, &r, 1);
+    check_same_bits(&other, &plain, "recompute, packs of other lengths after each other");
+    s.sizes.keep = -1;
+    s.sizes.N = 64;
+    free(plain.g);
     free(other.g);
     other = run_rows(&s, &r, 2);
     check_close(&base, &other, "2 x 2");
