@@ -31,7 +31,7 @@ static const struct option options[] = {
     { "labels", NULL, OPTION_TEXT, offsetof(struct settings, labels), NULL, "FILE",
       "the set of labels, one a line (default: the adapter's, else the data's)", 0, 0 },
     { "batch-size", "per-device-eval-batch-size", OPTION_INT, offsetof(struct settings, batch_size), NULL, "N",
-      "most rows at a time", 1, 4096 },
+      "most rows at a time (default: 32, where answers are generated 64)", 1, 4096 },
     { "max-new-tokens", NULL, OPTION_INT, offsetof(struct settings, max_new_tokens), NULL, "N",
       "most tokens of a generated answer", 1, 1 << 20 },
     { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE",
@@ -73,7 +73,7 @@ static struct evaluation evaluation_of(struct run *r, const struct label_set *la
     struct evaluation e;
     e.d = &r->d;
     e.labels = labels;
-    e.rows = r->o.batch_size;
+    e.rows = r->o.batch_size ? r->o.batch_size : EVALUATION_ROWS;
     e.adapter = session_adapter(&r->s);
     e.each = each;
     e.ctx = r;
@@ -199,9 +199,11 @@ static int label_of_text(const struct label_set *set, const char *text)
     return -1;
 }
 
+static int answering_rows(const struct run *r) { return r->o.batch_size ? r->o.batch_size : GENERATION_ROWS; }
+
 static int predict_by_text(struct run *r, const struct label_set *set, int *predicted, char **answers)
 {
-    int i, code = generate_answers(&r->s, &r->d, r->o.batch_size, r->o.max_new_tokens, answers, each, r, &r->err);
+    int i, code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, answers, each, r, &r->err);
     for (i = 0; !code && i < r->d.n; i++) predicted[i] = label_of_text(set, answers[i]);
     return code;
 }
@@ -401,7 +403,7 @@ static int run_generate(struct run *r)
 {
     char **answers = new_array((size_t)r->d.n, sizeof *answers, &r->err);
     int code = -1;
-    if (answers) code = generate_answers(&r->s, &r->d, r->o.batch_size, r->o.max_new_tokens, answers, each, r, &r->err);
+    if (answers) code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, answers, each, r, &r->err);
     if (!code && !stop_signal()) code = put_answers(r, answers);
     free_answers(r, answers);
     return code;
@@ -462,7 +464,7 @@ static int check_options(const struct settings *o, const char *given)
 static int run(int argc, char **argv)
 {
     static const struct settings defaults = {
-        COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, TASK_LM, SCORE_LIKELIHOOD, EVALUATION_ROWS, 64, NULL, NULL, NULL, NULL
+        COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, TASK_LM, SCORE_LIKELIHOOD, 0, 64, NULL, NULL, NULL, NULL
     };
     struct run r;
     char *given;

@@ -22,6 +22,8 @@ struct sequence {
     int slot;
 };
 
+#define GENERATION_ROWS 64
+
 struct generator {
     const struct session *session;
     struct lora *lora;
@@ -52,7 +54,7 @@ int generator_is_stop(const struct generator *g, int id);
 /* Room in its slot for another id? */
 int sequence_append(struct sequence *q, const int *ids, size_t n, struct lora_error *err);
 
-/* Greedy answers to many prompts, rows of `d` up to prompt_n, `slots` at a time: answers[d->n], texts
+/* Greedy answers to many prompts, rows of `d` up to prompt_n, `slots` at a time (GENERATION_ROWS is a good number): answers[d->n], texts
  * without special tokens, to be freed one by one. each(ctx, done) is called as rows end; when it
  * returns non-zero the call ends with 1. */
 int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new, char **answers,
