@@ -2,6 +2,7 @@
 # make test     builds and runs the tests (no network, no Python, no GPU)
 # make demo     fine-tunes the embedded model on the embedded tickets
 # make recipe   makes that model and those tickets again
+# make ladder   a matrix product from three loops to the library's, rung by rung, beside the machine's peak: docs/ladder.md
 # make model    fetches a real model (needs pip and the network)
 # make bench    this program beside PyTorch, PEFT and bitsandbytes (the same needs); ARGS: see bench/README.md
 #
@@ -59,6 +60,7 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_r
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
 OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/wrong_%.so,abi zeros sign row transposed nan_ past added)
+LADDER  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/*.c))
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
 lora: $(BUILD)/lora
@@ -128,6 +130,15 @@ $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 	@mkdir -p $(@D)
 	$(SHARED) -DFAULT=$* -o $@ $<
 
+# The rungs from the fourth on are for vectors; which sums may be added in another order, they say themselves.
+$(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast
+$(BUILD)/docs/ladder/run: $(LADDER) $(BUILD)/jobs/measure.o $(BUILD)/jobs/system.o $(BUILD)/liblora.a
+	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
+
+ladder: $(BUILD)/docs/ladder/run
+	@$(BUILD)/docs/ladder/run $(ARGS)
+
+test: $(BUILD)/docs/ladder/run
 test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
@@ -149,5 +160,5 @@ bench: lora
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora test demo recipe model bench clean
+.PHONY: lora test ladder demo recipe model bench clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
