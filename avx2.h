@@ -1,6 +1,6 @@
 /* avx2.h - what the files of vector instructions share: partial vectors, exp, and what they offer each other.
  *
- *     decode_avx2.c       weights of any type to numbers
+ *     decode_avx2.c       weights of any type to numbers; codes_avx2.h is its vectors
  *     gemm_avx2.c         products with them
  *     few_avx2.c          products of few rows
  *     attention_avx2.c    attention, forward and backward
@@ -167,6 +167,7 @@ void avx2_transpose(float *out, size_t stride, const float *const *rows, int n);
 void avx2_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
                       const float *bias, float scale, int accumulate, int N);
 
+size_t avx2_few_bytes(const struct kernel_sizes *s);
 size_t avx2_gemm_bytes(const struct kernel_sizes *s);
 int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);
 int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,

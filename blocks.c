@@ -112,19 +112,6 @@ void unpack_q3_k(const unsigned char *p, float *out)
     }
 }
 
-/* Eight scales and eight minima of 6 bits in 12 bytes: the first four of each in the low bits of bytes
- * 0-3 and 4-7; of the others four bits in bytes 8-11, the two high ones on top of those bytes. */
-void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum)
-{
-    if (g < 4) {
-        *scale = s[g] & 63;
-        *minimum = s[g + 4] & 63;
-    } else {
-        *scale = (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
-        *minimum = s[g + 4] >> 4 | s[g] >> 6 << 4;
-    }
-}
-
 /* What Q4_K and Q5_K share: groups of 32, (d scale) q - (m minimum); q has four bits in 128 bytes, group
  * g in half g%2 of bytes g/2*32 on, and in Q5_K a fifth, bit g of the 32 bytes h. */
 static void unpack_k4(const unsigned char *p, const unsigned char *h, const unsigned char *q, float *out)

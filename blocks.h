@@ -17,7 +17,17 @@ void unpack_q5_k(const unsigned char *p, float *out);
 void unpack_q6_k(const unsigned char *p, float *out);
 void unpack_iq4_nl(const unsigned char *p, float *out);
 
-/* Scale and minimum, 6 bits each, of group g of 8: s are the 12 bytes of scales of Q4_K and Q5_K. */
-void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum);
+/* Scale and minimum of group g of 8 of Q4_K and Q5_K: 6 bits each, in the 12 bytes s. The first four of each are the
+ * low bits of bytes 0-3 and 4-7; of the others four bits are in bytes 8-11, the two high ones on top of those bytes. */
+static inline void scales_of_k4(const unsigned char *s, int g, int *scale, int *minimum)
+{
+    if (g < 4) {
+        *scale = s[g] & 63;
+        *minimum = s[g + 4] & 63;
+    } else {
+        *scale = (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
+        *minimum = s[g + 4] >> 4 | s[g] >> 6 << 4;
+    }
+}
 
 #endif

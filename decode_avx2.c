@@ -1,20 +1,11 @@
 /* decode_avx2.c - weights to numbers in vectors: the same bits as weight_decode().
  *
- * GGUF's types (blocks.c has their layout) differ in where the bits of a number lie and agree in what is
- * made of them. So each decoder here gathers 32 numbers as one vector of small integers, a byte each, and
- * put16() makes floats of them. The 4-bit types of bitsandbytes look their numbers up. */
-#include "avx2.h"
+ * codes_avx2.h gathers 32 numbers of GGUF's types as small integers, a byte each, and put16() makes floats
+ * of them. The 4-bit types of bitsandbytes look their numbers up. */
+#include "codes_avx2.h"
 
 #ifdef HAVE_AVX2
-#include "blocks.h"
 #include "nf4.h"
-
-static float half_at(const unsigned char *p)
-{
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
-}
 
 /* ---- integers times a scale ---- */
 
@@ -31,145 +22,33 @@ ALWAYS_INLINE void put16(float *out, __m128i q, float d, const float *m)
     put8(out + 8, _mm_srli_si128(q, 8), _mm256_set1_ps(d), m);
 }
 
-ALWAYS_INLINE void put32(float *out, __m256i q, float d, const float *m)
-{
-    put16(out, _mm256_castsi256_si128(q), d, m);
-    put16(out + 16, _mm256_extracti128_si256(q, 1), d, m);
-}
-
-/* ---- 32 integers, a byte each ---- */
-
-ALWAYS_INLINE __m256i bytes(const unsigned char *p) { return _mm256_loadu_si256((const __m256i *)p); }
-ALWAYS_INLINE __m256i all(int value) { return _mm256_set1_epi8((char)value); }
-
-/* `mask` of each of 32 bytes, shifted. What a shift brings from the byte above, the mask takes away. */
-ALWAYS_INLINE __m256i field(const unsigned char *p, int shift, int mask)
-{
-    return _mm256_and_si256(_mm256_srl_epi16(bytes(p), _mm_cvtsi32_si128(shift)), all(mask));
-}
-
-/* The low halves of 16 bytes, then the high ones. */
-ALWAYS_INLINE __m256i nibbles(const unsigned char *p)
-{
-    __m128i x = _mm_loadu_si128((const __m128i *)p);
-    return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(x, 4), x), all(15));
-}
-
-/* `value` in byte j where a bit is set, else 0: bit j of 4 bytes ... */
-ALWAYS_INLINE __m256i where_bit_j(const unsigned char *p, int value)
-{
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
-                                            2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
-    int32_t h;
-    memcpy(&h, p, 4);
-    return _mm256_and_si256(all(value), _mm256_cmpeq_epi8(
-        _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(h), spread), bit), bit));
-}
-
-/* ... and bit n of 32 bytes. */
-ALWAYS_INLINE __m256i where_bit(const unsigned char *p, int n, int value)
-{
-    __m256i bit = all(1 << n);
-    return _mm256_and_si256(all(value), _mm256_cmpeq_epi8(_mm256_and_si256(bytes(p), bit), bit));
-}
-
 /* ---- GGUF's blocks ---- numbers 32 part .. 32 part + 31 of the block at p */
+
+ALWAYS_INLINE void put_codes(float *out, struct codes c, int bias, int added)
+{
+    __m256i q = bias ? _mm256_sub_epi8(c.q, all(bias)) : c.q;
+    put16(out, _mm256_castsi256_si128(q), c.d[0], added ? &c.m[0] : NULL);
+    put16(out + 16, _mm256_extracti128_si256(q, 1), c.d[1], added ? &c.m[1] : NULL);
+}
 
 ALWAYS_INLINE void decode_q8_0(const unsigned char *p, int part, float *out)
 {
+    float d = half_at(p);
     (void)part;
-    put32(out, bytes(p + 2), half_at(p), NULL);
+    put16(out, _mm_loadu_si128((const __m128i *)(p + 2)), d, NULL);
+    put16(out + 16, _mm_loadu_si128((const __m128i *)(p + 18)), d, NULL);
 }
 
-ALWAYS_INLINE void decode_q4_0(const unsigned char *p, int part, float *out)
-{
-    (void)part;
-    put32(out, _mm256_sub_epi8(nibbles(p + 2), all(8)), half_at(p), NULL);
-}
-
-ALWAYS_INLINE void decode_q4_1(const unsigned char *p, int part, float *out)
-{
-    float m = half_at(p + 2);
-    (void)part;
-    put32(out, nibbles(p + 4), half_at(p), &m);
-}
-
-ALWAYS_INLINE void decode_q5_0(const unsigned char *p, int part, float *out)
-{
-    __m256i q = _mm256_or_si256(nibbles(p + 6), where_bit_j(p + 2, 16));
-    (void)part;
-    put32(out, _mm256_sub_epi8(q, all(16)), half_at(p), NULL);
-}
-
-ALWAYS_INLINE void decode_q5_1(const unsigned char *p, int part, float *out)
-{
-    float m = half_at(p + 2);
-    (void)part;
-    put32(out, _mm256_or_si256(nibbles(p + 8), where_bit_j(p + 4, 16)), half_at(p), &m);
-}
-
-ALWAYS_INLINE void decode_iq4_nl(const unsigned char *p, int part, float *out)
-{
-    const __m256i values = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-    (void)part;
-    put32(out, _mm256_shuffle_epi8(values, nibbles(p + 2)), half_at(p), NULL);
-}
-
-/* Of the K types' pairs of bits, 32 of a part lie side by side. */
-ALWAYS_INLINE __m256i two_bits(const unsigned char *q, int part) { return field(q + part / 4 * 32, 2 * (part % 4), 3); }
-
-ALWAYS_INLINE void decode_q2_k(const unsigned char *p, int part, float *out)
-{
-    const unsigned char *s = p + 2 * part;
-    float d = half_at(p + 80), m = half_at(p + 82), low = -(m * (float)(s[0] >> 4)), high = -(m * (float)(s[1] >> 4));
-    __m256i q = two_bits(p + 16, part);
-    put16(out, _mm256_castsi256_si128(q), d * (float)(s[0] & 15), &low);
-    put16(out + 16, _mm256_extracti128_si256(q, 1), d * (float)(s[1] & 15), &high);
-}
-
-ALWAYS_INLINE void decode_q3_k(const unsigned char *p, int part, float *out)
-{
-    const unsigned char *s = p + 96 + 2 * part % 8, *t = p + 104 + 2 * part % 4;
-    int low = 4 * (part / 4), high = 2 * (part / 2);
-    float d = half_at(p + 108);
-    __m256i q = _mm256_sub_epi8(_mm256_or_si256(two_bits(p + 32, part), where_bit(p, part, 4)), all(4));
-    put16(out, _mm256_castsi256_si128(q), d * (float)(((s[0] >> low & 15) | (t[0] >> high & 3) << 4) - 32), NULL);
-    put16(out + 16, _mm256_extracti128_si256(q, 1), d * (float)(((s[1] >> low & 15) | (t[1] >> high & 3) << 4) - 32), NULL);
-}
-
-/* What Q4_K and Q5_K share. */
-ALWAYS_INLINE void put_k4(float *out, const unsigned char *p, int part, __m256i q)
-{
-    int scale, minimum;
-    float m;
-    scales_of_k4(p + 4, part, &scale, &minimum);
-    m = -(half_at(p + 2) * (float)minimum);
-    put32(out, q, half_at(p) * (float)scale, &m);
-}
-
-ALWAYS_INLINE void decode_q4_k(const unsigned char *p, int part, float *out)
-{
-    put_k4(out, p, part, field(p + 16 + part / 2 * 32, 4 * (part % 2), 15));
-}
-
-ALWAYS_INLINE void decode_q5_k(const unsigned char *p, int part, float *out)
-{
-    __m256i q = field(p + 48 + part / 2 * 32, 4 * (part % 2), 15);
-    put_k4(out, p, part, _mm256_or_si256(q, where_bit(p + 16, part, 16)));
-}
-
-ALWAYS_INLINE void decode_q6_k(const unsigned char *p, int part, float *out)
-{
-    const signed char *s = (const signed char *)p + 192 + 2 * part;
-    float d = half_at(p + 208);
-    __m256i q = _mm256_or_si256(field(p + part / 4 * 64 + part % 2 * 32, 4 * (part / 2 % 2), 15),
-                                _mm256_slli_epi16(two_bits(p + 128, part), 4));
-    q = _mm256_sub_epi8(q, all(32));
-    put16(out, _mm256_castsi256_si128(q), d * (float)s[0], NULL);
-    put16(out + 16, _mm256_extracti128_si256(q, 1), d * (float)s[1], NULL);
-}
+ALWAYS_INLINE void decode_q4_0(const unsigned char *p, int part, float *out) { put_codes(out, codes_q4_0(p, part), BIAS_Q4_0, 0); }
+ALWAYS_INLINE void decode_q4_1(const unsigned char *p, int part, float *out) { put_codes(out, codes_q4_1(p, part), 0, 1); }
+ALWAYS_INLINE void decode_q5_0(const unsigned char *p, int part, float *out) { put_codes(out, codes_q5_0(p, part), BIAS_Q5_0, 0); }
+ALWAYS_INLINE void decode_q5_1(const unsigned char *p, int part, float *out) { put_codes(out, codes_q5_1(p, part), 0, 1); }
+ALWAYS_INLINE void decode_iq4_nl(const unsigned char *p, int part, float *out) { put_codes(out, codes_iq4_nl(p, part), BIAS_IQ4_NL, 0); }
+ALWAYS_INLINE void decode_q2_k(const unsigned char *p, int part, float *out) { put_codes(out, codes_q2_k(p, part), 0, 1); }
+ALWAYS_INLINE void decode_q3_k(const unsigned char *p, int part, float *out) { put_codes(out, codes_q3_k(p, part), BIAS_Q3_K, 0); }
+ALWAYS_INLINE void decode_q4_k(const unsigned char *p, int part, float *out) { put_codes(out, codes_q4_k(p, part), 0, 1); }
+ALWAYS_INLINE void decode_q5_k(const unsigned char *p, int part, float *out) { put_codes(out, codes_q5_k(p, part), 0, 1); }
+ALWAYS_INLINE void decode_q6_k(const unsigned char *p, int part, float *out) { put_codes(out, codes_q6_k(p, part), BIAS_Q6_K, 0); }
 
 /* ---- plain types ---- 32 numbers from p on */
 
@@ -226,20 +105,6 @@ static int decode_runs(const struct weight *w, size_t e, int n, float *out)
 }
 
 /* ---- bitsandbytes' types (nf4.h has their layout) ---- */
-
-/* Eight numbers of a table of 16, from 4 bytes of codes. Each lane gets all 32 bits and shifts its own
- * code down: the first of a byte is the high half. vpermps looks at three bits of it; the fourth, moved
- * to the sign, chooses between the halves of the table. */
-ALWAYS_INLINE __m256 look_up8(const unsigned char *p, __m256 low, __m256 high)
-{
-    const __m256i place = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
-    int32_t codes;
-    __m256i k;
-    memcpy(&codes, p, 4);
-    k = _mm256_srlv_epi32(_mm256_set1_epi32(codes), place);
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
-                            _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
-}
 
 /* n elements from e on, all of one block. The table is scaled instead of the numbers: the same products,
  * 16 of them in a block. */

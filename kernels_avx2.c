@@ -41,9 +41,10 @@ static int usable(char *why, size_t n)
 
 static size_t work_bytes(const struct kernel_sizes *s)
 {
-    size_t a = avx2_gemm_bytes(s), b = avx2_attention_bytes(s), c = bf16_gemm_bytes(s);
-    size_t most = a > b ? a : b;
-    return most > c ? most : c;
+    const size_t all[] = { avx2_gemm_bytes(s), avx2_attention_bytes(s), bf16_gemm_bytes(s), avx2_few_bytes(s) };
+    size_t most = 0, i;
+    for (i = 0; i < sizeof all / sizeof *all; i++) if (all[i] > most) most = all[i];
+    return most;
 }
 
 /* ---- moving ---- */
