@@ -28,14 +28,18 @@ static const struct option options[] = {
       "measure a whole training step too, and the products of one token", 0, 0 },
     { "profile", NULL, OPTION_FLAG, offsetof(struct bench, profile), NULL, NULL,
       "the same, with the time of each operation", 0, 0 },
+    { "generate", NULL, OPTION_FLAG, offsetof(struct bench, generate), NULL, NULL,
+      "measure generation instead: over the model as its file has it, or random weights of each --dtype", 0, 0 },
+    { "prompt-tokens", NULL, OPTION_INT, offsetof(struct bench, prompt), NULL, "N", "tokens of the prompt that is read (default 512)", 1, 1 << 20 },
+    { "new-tokens", NULL, OPTION_INT, offsetof(struct bench, new_tokens), NULL, "N", "tokens that are generated (default 128)", 1, 1 << 20 },
+    { "together", NULL, OPTION_INT, offsetof(struct bench, batch), NULL, "N", "sequences at a time, where several are (default 8)", 1, 4096 },
     { "json", NULL, OPTION_TEXT, offsetof(struct bench, json), NULL, "FILE", "the figures as JSON (- for stdout)", 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
 /* ---- what the machine can do ---- */
 
-/* GB/s of reading memory that no cache holds, on all threads. */
-static double measure_bandwidth(const uint64_t *p, size_t n, int threads)
+double measure_bandwidth(const uint64_t *p, size_t n, int threads)
 {
     uint64_t sum = 0;
     double start = seconds_now();
@@ -253,17 +257,16 @@ static int time_product(struct memory *m, const struct product *p, int r, double
 
 static int measure(struct products *s, struct memory *m, const struct bench *b, struct figures *f, struct lora_error *err)
 {
-    enum { READ = 1 << 24 };        /* 128 MiB */
-    uint64_t *memory = new_array(READ, sizeof *memory, err);
+    uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
     int round, i, bad = !memory;
     double start = seconds_now();
     clock_t cpu = clock();
-    if (memory) memset(memory, 1, READ * sizeof *memory);   /* pages of its own */
+    if (memory) memset(memory, 1, BENCH_READ * sizeof *memory);   /* pages of its own */
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
         f->peaks[to] = strcmp(m->k.name, "avx2") ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
-        f->bandwidths[to] = measure_bandwidth(memory, READ, m->ctx.threads);
+        f->bandwidths[to] = measure_bandwidth(memory, BENCH_READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
@@ -378,6 +381,15 @@ static int bench_products(const struct bench *b, const struct kernels *k, const 
     return bad ? -1 : 0;
 }
 
+static int finish(const struct bench *b, struct model *m, struct text *json, int bad, struct lora_error *err)
+{
+    text_puts(json, "}\n");
+    if (!bad && b->json) bad = text_check(json, err) || job_write_json(b->json, json, err);
+    text_free(json);
+    model_close(m);
+    return bad ? -1 : 0;
+}
+
 static int bench(struct bench *b, struct lora_error *err)
 {
     const struct kernels *k = kernels_find(b->common.backend, err);
@@ -388,6 +400,14 @@ static int bench(struct bench *b, struct lora_error *err)
     int threads = usable_threads(b->common.threads), bad;
     if (!k || kernels_check_compute(k, b->common.compute, err) || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
     if (m) c = m->config;
+    if (b->generate) {
+        int from_file = path && !b->dtype && !shape_alone(path);
+        printf("%s, backend %s, %d threads, a prompt of %d tokens, %d new ones, %d sequences together\n",
+               m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->prompt, b->new_tokens, b->batch);
+        text_printf(&json, "{\"backend\":\"%s\",\"threads\":%d,\"rounds\":%d,", k->name, threads, b->rounds);
+        bad = bench_generate(b, k, &c, from_file ? m : NULL, threads, &json, err);
+        return finish(b, m, &json, bad, err);
+    }
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;
     printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers%s\n",
@@ -395,11 +415,7 @@ static int bench(struct bench *b, struct lora_error *err)
            b->common.compute == COMPUTE_BF16 ? ", frozen weights multiplied in bf16" : "");
     bad = bench_products(b, k, &c, threads, &json, err);
     if (!bad && (b->step || b->profile)) bad = bench_step(b, k, &c, threads, &json, err);
-    text_puts(&json, "}\n");
-    if (!bad && b->json) bad = text_check(&json, err) || job_write_json(b->json, &json, err);
-    text_free(&json);
-    model_close(m);
-    return bad ? -1 : 0;
+    return finish(b, m, &json, bad, err);
 }
 
 static int run(int argc, char **argv)
@@ -415,6 +431,9 @@ static int run(int argc, char **argv)
     b.rank = 16;
     b.rounds = 7;
     b.block = 64;
+    b.prompt = 512;
+    b.new_tokens = 128;
+    b.batch = 8;
     code = job_options(&job_bench, &b, argc, argv, &given);
     if (code < 0) code = bench_types_read(&b);
     if (code < 0 && (b.common.base.in_4bit > 0 || b.common.base.in_8bit > 0 || b.common.base.quant_type >= 0
@@ -427,5 +446,5 @@ static int run(int argc, char **argv)
 
 const struct job job_bench = {
     "bench", "how fast this machine is at the products of a training step, and at a step",
-    "[--model PATH] [--dtype TYPE,...] [--step | --profile] [options]", options, common_options, run
+    "[--model PATH] [--dtype TYPE,...] [--step | --profile | --generate] [options]", options, common_options, run
 };

@@ -1,11 +1,11 @@
-/* bench.h - what the two files of `lora bench` share. */
+/* bench.h - what the files of `lora bench` share. */
 #ifndef BENCH_H
 #define BENCH_H
 
 #include "job.h"
 #include "../lora.h"
 
-enum { MAX_ROUNDS = 1000, MAX_TYPES = 8 };
+enum { MAX_ROUNDS = 1000, MAX_TYPES = 8, BENCH_READ = 1 << 24 /* 64-bit words: 128 MiB */ };
 
 /* A type of weights: "nf4-dq" is TYPE_NF4 with double quantisation. */
 struct bench_type { char name[16]; int type, double_quant; };
@@ -13,6 +13,7 @@ struct bench_type { char name[16]; int type, double_quant; };
 struct bench {
     struct common common;
     int tokens, targets, row_tokens, rank, rounds, block, step, profile;
+    int generate, prompt, new_tokens, batch;
     const char *json, *dtype;
     struct bench_type types[MAX_TYPES];
     int n_types;
@@ -24,6 +25,9 @@ struct figures {
     double share;               /* of the time of its threads that this process got */
     double peaks[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
 };
+
+/* GB/s of reading n words that no cache holds, on all threads. */
+double measure_bandwidth(const uint64_t *p, size_t n, int threads);
 
 /* bench_weights.c: weights on the heap with numbers of no meaning but of ordinary size. */
 int bench_types_read(struct bench *b);  /* --dtype into types: -1, or the exit status of the usage error */
@@ -40,5 +44,10 @@ void bench_model_free(struct model *m);
  * and the products of one token. */
 int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
                struct text *json, struct lora_error *err);
+
+/* bench_generate.c: a prompt, new tokens, and new tokens of several sequences, over the model of a file or, when it
+ * is NULL, over each type of weights. */
+int bench_generate(const struct bench *b, const struct kernels *k, const struct config *c, struct model *file, int threads,
+                   struct text *json, struct lora_error *err);
 
 #endif

@@ -1,0 +1,160 @@
+/* bench_generate.c - lora bench --generate: how fast a prompt is read and new tokens come, one sequence at a time and
+ * several, with the bytes of weights that a token reads as a share of what reading memory gives in the same round. */
+#include "bench.h"
+#include "generation.h"
+#include "measure.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct runner {
+    struct session s;
+    struct model *made;             /* of random weights; NULL: the session's model is the file's */
+    struct generator g;
+    struct sequence *all;           /* [batch] */
+    struct sequence **list;
+    double bytes;                   /* of weights that a token reads */
+    double prompt[MAX_ROUNDS], token[MAX_ROUNDS], batch[MAX_ROUNDS];    /* seconds of one token */
+    double share[MAX_ROUNDS];       /* of the bandwidth, of a token alone */
+};
+
+static double weights_read(const struct model *m)
+{
+    double sum = 0;
+    int id, layer;
+    for (layer = 0; layer < m->config.L; layer++)
+        for (id = 0; id < T_COUNT; id++) {
+            const struct weight *w = model_weight(m, id, layer);
+            size_t bytes;
+            if (!w || (tensor_layered(id) ? 0 : id == T_EMBED || layer)) continue;
+            sum += weight_bytes(&bytes, w) ? 0 : (double)bytes;
+        }
+    return sum;
+}
+
+static int prepare(struct runner *r, const struct bench *b, int type, const struct kernels *k, const struct config *c,
+                   struct model *file, int threads, struct lora_error *err)
+{
+    int i, length = b->prompt > b->new_tokens + 1 ? b->prompt : b->new_tokens + 1;
+    r->s.model = file;
+    if (!file && bench_model(&r->made, b, &b->types[type], c, threads, err)) return -1;
+    if (!file) r->s.model = r->made;
+    r->s.kernels = k;
+    r->s.threads = threads;
+    r->s.max_memory = memory_limit(&b->common);
+    r->bytes = weights_read(r->s.model);
+    r->all = new_array((size_t)b->batch, sizeof *r->all, err);
+    r->list = new_array((size_t)b->batch, sizeof *r->list, err);
+    if (!r->all || !r->list) return -1;
+    for (i = 0; i < b->batch; i++) {
+        r->all[i].slot = i;
+        r->list[i] = &r->all[i];
+    }
+    return generator_open(&r->g, &r->s, b->batch, length, NULL, 0, err);
+}
+
+/* n random ids in each of `count` sequences; nothing of them is cached. */
+static int begin(struct runner *r, int count, int n, struct lora_error *err)
+{
+    int i, t;
+    for (i = 0; i < count; i++) {
+        r->all[i].cached = r->all[i].ids.n = 0;
+        for (t = 0; t < n; t++) {
+            int id = (int)(random_bits(5, (uint64_t)(i * n + t)) % (uint64_t)r->s.model->config.V);
+            if (sequence_append(&r->all[i], &id, 1, err)) return -1;
+        }
+    }
+    return 0;
+}
+
+/* So many tokens more in each of `count` sequences; *seconds of one of them. */
+static int go_on(struct runner *r, int count, int tokens, double *seconds, struct lora_error *err)
+{
+    static const struct sampling greedy = SAMPLING_GREEDY;
+    double start = seconds_now();
+    int i, t;
+    for (t = 0; t < tokens; t++) {
+        if (generator_feed(&r->g, r->list, count, err)) return -1;
+        for (i = 0; i < count; i++) {
+            int id = generator_choose(&r->g, &r->all[i], &greedy);
+            if (sequence_append(&r->all[i], &id, 1, err)) return -1;
+        }
+    }
+    *seconds = (seconds_now() - start) / ((double)tokens * count);
+    return 0;
+}
+
+static int measure_round(struct runner *r, const struct bench *b, int to, double bandwidth, struct lora_error *err)
+{
+    if (begin(r, 1, b->prompt, err) || go_on(r, 1, 1, &r->prompt[to], err)) return -1;
+    r->prompt[to] /= b->prompt;
+    if (begin(r, 1, 1, err) || go_on(r, 1, b->new_tokens, &r->token[to], err)) return -1;
+    r->share[to] = 1e-9 * r->bytes / r->token[to] / bandwidth;
+    return begin(r, b->batch, 1, err) || go_on(r, b->batch, b->new_tokens, &r->batch[to], err) ? -1 : 0;
+}
+
+static int measure(struct runner *all, const struct bench *b, int n, int threads, double *bandwidths, struct lora_error *err)
+{
+    int round, i, bad = 0;
+    uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
+    if (!memory) return -1;
+    memset(memory, 1, BENCH_READ * sizeof *memory);        /* pages of its own */
+    for (round = -1; round < b->rounds && !bad; round++) {  /* round -1 warms up */
+        int to = round < 0 ? 0 : round;
+        progress("round %d of %d", to + 1, b->rounds);
+        bandwidths[to] = measure_bandwidth(memory, BENCH_READ, threads);
+        for (i = 0; i < n && !bad; i++) bad = measure_round(&all[i], b, to, bandwidths[to], err);
+    }
+    progress_done();
+    free(memory);
+    return bad ? -1 : 0;
+}
+
+static void show(struct runner *all, const struct bench *b, int n, int from_file, double bandwidth, struct text *json)
+{
+    int i;
+    printf("reading memory                 %.1f GB/s\n\n", bandwidth);
+    printf("%-10s %10s %16s %14s %8s %16s %14s\n", "weights", "MB read", "prompt tokens/s", "new tokens/s", "GB/s", "of the bandwidth", "new, together");
+    text_printf(json, "\"prompt\":%d,\"new\":%d,\"batch\":%d,\"read_gb_per_s\":%.4g,\"generation\":[", b->prompt, b->new_tokens, b->batch, bandwidth);
+    for (i = 0; i < n; i++) {
+        struct runner *r = &all[i];
+        const char *name = from_file ? "the file's" : b->types[i].name;
+        double prompt = median(r->prompt, b->rounds), token = median(r->token, b->rounds), batch = median(r->batch, b->rounds),
+               share = median(r->share, b->rounds);
+        printf("%-10s %10.1f %16.1f %14.1f %8.1f %14.1f %% %14.1f\n", name, 1e-6 * r->bytes, 1 / prompt, 1 / token, 1e-9 * r->bytes / token,
+               100 * share, 1 / batch);
+        text_printf(json, "%s{\"weights\":\"%s\",\"bytes\":%.0f,\"prompt_tokens_per_s\":%.6g,\"new_tokens_per_s\":%.6g,\"share\":%.4g,"
+                          "\"batch_tokens_per_s\":%.6g}", i ? "," : "", name, r->bytes, 1 / prompt, 1 / token, share, 1 / batch);
+    }
+    text_puts(json, "]");
+}
+
+static void close_runner(struct runner *r, int batch)
+{
+    int i;
+    generator_close(&r->g);
+    for (i = 0; r->all && i < batch; i++) ids_free(&r->all[i].ids);
+    free(r->all);
+    free(r->list);
+    bench_model_free(r->made);
+}
+
+int bench_generate(const struct bench *b, const struct kernels *k, const struct config *c, struct model *file, int threads,
+                   struct text *json, struct lora_error *err)
+{
+    int n = file ? 1 : b->n_types, i, bad;
+    struct runner *all = new_array((size_t)n, sizeof *all, err);
+    double *bandwidths = new_array((size_t)b->rounds, sizeof *bandwidths, err);
+    bad = !all || !bandwidths;
+    for (i = 0; i < n && !bad; i++) {
+        progress("weights: %s", file ? file->path : b->types[i].name);
+        bad = prepare(&all[i], b, i, k, c, file, threads, err);
+    }
+    bad = bad || measure(all, b, n, threads, bandwidths, err);
+    if (!bad) show(all, b, n, file != NULL, median(bandwidths, b->rounds), json);
+    for (i = 0; all && i < n; i++) close_runner(&all[i], b->batch);
+    free(all);
+    free(bandwidths);
+    return bad ? -1 : 0;
+}
