@@ -15,7 +15,8 @@
 
 enum {
     STRIP = 2048,       /* elements decoded at a time where nothing better is known */
-    PARTS = 64          /* runs of 32 whose scales are made at a time */
+    PARTS = 128,        /* runs of 32 whose scales are made at a time, and so many at most in the rows of a span */
+    AHEAD = 1024        /* bytes that memory is asked for before: over the ends of pages, where the processor's own asking ends */
 };
 
 /* Floats for a row of x laid out: the numbers times 2^-8j, and the sums of each 16. */
@@ -24,6 +25,15 @@ static size_t spread_floats(int I) { return (size_t)I + (size_t)round_up(I / 16,
 size_t avx2_few_bytes(const struct kernel_sizes *s)
 {
     return sizeof(float) * FEW_ROWS * spread_floats(round_up(larger(s->width, 1), 32));
+}
+
+/* The row of the model that is row `row` of the file: weight_file_row() the other way. */
+static int model_row(const struct weight *w, int row)
+{
+    int d = w->type == TYPE_REAL ? 0 : w->head_rows, r;
+    if (!d) return row;
+    r = row % d;
+    return row - r + r % 2 * (d / 2) + r / 2;
 }
 
 struct few {
@@ -41,6 +51,14 @@ ALWAYS_INLINE struct sums no_sums(void)
     const __m256 zero = _mm256_setzero_ps();
     struct sums s = { zero, zero, zero, zero };
     return s;
+}
+
+ALWAYS_INLINE void put_sums(float *sum, int rows, const struct sums *s)
+{
+    sum[0] = sum8(s->r0);
+    if (rows > 1) sum[1] = sum8(s->r1);
+    if (rows > 2) sum[2] = sum8(s->r2);
+    if (rows > 3) sum[3] = sum8(s->r3);
 }
 
 /* sum += v[8] * x[8] of each row */
@@ -178,11 +196,11 @@ ALWAYS_INLINE struct sums part_sums(int rows, const float *x, size_t row, const 
     return p;
 }
 
-/* d[] and m[] of a type whose scales no function above makes, 1 or 2 to a part; zeros behind them. */
+/* d[] and m[] of so many parts, 1 or 2 to a part, where no function above makes them. */
 ALWAYS_INLINE void make_scales(codes_function *function, scales_function *scales, int block, int size, int group,
                                const unsigned char *p, int parts, float *d, float *m)
 {
-    int n = parts * (32 / group), i, part;
+    int i, part;
     if (scales) scales(p, size, parts, d, m);
     else for (i = 0; i < parts; p += size)
         for (part = 0; part < block / 32; part++, i++) {
@@ -190,34 +208,46 @@ ALWAYS_INLINE void make_scales(codes_function *function, scales_function *scales
             if (group == 32) d[i] = c.d[0], m[i] = c.m[0];
             else d[2 * i] = c.d[0], d[2 * i + 1] = c.d[1], m[2 * i] = c.m[0], m[2 * i + 1] = c.m[1];
         }
-    for (i = n; i % 8; i++) d[i] = m[i] = 0;
 }
 
-/* A row of blocks of `block` numbers, each scale for `group` (16 or 32) of them. */
-ALWAYS_INLINE struct sums dot_codes(codes_function *function, scales_function *scales, int block, int size, int group, int bias,
-                                    int rows, const struct few *f, const unsigned char *p, const float *x)
+/* How many parts get their scales next: whole rows of `row` parts if any fits. */
+ALWAYS_INLINE int parts_of_span(int row, int left) { return smaller(left, row < PARTS ? PARTS / row * row : PARTS); }
+
+/* `count` rows of blocks of `block` numbers, each scale for `group` (16 or 32) of them. */
+ALWAYS_INLINE void dot_codes(codes_function *function, scales_function *scales, int block, int size, int group, int bias,
+                             int rows, const struct few *f, const unsigned char *p, const float *x, int count, float *sum)
 {
-    const size_t row = spread_floats(f->I);
-    const float *sums = x + f->I;
-    struct sums s = no_sums(), added = no_sums();
-    int left = f->I / 32, parts, i, part;
-    for (; left > 0; left -= parts, sums += parts * (32 / group)) {
-        float d[2 * PARTS], m[2 * PARTS];
-        parts = smaller(left, PARTS);
-        make_scales(function, scales, block, size, group, p, parts, d, m);
-        for (i = 0; i < parts; p += size)
-            for (part = 0; part < block / 32; part++, i++, x += 32) {
-                struct numbers n = numbers_of(function(p, part).q);
-                struct sums q = part_sums(rows, x, row, &n);
-                add_scaled(&s, &q, rows, group == 32 ? _mm256_broadcast_ss(d + i)
-                           : _mm256_set_m128(_mm_broadcast_ss(d + 2 * i + 1), _mm_broadcast_ss(d + 2 * i)));
+    const size_t stride = spread_floats(f->I);
+    const int row = f->I / 32, each = 32 / group;
+    float d[2 * PARTS], m[2 * PARTS];
+    int r, have = 0, at = 0, done, n, i, part;
+    for (r = 0; r < count; r++, sum += FEW_ROWS) {
+        struct sums s = no_sums(), added = no_sums();
+        for (done = 0; done < row; done += n, at += n, have -= n) {
+            const float *sums = x + f->I + done * each, *to = x + 32 * done, *factor = (bias ? d : m);
+            if (!have) {
+                have = parts_of_span(row, (count - r) * row - done);
+                make_scales(function, scales, block, size, group, p, have, d, m);
+                at = 0;
             }
-        for (i = 0; i < parts * (32 / group); i += 8)
-            add_eight(&added, rows, bias ? _mm256_mul_ps(_mm256_loadu_ps(d + i), _mm256_set1_ps((float)-bias))
-                                         : _mm256_loadu_ps(m + i), sums + i, row);
+            n = smaller(row - done, have);
+            for (i = at; i < at + n; p += size) {
+                _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+                if (size > 64) _mm_prefetch((const char *)p + AHEAD + 64, _MM_HINT_T0);
+                if (size > 128) _mm_prefetch((const char *)p + AHEAD + 128, _MM_HINT_T0);
+                for (part = 0; part < block / 32; part++, i++, to += 32) {
+                    struct numbers v = numbers_of(function(p, part).q);
+                    struct sums q = part_sums(rows, to, stride, &v);
+                    add_scaled(&s, &q, rows, group == 32 ? _mm256_broadcast_ss(d + i)
+                               : _mm256_set_m128(_mm_broadcast_ss(d + 2 * i + 1), _mm_broadcast_ss(d + 2 * i)));
+                }
+            }
+            for (i = 0, factor += at * each; i < n * each; i += 8)
+                add_eight(&added, rows, load_lanes(factor + i, n * each - i), sums + i, stride);
+        }
+        add_scaled(&s, &added, rows, _mm256_set1_ps(bias ? (float)-bias : 1));
+        put_sums(sum, rows, &s);
     }
-    add_scaled(&s, &added, rows, _mm256_set1_ps(1));
-    return s;
 }
 
 /* ---- numbers in their order ---- */
@@ -242,37 +272,46 @@ ALWAYS_INLINE struct numbers numbers_at(eight *function, int size, const unsigne
     return n;
 }
 
-/* The first f->I / 32 * 32 numbers of a row; each is `size` bytes. */
-ALWAYS_INLINE struct sums dot_plain(eight *function, int size, int rows, const struct few *f, const unsigned char *p, const float *x)
+/* The first f->I / 32 * 32 numbers of `count` rows; each is `size` bytes. */
+ALWAYS_INLINE void dot_plain(eight *function, int size, int rows, const struct few *f, const unsigned char *p, const float *x,
+                             int count, float *sum)
 {
-    struct sums s = no_sums();
-    int i;
-    for (i = 0; i + 32 <= f->I; i += 32, p += 32 * size, x += 32) {
-        struct numbers n = numbers_at(function, size, p);
-        struct sums q = part_sums(rows, x, (size_t)f->I, &n);
-        add_scaled(&s, &q, rows, _mm256_set1_ps(1));
-    }
-    return s;
-}
-
-ALWAYS_INLINE struct sums dot_q8_0(int rows, const struct few *f, const unsigned char *p, const float *x)
-{
-    struct sums s = no_sums();
-    int left = f->I / 32, parts, i;
-    for (; left > 0; left -= parts) {
-        float d[PARTS];
-        parts = smaller(left, PARTS);
-        scales_d(p, 34, parts, d, NULL);
-        for (i = 0; i < parts; i++, p += 34, x += 32) {
-            struct numbers n = numbers_at(eight_bytes, 1, p + 2);
-            struct sums q = part_sums(rows, x, (size_t)f->I, &n);
-            add_scaled(&s, &q, rows, _mm256_broadcast_ss(d + i));
+    int r, i;
+    for (r = 0; r < count; r++, sum += FEW_ROWS, p += (f->I - i) * size) {
+        struct sums s = no_sums();
+        for (i = 0; i + 32 <= f->I; i += 32, p += 32 * size) {
+            struct numbers n = numbers_at(function, size, p);
+            struct sums q = part_sums(rows, x + i, (size_t)f->I, &n);
+            _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+            add_scaled(&s, &q, rows, _mm256_set1_ps(1));
         }
+        put_sums(sum, rows, &s);
     }
-    return s;
 }
 
-/* The scales of blocks one after the other: one division a row. */
+ALWAYS_INLINE void dot_q8_0(int rows, const struct few *f, const unsigned char *p, const float *x, int count, float *sum)
+{
+    const int row = f->I / 32;
+    float d[PARTS];
+    int r, have = 0, at = 0, i;
+    for (r = 0; r < count; r++, sum += FEW_ROWS) {
+        struct sums s = no_sums();
+        for (i = 0; i < row; i++, p += 34, have--) {
+            struct numbers n = numbers_at(eight_bytes, 1, p + 2);
+            struct sums q = part_sums(rows, x + 32 * i, (size_t)f->I, &n);
+            _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+            if (!have) {
+                have = parts_of_span(row, (count - r) * row - i);
+                scales_d(p, 34, have, d, NULL);
+                at = 0;
+            }
+            add_scaled(&s, &q, rows, _mm256_broadcast_ss(d + at++));
+        }
+        put_sums(sum, rows, &s);
+    }
+}
+
+/* The scales of blocks one after the other: one division for all. */
 struct scales { const struct quantised *q; size_t i, nested; int left; };
 
 ALWAYS_INLINE struct scales scales_from(const struct quantised *q, size_t i)
@@ -300,24 +339,32 @@ ALWAYS_INLINE float next_scale(struct scales *s)
 }
 
 /* Rows begin at a multiple of 32 elements, blocks too. */
-ALWAYS_INLINE struct sums dot_4bit(int rows, const struct few *f, size_t e, const float *x)
+ALWAYS_INLINE void dot_4bit(int rows, const struct few *f, size_t e, const float *x, int count, float *sum)
 {
     const struct quantised *q = f->w->q;
     const unsigned char *p = (const unsigned char *)f->w->data + e / 2;
     const __m256 low = _mm256_loadu_ps(q->code), high = _mm256_loadu_ps(q->code + 8);
-    struct sums s = no_sums();
     struct scales scales = scales_from(q, e / (size_t)q->block);
-    int i, end, left = q->block - (int)(e % (size_t)q->block);
-    for (i = 0; i < f->I; left = q->block) {
-        __m256 d = _mm256_set1_ps(next_scale(&scales));
-        for (end = smaller(f->I, i + left); i < end; i += 32, p += 16, x += 32) {
-            struct numbers n = { look_up8(p, low, high), look_up8(p + 4, low, high),
-                                 look_up8(p + 8, low, high), look_up8(p + 12, low, high) };
-            struct sums part = part_sums(rows, x, (size_t)f->I, &n);
-            add_scaled(&s, &part, rows, d);
+    int r, i, end, left = q->block - (int)(e % (size_t)q->block);
+    float scale = next_scale(&scales);
+    for (r = 0; r < count; r++, sum += FEW_ROWS) {
+        struct sums s = no_sums();
+        for (i = 0; i < f->I; ) {
+            __m256 d = _mm256_set1_ps(scale);
+            int from = i;
+            for (end = smaller(f->I, i + left); i < end; i += 32, p += 16) {
+                struct numbers n = { look_up8(p, low, high), look_up8(p + 4, low, high),
+                                     look_up8(p + 8, low, high), look_up8(p + 12, low, high) };
+                struct sums part = part_sums(rows, x + i, (size_t)f->I, &n);
+                _mm_prefetch((const char *)p + AHEAD, _MM_HINT_T0);
+                add_scaled(&s, &part, rows, d);
+            }
+            if (left -= i - from) continue;
+            left = q->block;
+            if (scales.i < q->scales) scale = next_scale(&scales);
         }
+        put_sums(sum, rows, &s);
     }
-    return s;
 }
 
 /* ---- a row of the weight ---- */
@@ -343,105 +390,91 @@ static int sums_of(int type)
     }
 }
 
-/* Rows n .. n + rows - 1 of x with the row of the weight that begins at element e. */
-ALWAYS_INLINE struct sums dot_row(int rows, const struct few *f, size_t e, int n)
+/* sum[r][n ..] of rows n .. n + rows - 1 of x with `count` rows of the weight, which begin at element e. */
+ALWAYS_INLINE void dot_span(int rows, const struct few *f, size_t e, int n, int count, float *sum)
 {
     const unsigned char *p = f->w->data;
     const float *x = f->spread ? f->spread + (size_t)n * spread_floats(f->I) : f->x + (size_t)n * (size_t)f->I;
+    sum += n;
     switch (f->w->type) {
-    case TYPE_F16:  return dot_plain(eight_f16, 2, rows, f, p + 2 * e, x);
-    case TYPE_BF16: return dot_plain(eight_bf16, 2, rows, f, p + 2 * e, x);
-    case TYPE_INT8: return dot_plain(eight_bytes, 1, rows, f, p + e, x);
-    case TYPE_NF4: case TYPE_FP4: return dot_4bit(rows, f, e, x);
-    case TYPE_Q8_0: return dot_q8_0(rows, f, p + e / 32 * 34, x);
-    case TYPE_Q4_0: return dot_codes(codes_q4_0, scales_d, 32, 18, 32, BIAS_Q4_0, rows, f, p + e / 32 * 18, x);
-    case TYPE_Q4_1: return dot_codes(codes_q4_1, scales_dm, 32, 20, 32, 0, rows, f, p + e / 32 * 20, x);
-    case TYPE_Q5_0: return dot_codes(codes_q5_0, scales_d, 32, 22, 32, BIAS_Q5_0, rows, f, p + e / 32 * 22, x);
-    case TYPE_Q5_1: return dot_codes(codes_q5_1, scales_dm, 32, 24, 32, 0, rows, f, p + e / 32 * 24, x);
-    case TYPE_Q2_K: return dot_codes(codes_q2_k, NULL, 256, 84, 16, 0, rows, f, p + e / 256 * 84, x);
-    case TYPE_Q3_K: return dot_codes(codes_q3_k, NULL, 256, 110, 16, BIAS_Q3_K, rows, f, p + e / 256 * 110, x);
-    case TYPE_Q4_K: return dot_codes(codes_q4_k, NULL, 256, 144, 32, 0, rows, f, p + e / 256 * 144, x);
-    case TYPE_Q5_K: return dot_codes(codes_q5_k, NULL, 256, 176, 32, 0, rows, f, p + e / 256 * 176, x);
-    case TYPE_Q6_K: return dot_codes(codes_q6_k, NULL, 256, 210, 16, BIAS_Q6_K, rows, f, p + e / 256 * 210, x);
-    default: return no_sums();
+    case TYPE_F16:  dot_plain(eight_f16, 2, rows, f, p + 2 * e, x, count, sum); break;
+    case TYPE_BF16: dot_plain(eight_bf16, 2, rows, f, p + 2 * e, x, count, sum); break;
+    case TYPE_INT8: dot_plain(eight_bytes, 1, rows, f, p + e, x, count, sum); break;
+    case TYPE_NF4: case TYPE_FP4: dot_4bit(rows, f, e, x, count, sum); break;
+    case TYPE_Q8_0: dot_q8_0(rows, f, p + e / 32 * 34, x, count, sum); break;
+    case TYPE_Q4_0: dot_codes(codes_q4_0, scales_d, 32, 18, 32, BIAS_Q4_0, rows, f, p + e / 32 * 18, x, count, sum); break;
+    case TYPE_Q4_1: dot_codes(codes_q4_1, scales_dm, 32, 20, 32, 0, rows, f, p + e / 32 * 20, x, count, sum); break;
+    case TYPE_Q5_0: dot_codes(codes_q5_0, scales_d, 32, 22, 32, BIAS_Q5_0, rows, f, p + e / 32 * 22, x, count, sum); break;
+    case TYPE_Q5_1: dot_codes(codes_q5_1, scales_dm, 32, 24, 32, 0, rows, f, p + e / 32 * 24, x, count, sum); break;
+    case TYPE_Q2_K: dot_codes(codes_q2_k, NULL, 256, 84, 16, 0, rows, f, p + e / 256 * 84, x, count, sum); break;
+    case TYPE_Q3_K: dot_codes(codes_q3_k, NULL, 256, 110, 16, BIAS_Q3_K, rows, f, p + e / 256 * 110, x, count, sum); break;
+    case TYPE_Q4_K: dot_codes(codes_q4_k, NULL, 256, 144, 32, 0, rows, f, p + e / 256 * 144, x, count, sum); break;
+    case TYPE_Q5_K: dot_codes(codes_q5_k, NULL, 256, 176, 32, 0, rows, f, p + e / 256 * 176, x, count, sum); break;
+    case TYPE_Q6_K: dot_codes(codes_q6_k, NULL, 256, 210, 16, BIAS_Q6_K, rows, f, p + e / 256 * 210, x, count, sum); break;
     }
 }
 
-static void dot_row1(const struct few *f, size_t e, int n, float *sum) { sum[n] = sum8(dot_row(1, f, e, n).r0); }
+static void dot_span1(const struct few *f, size_t e, int n, int count, float *sum) { dot_span(1, f, e, n, count, sum); }
+static void dot_span2(const struct few *f, size_t e, int n, int count, float *sum) { dot_span(2, f, e, n, count, sum); }
+static void dot_span3(const struct few *f, size_t e, int n, int count, float *sum) { dot_span(3, f, e, n, count, sum); }
+static void dot_span4(const struct few *f, size_t e, int n, int count, float *sum) { dot_span(4, f, e, n, count, sum); }
 
-static void dot_row2(const struct few *f, size_t e, int n, float *sum)
-{
-    struct sums s = dot_row(2, f, e, n);
-    sum[n] = sum8(s.r0);
-    sum[n + 1] = sum8(s.r1);
-}
-
-static void dot_row3(const struct few *f, size_t e, int n, float *sum)
-{
-    struct sums s = dot_row(3, f, e, n);
-    sum[n] = sum8(s.r0);
-    sum[n + 1] = sum8(s.r1);
-    sum[n + 2] = sum8(s.r2);
-}
-
-static void dot_row4(const struct few *f, size_t e, int n, float *sum)
-{
-    struct sums s = dot_row(4, f, e, n);
-    sum[n] = sum8(s.r0);
-    sum[n + 1] = sum8(s.r1);
-    sum[n + 2] = sum8(s.r2);
-    sum[n + 3] = sum8(s.r3);
-}
-
-/* sum[n] of all rows of x with row o of the weight. */
-static void dot_codes_row(const struct few *f, int o, int N, float *sum)
+/* sum[r][n] of all N rows of x with `count` rows of the weight from `row` on, as they lie in the file. */
+static void dot_by_codes(const struct few *f, int row, int count, int N, float *sum)
 {
     const struct weight *w = f->w;
-    size_t e = avx2_element(w, o, 0);
-    int n = 0, done = f->I / 32 * 32;
-    if (N - n >= 4) { dot_row4(f, e, n, sum); n += 4; }
+    size_t e = w->offset + (size_t)row * (size_t)w->cols;
+    int n = 0, r, done = f->I / 32 * 32;
+    if (N >= 4) dot_span4(f, e, 0, count, sum), n = 4;
     switch (N - n) {
-    case 3: dot_row3(f, e, n, sum); break;
-    case 2: dot_row2(f, e, n, sum); break;
-    case 1: dot_row1(f, e, n, sum);
+    case 3: dot_span3(f, e, n, count, sum); break;
+    case 2: dot_span2(f, e, n, count, sum); break;
+    case 1: dot_span1(f, e, n, count, sum);
     }
-    if (w->type == TYPE_INT8) for (n = 0; n < N; n++) sum[n] = sum[n] * w->q->absmax[e / (size_t)w->cols] * (1.0f / 127);
-    if (done < f->I) {
-        float rest[32];
-        avx2_decode(w, o, done, f->I - done, rest);
-        for (n = 0; n < N; n++) sum[n] += dot(rest, f->x + (size_t)n * (size_t)f->I + done, f->I - done);
+    for (r = 0; r < count; r++, e += (size_t)w->cols, sum += FEW_ROWS) {
+        if (w->type == TYPE_INT8) for (n = 0; n < N; n++) sum[n] = sum[n] * w->q->absmax[e / (size_t)w->cols] * (1.0f / 127);
+        if (done < f->I) {
+            float rest[32];
+            avx2_decode(w, model_row(w, row + r), done, f->I - done, rest);
+            for (n = 0; n < N; n++) sum[n] += dot(rest, f->x + (size_t)n * (size_t)f->I + done, f->I - done);
+        }
     }
 }
 
 /* The same with numbers as they lie, or decoded. */
-static void dot_strips(const struct few *f, int o, int N, float *sum)
+static void dot_strips(const struct few *f, int row, int count, int N, float *sum)
 {
     float space[STRIP];
-    int k, n;
-    for (n = 0; n < N; n++) sum[n] = 0;
-    for (k = 0; k < f->I; k += STRIP) {
-        const float *s = avx2_strip(f->w, o, k, smaller(STRIP, f->I - k), space);
-        for (n = 0; n < N; n++) sum[n] += dot(s, f->x + (size_t)n * (size_t)f->I + k, smaller(STRIP, f->I - k));
+    int k, n, r;
+    for (r = 0; r < count; r++, sum += FEW_ROWS) {
+        for (n = 0; n < N; n++) sum[n] = 0;
+        for (k = 0; k < f->I; k += STRIP) {
+            const float *s = avx2_strip(f->w, model_row(f->w, row + r), k, smaller(STRIP, f->I - k), space);
+            for (n = 0; n < N; n++) sum[n] += dot(s, f->x + (size_t)n * (size_t)f->I + k, smaller(STRIP, f->I - k));
+        }
     }
 }
 
 /* ---- the product ---- */
 
+enum { SPAN = 32 };     /* rows of the weight whose sums are made before they are put where they belong */
+
 void avx2_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
                       const float *bias, float scale, int accumulate, int N)
 {
     struct few f = { w, x, NULL, w->cols };
-    int O = w->rows, chunk = larger(NR, round_up(O / (8 * c->threads), NR)), i;
+    int O = w->rows, spans = (O + SPAN - 1) / SPAN, i;
     int group = sums_of(w->type), codes = by_codes(w) && (!group || spread_rows(c, &f, group, N));
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if((double)N * O * f.I > PARALLEL_WORK)
-    for (i = 0; i < O; i += chunk) {
-        int o, n;
-        for (o = i; o < smaller(i + chunk, O); o++) {
-            float sum[FEW_ROWS];
-            if (codes) dot_codes_row(&f, o, N, sum);
-            else dot_strips(&f, o, N, sum);
+    for (i = 0; i < spans; i++) {
+        float sum[SPAN * FEW_ROWS];
+        int first = i * SPAN, count = smaller(SPAN, O - first), r, n;
+        if (codes) dot_by_codes(&f, first, count, N, sum);
+        else dot_strips(&f, first, count, N, sum);
+        for (r = 0; r < count; r++) {
+            int o = model_row(w, first + r);
             for (n = 0; n < N; n++) {
-                float *p = out + (size_t)n * (size_t)O + (size_t)o, v = scale * sum[n] + (bias ? bias[o] : 0);
+                float *p = out + (size_t)n * (size_t)O + (size_t)o, v = scale * sum[r * FEW_ROWS + n] + (bias ? bias[o] : 0);
                 *p = accumulate ? *p + v : v;
             }
         }
