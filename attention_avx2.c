@@ -402,11 +402,13 @@ static double work_of(const struct attention *a)
 /* Over all blocks of all segments and key heads, the longest rows first. Called by one thread. */
 static void over_queries(struct kernel_ctx *c, const struct attention *a)
 {
+    const double work = work_of(a);
     int blocks = 0, s;
     long long i, count;
+    (void)work;                 /* without OpenMP nothing reads it */
     for (s = 0; s < a->S; s++) blocks = larger(blocks, (a->segments[s].q_len + a->queries - 1) / a->queries);
     count = (long long)blocks * a->S * a->NKV;
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work_of(a) > PARALLEL_WORK)
+#pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
     for (i = 0; i < count; i++) {
         struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
         b.g = (int)(i % a->NKV);
@@ -434,11 +436,13 @@ static void start_backward(const struct attention *a, int n)
 /* Over all blocks of keys of all segments, in their order, and key heads: see dq_turn(). */
 static void over_keys(struct kernel_ctx *c, const struct attention *a, int N)
 {
+    const double work = work_of(a);
     int blocks = 0, t;
     long long count, next = 0;
+    (void)work;                 /* without OpenMP nothing reads it */
     for (t = 0; t < a->S; t++) blocks = larger(blocks, (a->segments[t].k_len + KEYS - 1) / KEYS);
     count = (long long)blocks * a->S * a->NKV;
-#pragma omp parallel num_threads(c->threads) if(work_of(a) > PARALLEL_WORK)
+#pragma omp parallel num_threads(c->threads) if(work > PARALLEL_WORK)
     {
         long long i;
         int n;
