@@ -503,9 +503,9 @@ static void test_adapters(const char *backend)
     struct lora_setup s;
     struct lora *l;
     struct pack p;
-    double one[3][64], mixed[64], *next = mixed;
+    double one[3][64], mixed[64], *next;
     char name[64];
-    int i, k, n[3];
+    int i, k, turn, n[3];
     size_t j;
     tiny_open(&t, &c, 11);
     list[0] = make_adapter(&c, 3, 0, "all-linear");
@@ -537,12 +537,17 @@ static void test_adapters(const char *backend)
         n[i] = p.T;
     }
     CHECK(memcmp(one[0], one[1], (size_t)n[0] * sizeof **one) && memcmp(one[1], one[2], (size_t)n[0] * sizeof **one));
-    pack_clear(&p);
-    for (i = 0; i < 3; i++) CHECK(!pack_row(&p, r.ids[0], r.mask[0], r.len[0], i - 1, 0, NULL, NULL));
-    CHECK(!pack_finish(&p, NULL) && !lora_eval(l, &p, mixed, NULL, NULL));
-    for (i = 0; i < 3; next += n[i++])
-        for (k = 0; k < n[i]; k++)
-            CHECK(fabs(next[k] - one[i][k]) <= 1e-5, "%g %g", next[k], one[i][k]);
+    for (turn = 0; turn < 2; turn++) {          /* the higher rank after the lower, and before it */
+        pack_clear(&p);
+        for (i = 0; i < 3; i++)
+            CHECK(!pack_row(&p, r.ids[0], r.mask[0], r.len[0], (turn ? 2 - i : i) - 1, 0, NULL, NULL));
+        CHECK(!pack_finish(&p, NULL) && !lora_eval(l, &p, mixed, NULL, NULL));
+        for (next = mixed, i = 0; i < 3; next += n[i++])
+            for (k = 0; k < n[i]; k++) {
+                double want = one[turn ? 2 - i : i][k];
+                CHECK(fabs(next[k] - want) <= 1e-5, "%g %g", next[k], want);
+            }
+    }
     pack_clear(&p);
     rows_pack(&p, &r, 0, 1, 0);
     CHECK(!lora_eval(l, &p, mixed, NULL, NULL) && !memcmp(mixed, one[1], (size_t)n[1] * sizeof *mixed));
