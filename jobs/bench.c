@@ -266,6 +266,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
         f->peaks[to] = strcmp(m->k.name, "avx2") ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
+        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->ctx.threads) : 0;
         f->bandwidths[to] = measure_bandwidth(memory, BENCH_READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
@@ -288,23 +289,32 @@ static void share(char *text, size_t n, double flops, double peak)
     else snprintf(text, n, "-");
 }
 
-/* All products of a step over each type. */
-static void show_sums(struct products *s, const struct bench *b, double peak, struct text *json)
+/* Medians of the peaks, and which of them a product could reach. */
+struct peaks { double f32, bf16; };
+
+static double peak_of(const struct product *p, const struct bench *b, const struct peaks *peaks)
 {
-    double flops, seconds, first = 0;
+    return b->common.compute == COMPUTE_BF16 && p->kind <= BACKWARD_X && p->N >= FEW_ROWS ? peaks->bf16 : peaks->f32;
+}
+
+/* All products of a step over each type. */
+static void show_sums(struct products *s, const struct bench *b, const struct peaks *peaks, struct text *json)
+{
+    double flops, seconds, least, first = 0;
     char part[32];
     int i, type;
     printf("\n");
     text_puts(json, "],\"step_products\":[");
     for (type = 0; type < b->n_types; type++) {
-        for (i = 0, flops = seconds = 0; i < s->n; i++) {
+        for (i = 0, flops = seconds = least = 0; i < s->n; i++) {
             struct product *p = &s->list[i];
             if (p->type >= 0 && p->type != type) continue;
             flops += p->times * p->flops;
+            least += p->times * p->flops / peak_of(p, b, peaks);        /* infinite where a peak is not known */
             seconds += p->times * median(p->seconds, b->rounds);
         }
         if (!type) first = seconds;
-        share(part, sizeof part, 1e-9 * flops / seconds, peak);
+        share(part, sizeof part, 1e-9 * flops / seconds, flops / least);
         printf("all products of a step, %-7s  %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak, %.3f of %s's time\n", b->types[type].name,
                1e-9 * flops, seconds, 1e-9 * flops / seconds, part, seconds / first, b->types[0].name);
         text_printf(json, "%s{\"type\":\"%s\",\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g,\"ratio\":%.4g}", type ? "," : "",
@@ -315,28 +325,33 @@ static void show_sums(struct products *s, const struct bench *b, double peak, st
 
 static void show(struct products *s, const struct bench *b, struct figures *f, struct text *json)
 {
-    double peak = median(f->peaks, b->rounds), bandwidth = median(f->bandwidths, b->rounds);
+    double bandwidth = median(f->bandwidths, b->rounds);
+    struct peaks peaks;
     char part[32];
     int i;
     if (f->share < 0.8)
         status("this machine is busy with other work: bench got %.0f %% of the time of %d threads, so times are too long",
                100 * f->share, f->threads);
-    if (peak > 0) printf("peak of 256-bit multiply-adds  %.1f GFLOP/s\n", peak);
+    peaks.f32 = median(f->peaks, b->rounds);
+    peaks.bf16 = median(f->peaks_bf16, b->rounds);
+    if (peaks.f32 > 0) printf("peak of 256-bit multiply-adds  %.1f GFLOP/s\n", peaks.f32);
+    if (peaks.bf16 > 0) printf("peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
     printf("reading memory                 %.1f GB/s\n\n", bandwidth);
     text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"
-                      "\"peak_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
-                f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds, peak, bandwidth);
+                      "\"compute\":\"%s\",\"peak_gflops\":%.4g,\"peak_bf16_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
+                f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds,
+                b->common.compute == COMPUTE_BF16 ? "bf16" : "f32", peaks.f32, peaks.bf16, bandwidth);
     printf("%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
         const char *type = p->type < 0 ? "" : b->types[p->type].name;
         double t = median(s->list[i].seconds, b->rounds), rate = 1e-9 * p->flops / t;
-        share(part, sizeof part, rate, peak);
+        share(part, sizeof part, rate, peak_of(p, b, &peaks));
         printf("%-14s %-14s %-7s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, type, p->N, p->I, p->O, 1e3 * t, rate, part);
         text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"type\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,"
                           "\"gflops\":%.4g}", i ? "," : "", kind_names[p->kind], p->name, type, p->N, p->I, p->O, p->times, t, rate);
     }
-    show_sums(s, b, peak, json);
+    show_sums(s, b, &peaks, json);
 }
 
 /* ---- the job ---- */

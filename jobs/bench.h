@@ -23,7 +23,7 @@ struct figures {
     const char *backend;
     int threads;
     double share;               /* of the time of its threads that this process got */
-    double peaks[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
+    double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
 };
 
 /* GB/s of reading n words that no cache holds, on all threads. */

@@ -13,12 +13,14 @@ says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$
 same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
 differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 losses() { sed -n 's/.*"loss":\([0-9.e+-]*\).*/\1/p' "$1/metrics.jsonl"; }
-# near A B SHARE: the losses of two runs, step by step
+# near A B: the losses of two runs, step by step. Rounding its operands moves a product by 2^-8 sqrt(2/3), 0.3 %
+# of its length; a layer has three in a row, and layers err in directions of their own: below 1 % of a model
+# that knows nothing yet, which is what its first loss is.
 near() {
     losses "$1" >"$dir/l1"; losses "$2" >"$dir/l2"
-    paste "$dir/l1" "$dir/l2" | awk -v share="$3" '{ d = ($1 - $2) / $2; d = d < 0 ? -d : d; if (d > most) most = d }
-        END { printf "  %d losses, at most %.2g of themselves apart\n", NR, most; exit !(NR > 0 && most <= share) }' \
-        || wrong "the losses of $1 and $2 are further apart than $3"
+    paste "$dir/l1" "$dir/l2" | awk 'NR == 1 { first = $2 } { d = $1 - $2; d = d < 0 ? -d : d; if (d > most) most = d }
+        END { printf "  %d losses, at most %.2g of the first apart\n", NR, most / first; exit !(NR > 0 && most <= 0.01 * first) }' \
+        || wrong "the losses of $1 and $2 are further apart than 1 % of the first"
 }
 
 cat >"$dir/config.json" <<'END'
@@ -59,7 +61,7 @@ begin "bf16: other numbers than f32, near them; recorded"
 expect 0 train "$@" --out "$dir/f32"
 expect 0 train "$@" --out "$dir/one" --compute bf16 --threads 1
 differ "$dir/f32/adapter_model.safetensors" "$dir/one/adapter_model.safetensors"
-near "$dir/one" "$dir/f32" 0.01
+near "$dir/one" "$dir/f32"
 grep -q '"compute": "bf16"' "$dir/one/run.json" || wrong "run.json does not say bf16"
 grep -q '"compute": "f32"' "$dir/f32/run.json" || wrong "run.json does not say f32"
 
@@ -90,7 +92,7 @@ if [ -f "$LORA_MODEL" ]; then
         expect 0 train --model "$LORA_MODEL" --data "$dir/count.jsonl" --out "$dir/real-$how" --lora-r 8 --learning-rate 1e-3 \
             --batch-size 4 --max-steps 12 --seed 1 --compute $how
     done
-    near "$dir/real-bf16" "$dir/real-f32" 0.03
+    near "$dir/real-bf16" "$dir/real-f32"
     differ "$dir/real-bf16/adapter_model.safetensors" "$dir/real-f32/adapter_model.safetensors"
 else
     skip "LORA_MODEL names no model file"
