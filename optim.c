@@ -55,24 +55,17 @@ static int write_zeros(int fd, size_t bytes)
 void *pages_open(const char *directory, size_t bytes, struct lora_error *err)
 {
     const char *place = directory ? directory : getenv("TMPDIR");
-    char *path;
     void *pages = MAP_FAILED;
-    int fd, why;
-    if (!place || !*place) place = "/tmp";
-    if (!(path = path_join(place, "moments-XXXXXX", err))) return NULL;
-    fd = mkstemp(path);
-    why = errno;
+    int fd = file_unnamed(directory, NULL), why = errno;
     if (fd >= 0) {
-        unlink(path);
         if (!(why = write_zeros(fd, bytes))) {
             pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
             why = errno;
         }
         close(fd);
     }
-    free(path);
     if (pages != MAP_FAILED) return pages;
-    fail(err, "cannot make a file for the optimizer's moments", "%s", place);
+    fail(err, "cannot make a file for the optimizer's moments", "%s", place && *place ? place : "/tmp");
     expected(err, "room for %zu bytes", bytes);
     found(err, "%s", strerror(why));
     return NULL;

@@ -218,6 +218,13 @@ static int read_stream(int fd, struct file_map *f, const char *path, struct lora
     return -1;
 }
 
+static int fail_directory(struct lora_error *err, const char *path)
+{
+    fail(err, "cannot read", "%s", path);
+    expected(err, "a file");
+    return found(err, "a directory");
+}
+
 int file_open(struct file_map *f, const char *path, struct lora_error *err)
 {
     struct stat s;
@@ -226,9 +233,7 @@ int file_open(struct file_map *f, const char *path, struct lora_error *err)
     if (fd < 0) return fail_file(err, "cannot open", path);
     if (fstat(fd, &s) || S_ISDIR(s.st_mode)) {
         close(fd);
-        fail(err, "cannot read", "%s", path);
-        expected(err, "a file");
-        return found(err, "a directory");
+        return fail_directory(err, path);
     }
     if (!S_ISREG(s.st_mode)) {
         int bad = read_stream(fd, f, path, err);
@@ -352,8 +357,6 @@ int remove_tree(const char *path, struct lora_error *err)
     return unlink(path) ? fail_file(err, "cannot remove", path) : 0;
 }
 
-#define WRITER_BUFFER 65536
-
 static int write_all(int fd, const unsigned char *data, size_t n)
 {
     while (n) {
@@ -365,6 +368,58 @@ static int write_all(int fd, const unsigned char *data, size_t n)
     }
     return 0;
 }
+
+int file_unnamed(const char *directory, struct lora_error *err)
+{
+    const char *place = directory ? directory : getenv("TMPDIR");
+    char *path = path_join(place && *place ? place : "/tmp", "lora-XXXXXX", err);
+    int fd = path ? mkstemp(path) : -1, why = errno;
+    if (fd >= 0) unlink(path);
+    else if (path) fail_file(err, "cannot make a file", path);
+    free(path);
+    errno = why;
+    return fd;
+}
+
+/* All that is left in a stream, into an unnamed file. */
+static int copy_stream(int from, const char *path, long long *copied, struct lora_error *err)
+{
+    enum { PART = 1 << 16 };
+    unsigned char *part = new_array(PART, 1, err);
+    int to = part ? file_unnamed(NULL, err) : -1, bad = to < 0;
+    ssize_t n = 1;
+    for (*copied = 0; !bad && n; *copied += n > 0 ? n : 0) {
+        n = read(from, part, PART);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) bad = fail_file(err, "cannot read", path);
+        if (n > 0 && write_all(to, part, (size_t)n)) {
+            bad = fail_file(err, "cannot keep a copy of what can be read only once", path);
+            hint(err, "TMPDIR says where there is room, or give a file");
+        }
+    }
+    free(part);
+    if (!bad) return to;
+    if (to >= 0) close(to);
+    return -1;
+}
+
+int file_reread(const char *path, long long *copied, struct lora_error *err)
+{
+    struct stat s;
+    int fd = open(path, O_RDONLY), copy;
+    *copied = -1;
+    if (fd < 0) return fail_file(err, "cannot open", path);
+    if (fstat(fd, &s) || S_ISDIR(s.st_mode)) {
+        close(fd);
+        return fail_directory(err, path);
+    }
+    if (S_ISREG(s.st_mode)) return fd;
+    copy = copy_stream(fd, path, copied, err);
+    close(fd);
+    return copy;
+}
+
+#define WRITER_BUFFER 65536
 
 int writer_open(struct writer *w, const char *path, struct lora_error *err)
 {

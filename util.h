@@ -88,6 +88,13 @@ struct file_map {
 };
 int file_open(struct file_map *f, const char *path, struct lora_error *err);
 void file_close(struct file_map *f);
+/* A descriptor by which a file is read anywhere, and again: its own, or, where it can be read only once (a
+ * pipe, a terminal), that of a copy in an unnamed file, whose bytes are *copied; else *copied is -1.
+ * -1: an error. */
+int file_reread(const char *path, long long *copied, struct lora_error *err);
+/* A new file without a name in `directory` (NULL: TMPDIR's, or /tmp): its descriptor, or -1 with an error
+ * and errno. */
+int file_unnamed(const char *directory, struct lora_error *err);
 /* The pages of p[n] may leave memory, where the system can do that; what is read later is read from the
  * file again. Nothing happens when p is not in the mapped file. */
 void file_forget(const struct file_map *f, const void *p, size_t n);
