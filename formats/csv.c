@@ -4,15 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-void csv_open(struct csv *c, const char *text, size_t size, char delimiter, const char *name)
+void csv_open(struct csv *c, char delimiter, const char *name)
 {
     memset(c, 0, sizeof *c);
-    c->text = text;
-    c->size = size;
     c->name = name;
     c->delimiter = delimiter;
-    c->line = 1;
-    if (size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) c->at = 3;
+}
+
+void csv_text(struct csv *c, const char *text, size_t size, int line)
+{
+    c->text = text;
+    c->size = size;
+    c->at = 0;
+    c->line = line;
 }
 
 void csv_close(struct csv *c)
@@ -79,6 +83,7 @@ int csv_next(struct csv *c, struct lora_error *err)
     }
     if (c->at == c->size) return 0;
     c->record_line = c->line;
+    c->record_at = c->at;
     c->n = 0;
     c->cells.n = 0;
     for (;;) {

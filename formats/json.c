@@ -333,8 +333,8 @@ static struct json *parse_value(struct parser *s)
     return NULL;
 }
 
-int json_parse(struct json_document *d, const char *text, size_t n, const char *name,
-               struct lora_error *err)
+int json_parse_part(struct json_document *d, const char *text, size_t n, const char *name, int line,
+                    struct lora_error *err)
 {
     struct parser s = { 0 };
     size_t strings;
@@ -343,7 +343,7 @@ int json_parse(struct json_document *d, const char *text, size_t n, const char *
     s.end = text + n;
     s.name = name;
     s.err = err;
-    s.line = 1;
+    s.line = line;
     d->memory = s.memory = new_array(1, sizeof *s.memory, err);
     if (!s.memory) return -1;
     /* a number that ends the text needs one more than its own bytes */
@@ -357,6 +357,12 @@ int json_parse(struct json_document *d, const char *text, size_t n, const char *
     }
     json_free(d);
     return -1;
+}
+
+int json_parse(struct json_document *d, const char *text, size_t n, const char *name,
+               struct lora_error *err)
+{
+    return json_parse_part(d, text, n, name, 1, err);
 }
 
 int json_read(struct json_document *d, const char *path, struct lora_error *err)

@@ -29,6 +29,9 @@ struct json_document {
  * depth at most 200. Linear time; lookup in a large object is by a hash. */
 int json_parse(struct json_document *d, const char *text, size_t n, const char *name,
                struct lora_error *err);
+/* The same for a part of a file that begins in its line `line`. */
+int json_parse_part(struct json_document *d, const char *text, size_t n, const char *name, int line,
+                    struct lora_error *err);
 int json_read(struct json_document *d, const char *path, struct lora_error *err);
 void json_free(struct json_document *d);
 
