@@ -1,11 +1,15 @@
-/* data.h - files of rows: every form of the contract, rendered, tokenised, with their targets marked. */
+/* data.h - files of rows: every form of the contract, rendered, tokenised, with their targets marked.
+ *
+ * Files may be longer than memory. data_read() goes through all rows once: it checks them, counts, and keeps
+ * DATA_ENTRY bytes of each, none of its text. data_row() then reads one again from its place in the file,
+ * and renders it as before. */
 #ifndef DATA_H
 #define DATA_H
 
 #include "chat.h"
 #include "tokenizer.h"
 
-/* One row, ready for pack_rows: mask[t] = 1 where ids[t] is a target. */
+/* One row, ready for pack_rows: mask[t] = 1 where ids[t] is a target. Zero-initialise. */
 struct row {
     int n, n_targets;
     int *ids;
@@ -16,8 +20,9 @@ struct row {
     char *completion;           /* what `eval --task generate` compares with: the last target span's
                                  * text without its end-of-turn token; NULL for raw text rows */
     int prompt_n;               /* ids before the last target span begins: what generation is given */
-    uint64_t hash;              /* of the row's content: splits keep duplicates together */
+    uint64_t hash;              /* of ids, mask and labels: splits keep duplicates together */
 };
+void row_free(struct row *row);
 
 struct data_options {
     const struct tokenizer *tokenizer;      /* may be NULL when all rows are input_ids */
@@ -51,13 +56,27 @@ struct data_options {
 struct data_report {
     long long rows, used, dropped_overlong, truncated, without_targets, duplicates;
     long long tokens, targets;
+    long long labelled;             /* rows with a label */
     int longest;
+    int most_inputs, most_targets;  /* of a row; its inputs end before its last target */
+    long long copied;               /* bytes of what could be read only once: an unnamed copy was made of it */
     char form[96], unused[160];     /* "text and label"; keys of the first rows that the form does not
                                      * use, with ", " between them */
 };
 
+/* What stays of a row. */
+struct data_entry {
+    uint64_t at;                /* its file (the upper 16 bits) and place there */
+    uint64_t hash;              /* of the row: if another one comes from there, that is said */
+    int n_targets, source;
+};
+enum { DATA_ENTRY = sizeof(struct data_entry) };
+
 struct dataset {
-    struct row *rows;
+    struct data_files *files;   /* NULL: rows that were made up (data_blank) */
+    int borrowed;               /* files and labels are another's */
+    struct data_entry **blocks; /* the entries (data_entry) */
+    size_t blocks_capacity;
     int n;
     char **labels;              /* the labels that occur, sorted by bytes */
     int n_labels;
@@ -67,11 +86,22 @@ struct dataset {
     uint64_t hash;              /* of all rows' ids and masks, in order */
 };
 
-/* paths: one or more files, separated by commas. Rows without targets are counted and left out. */
+/* paths: one or more files, separated by commas. Rows without targets are counted and left out. What o
+ * points to must live as long as d. */
 int data_read(struct dataset *d, const char *paths, const struct data_options *o, struct lora_error *err);
+/* The same, with a share of the rows (0 < f < 1), chosen by their hash, in `held` instead. d has the files
+ * of both, and must be freed last. */
+int data_read_split(struct dataset *d, double f, struct dataset *held, const char *paths,
+                    const struct data_options *o, struct lora_error *err);
+/* n rows of `length` ids 0, all targets, without a file: for plans. Free it also when this fails. */
+int data_blank(struct dataset *d, int n, int length, struct lora_error *err);
 void data_free(struct dataset *d);
-/* Moves a share of the rows (0 < f < 1), chosen by their hash, from d to out. */
-int data_split(struct dataset *d, double f, struct dataset *out, struct lora_error *err);
+/* Row i (0 .. n - 1) again, into *row, whose memory is freed first. A file that was changed or cut since is
+ * an error. Not for several threads at once. */
+int data_row(const struct dataset *d, int i, struct row *row, struct lora_error *err);
+const struct data_entry *data_entry(const struct dataset *d, int i);
+/* Bytes of memory that d takes, windows of its files and the labels included. */
+size_t data_memory(const struct dataset *d);
 
 /* The prompt template with text, and the options' labels, in its places; to be freed, or NULL. */
 char *data_prompt(const struct data_options *o, const char *prompt_template, const char *text,

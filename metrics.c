@@ -8,10 +8,28 @@
 
 static double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-static void score_classes(struct classification *c, long long count)
+int classification_open(struct classification *c, int n, struct lora_error *err)
+{
+    memset(c, 0, sizeof *c);
+    c->n = n;
+    c->classes = new_array((size_t)n, sizeof *c->classes, err);
+    c->confusion = new_array((size_t)n, ((size_t)n + 1) * sizeof *c->confusion, err);
+    if (c->classes && c->confusion) return 0;
+    classification_free(c);
+    return -1;
+}
+
+void classification_add(struct classification *c, int truth, int predicted)
+{
+    c->classes[truth].support++;
+    c->confusion[(size_t)truth * ((size_t)c->n + 1) + (size_t)(predicted < 0 ? c->n : predicted)]++;
+}
+
+void classification_score(struct classification *c)
 {
     int n = c->n, i, k;
-    long long right = 0;
+    long long right = 0, count = 0;
+    for (i = 0; i < n; i++) count += c->classes[i].support;
     for (i = 0; i < n; i++) {
         struct class_score *s = &c->classes[i];
         long long hits = c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)i], predicted = 0;
@@ -24,26 +42,6 @@ static void score_classes(struct classification *c, long long count)
         right += hits;
     }
     c->accuracy = ratio((double)right, (double)count);
-}
-
-int classification_make(struct classification *c, const int *truth, const int *predicted, long long count,
-                        int n, struct lora_error *err)
-{
-    long long i;
-    memset(c, 0, sizeof *c);
-    c->n = n;
-    c->classes = new_array((size_t)n, sizeof *c->classes, err);
-    c->confusion = new_array((size_t)n, ((size_t)n + 1) * sizeof *c->confusion, err);
-    if (!c->classes || !c->confusion) {
-        classification_free(c);
-        return -1;
-    }
-    for (i = 0; i < count; i++) {
-        c->classes[truth[i]].support++;
-        c->confusion[(size_t)truth[i] * ((size_t)n + 1) + (size_t)(predicted[i] < 0 ? n : predicted[i])]++;
-    }
-    score_classes(c, count);
-    return 0;
 }
 
 void classification_free(struct classification *c)

@@ -18,9 +18,11 @@ struct classification {
     double weighted_f1;                 /* by support */
 };
 
-/* truth[count] from 0 to n - 1; predicted[count] too, or -1: no class. */
-int classification_make(struct classification *c, const int *truth, const int *predicted, long long count,
-                        int n, struct lora_error *err);
+/* Nothing counted yet; then a row at a time, truth from 0 to n - 1, predicted too, or -1: no class; then the
+ * scores. */
+int classification_open(struct classification *c, int n, struct lora_error *err);
+void classification_add(struct classification *c, int truth, int predicted);
+void classification_score(struct classification *c);
 void classification_free(struct classification *c);
 
 struct text_slice { const char *s; size_t n; };

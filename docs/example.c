@@ -13,14 +13,15 @@ static int train(struct lora *l, const struct dataset *rows, double *losses, str
 {
     static const struct lora_hyper hyper = { 1e-2, 0.9, 0.999, 1e-8, 0, 1 };
     struct pack pack = { 0 };
+    struct row row = { 0 };
     double norm;
     int step, i, bad = 0;
     for (step = 0; step < 20 && !bad; step++) {
         double sum = 0;
         pack_clear(&pack);
         for (i = 0; i < rows->n && !bad; i++) {
-            const struct row *row = &rows->rows[i];
-            const struct pack_input in = { row->ids, row->mask, row->n, 0, row->labels };
+            if ((bad = data_row(rows, i, &row, err))) break;            /* from the file, and rendered */
+            const struct pack_input in = { row.ids, row.mask, row.n, 0, row.labels };
             bad = pack_rows(&pack, &in, 1, 0, 0, err);
         }
         bad = bad || pack_finish(&pack, err)
@@ -29,6 +30,7 @@ static int train(struct lora *l, const struct dataset *rows, double *losses, str
         for (i = 0; i < pack.T && !bad; i++) sum += losses[i];
         if (!bad) printf("step %d, loss %.4f\n", step + 1, sum / pack.T);
     }
+    row_free(&row);
     pack_free(&pack);
     return bad;
 }

@@ -14,4 +14,15 @@ int names_add(struct names *t, const char *name, const void *item);
 const void *names_find(const struct names *t, const char *name);    /* NULL: absent, or t is NULL */
 void names_free(struct names *t);
 
+/* A set of words that grows, each once. Zero-initialise. */
+struct words {
+    char **v;                   /* [n] in the order of coming, or sorted by bytes */
+    int n;
+    size_t capacity;
+    struct names *names;        /* of the same strings */
+};
+int words_add(struct words *w, const char *word, struct lora_error *err);   /* copies it, if it is not there */
+void words_sort(struct words *w);
+void words_free(struct words *w);
+
 #endif

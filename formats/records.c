@@ -262,6 +262,7 @@ static int read_csv(struct records *r, struct lora_error *err)
         csv_text(c, r->window + r->at, r->n - r->at, r->next_line);
         got = csv_next(c, err);
         if (r->ended || c->at + 1 < c->size) break;
+        if (got < 0 && err) memset(err, 0, sizeof *err);    /* it goes on behind the window */
         if (fill(r, err)) return -1;
     }
     if (got > 0) {

@@ -43,6 +43,14 @@ static const struct option options[] = {
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
+/* A file of lines that is written as rows are done: to standard output for "-", else it appears when all is
+ * done. Nothing without a path. */
+struct lines {
+    const char *path;
+    struct writer w;
+    int is_open;
+};
+
 /* What a run of the job carries. report is for people, json the same figures for programs. */
 struct run {
     struct settings o;
@@ -53,10 +61,46 @@ struct run {
     char *label_text;
     const char **labels;        /* of --labels */
     int n_labels;
-    struct text report, json, predictions;
+    struct text report, json;
+    struct lines lines;         /* of --predictions or --token-losses */
+    struct text line;
+    long long next;             /* lm: the row of the input whose line comes next */
+    struct label_set set;       /* classify */
+    struct classification scores;
+    double matches, f1;         /* generate: sums */
     double start;
     struct lora_error err;
 };
+
+/* ---- lines of rows ---- */
+
+static int lines_open(struct lines *l, const char *path, struct lora_error *err)
+{
+    l->path = path;
+    if (!path || !strcmp(path, "-")) return 0;
+    l->is_open = !writer_open(&l->w, path, err);
+    return l->is_open ? 0 : -1;
+}
+
+/* The text is empty then. */
+static int lines_put(struct lines *l, struct text *t, struct lora_error *err)
+{
+    size_t n = t->n;
+    if (text_check(t, err)) return -1;
+    t->n = 0;
+    if (l->is_open) return writer_put(&l->w, t->s, n, err);
+    if (l->path && fwrite(t->s, 1, n, stdout) != n) return fail(err, "cannot write", "standard output");
+    return 0;
+}
+
+static int lines_end(struct lines *l, int keep, struct lora_error *err)
+{
+    int bad = 0;
+    if (l->is_open && keep) bad = writer_commit(&l->w, err);
+    else if (l->is_open) writer_abandon(&l->w);
+    l->is_open = 0;
+    return bad;
+}
 
 /* ---- progress and stops ---- */
 
@@ -71,6 +115,7 @@ static int each(void *ctx, int done)
 static struct evaluation evaluation_of(struct run *r, const struct label_set *labels)
 {
     struct evaluation e;
+    memset(&e, 0, sizeof e);
     e.d = &r->d;
     e.labels = labels;
     e.rows = r->o.batch_size ? r->o.batch_size : EVALUATION_ROWS;
@@ -119,25 +164,28 @@ static void put_pair(struct text *t, const char *key, const char *value)
 /* ---- lm ---- */
 
 /* One line for each row of the input, those that were left out with an empty list. */
-static int write_token_losses(struct run *r, const double *losses)
+static int put_left_out(struct run *r, long long up_to, struct lora_error *err)
 {
-    struct text t = { NULL, 0, 0, 0 };
-    long long source;
-    int i, row = 0, bad;
-    for (source = 0; source < r->d.report.rows; source++) {
-        text_puts(&t, "{\"losses\":[");
-        if (row < r->d.n && r->d.rows[row].source == source) {
-            for (i = 0; i < r->d.rows[row].n_targets; i++) {
-                if (i) text_puts(&t, ",");
-                json_put_number(&t, *losses++, 9);
-            }
-            row++;
-        }
-        text_puts(&t, "]}\n");
+    for (; r->next < up_to; r->next++) {
+        text_puts(&r->line, "{\"losses\":[]}\n");
+        if (lines_put(&r->lines, &r->line, err)) return -1;
     }
-    bad = job_write_json(r->o.token_losses, &t, &r->err);
-    text_free(&t);
-    return bad;
+    return 0;
+}
+
+static int put_losses(void *ctx, const struct row *row, const double *losses, struct lora_error *err)
+{
+    struct run *r = ctx;
+    int i;
+    if (put_left_out(r, row->source, err)) return -1;
+    text_puts(&r->line, "{\"losses\":[");
+    for (i = 0; i < row->n_targets; i++) {
+        if (i) text_puts(&r->line, ",");
+        json_put_number(&r->line, losses[i], 9);
+    }
+    text_puts(&r->line, "]}\n");
+    r->next++;
+    return lines_put(&r->lines, &r->line, err);
 }
 
 static int run_lm(struct run *r)
@@ -145,19 +193,17 @@ static int run_lm(struct run *r)
     struct evaluation e = evaluation_of(r, NULL);
     struct lora *l = NULL;
     struct lm_figures f;
-    double *losses = NULL;
-    int code = -1;
-    if (!r->o.token_losses || (losses = new_array((size_t)r->d.report.targets, sizeof *losses, &r->err)))
-        code = open_lora(r, &e, &l) ? -1 : evaluate_lm(&e, l, &f, losses, &r->err);
+    int code;
+    if (r->o.token_losses) e.losses = put_losses;
+    code = open_lora(r, &e, &l) ? -1 : evaluate_lm(&e, l, &f, &r->err);
     if (!code && !stop_signal()) {
         put_figure(r, "loss", "loss", f.loss);
         put_figure(r, "perplexity", "perplexity", exp(f.loss));
         put_figure(r, "token_accuracy", "token accuracy", f.token_accuracy);
         put_count(r, "target_tokens", f.targets);
-        if (r->o.token_losses) code = write_token_losses(r, losses);
+        if (r->o.token_losses) code = put_left_out(r, r->d.report.rows, &r->err);
     }
     lora_close(l);
-    free(losses);
     return code;
 }
 
@@ -185,10 +231,10 @@ static int read_labels(struct run *r)
     return fail(&r->err, "no labels", "%s", r->o.labels);
 }
 
-static int make_labels(struct run *r, struct label_set *set)
+static int make_labels(struct run *r)
 {
-    if (r->labels) return label_set_make(set, &r->d, &r->rows, r->labels, r->n_labels, &r->err);
-    return label_set_make(set, &r->d, &r->rows, (const char *const *)r->s.labels, r->s.n_labels, &r->err);
+    const char *const *names = r->labels ? r->labels : (const char *const *)r->s.labels;
+    return label_set_make(&r->set, &r->d, NULL, &r->rows, names, r->labels ? r->n_labels : r->s.n_labels, &r->err);
 }
 
 /* The label whose text the greedy answer is, both trimmed. */
@@ -201,24 +247,51 @@ static int label_of_text(const struct label_set *set, const char *text)
 
 static int answering_rows(const struct run *r) { return r->o.batch_size ? r->o.batch_size : GENERATION_ROWS; }
 
-static int predict_by_text(struct run *r, const struct label_set *set, int *predicted, char **answers)
+/* text: the answer; NULL: labels were scored. */
+static int take_prediction(struct run *r, const struct row *row, int predicted, double score, const char *text,
+                           struct lora_error *err)
 {
-    int i, code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, answers, each, r, &r->err);
-    for (i = 0; !code && i < r->d.n; i++) predicted[i] = label_of_text(set, answers[i]);
-    return code;
+    const struct label_set *set = &r->set;
+    struct text *t = &r->line;
+    int truth = label_set_find(set, row_label(row));
+    classification_add(&r->scores, truth, predicted);
+    text_printf(t, "{\"row\":%d", row->source);
+    put_pair(t, "label", set->names[truth]);
+    put_pair(t, "prediction", predicted < 0 ? NULL : set->names[predicted]);
+    if (text) put_pair(t, "text", text);
+    else {
+        text_puts(t, ",\"log_probability\":");
+        json_put_number(t, score, 9);
+    }
+    text_puts(t, "}\n");
+    return lines_put(&r->lines, t, err);
 }
 
-static int predict_by_likelihood(struct run *r, const struct label_set *set, int *predicted, double *scores)
+static int take_label(void *ctx, const struct row *row, int label, double log_probability, struct lora_error *err)
 {
-    struct evaluation e = evaluation_of(r, set);
+    return take_prediction(ctx, row, label, log_probability, NULL, err);
+}
+
+static int take_text(void *ctx, const struct row *row, const char *answer, struct lora_error *err)
+{
+    return take_prediction(ctx, row, label_of_text(&((struct run *)ctx)->set, answer), 0, answer, err);
+}
+
+static int predict_by_likelihood(struct run *r)
+{
+    struct evaluation e = evaluation_of(r, &r->set);
     struct lora *l = NULL;
-    int code = open_lora(r, &e, &l) ? -1 : evaluate_labels(&e, l, predicted, scores, &r->err);
+    int code;
+    e.label = take_label;
+    code = open_lora(r, &e, &l) ? -1 : evaluate_labels(&e, l, &r->err);
     lora_close(l);
     return code;
 }
 
-static void put_classes(struct run *r, const struct label_set *set, const struct classification *c)
+static void put_classes(struct run *r)
 {
+    const struct label_set *set = &r->set;
+    const struct classification *c = &r->scores;
     int i, width = 5;
     for (i = 0; i < set->n; i++) if ((int)strlen(set->names[i]) > width) width = (int)strlen(set->names[i]);
     if (width > 40) width = 40;
@@ -245,8 +318,10 @@ static void put_classes(struct run *r, const struct label_set *set, const struct
 
 /* The whole matrix: rows are the truth, columns the predictions, in the order of labels; other:
  * predictions that are no label. */
-static void put_confusion_json(struct run *r, const struct label_set *set, const struct classification *c)
+static void put_confusion_json(struct run *r)
 {
+    const struct label_set *set = &r->set;
+    const struct classification *c = &r->scores;
     int i, k, n = set->n;
     put_key(r, "confusion");
     text_puts(&r->json, "{\"labels\":[");
@@ -267,8 +342,10 @@ static void put_confusion_json(struct run *r, const struct label_set *set, const
 }
 
 /* For few classes: the matrix. Columns are numbered as the rows are. */
-static void put_matrix(struct run *r, const struct label_set *set, const struct classification *c)
+static void put_matrix(struct run *r)
 {
+    const struct label_set *set = &r->set;
+    const struct classification *c = &r->scores;
     int i, k, n = set->n, others = 0;
     for (i = 0; i < n; i++) others |= c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)n] != 0;
     text_puts(&r->report, "\nconfusion (rows: truth, columns: predicted)\n     ");
@@ -283,8 +360,10 @@ static void put_matrix(struct run *r, const struct label_set *set, const struct 
 }
 
 /* For many: the cells off the diagonal that count most. */
-static void put_largest(struct run *r, const struct label_set *set, const struct classification *c)
+static void put_largest(struct run *r)
 {
+    const struct label_set *set = &r->set;
+    const struct classification *c = &r->scores;
     int n = set->n, lines, i, k;
     long long below = INT64_MAX;
     text_puts(&r->report, "\nmost frequent confusions\n");
@@ -308,105 +387,57 @@ static void put_largest(struct run *r, const struct label_set *set, const struct
     if (!lines) text_puts(&r->report, "  none\n");
 }
 
-static int put_classification(struct run *r, const struct label_set *set, const int *truth, const int *predicted)
+static void put_classification(struct run *r)
 {
-    struct classification c;
-    if (classification_make(&c, truth, predicted, r->d.n, set->n, &r->err)) return -1;
-    put_classes(r, set, &c);
-    put_figure(r, "accuracy", "accuracy", c.accuracy);
-    put_figure(r, "macro_f1", "macro F1", c.macro_f1);
-    put_figure(r, "weighted_f1", "weighted F1", c.weighted_f1);
-    put_confusion_json(r, set, &c);
-    if (set->n <= 12) put_matrix(r, set, &c);
-    else put_largest(r, set, &c);
-    classification_free(&c);
-    return 0;
-}
-
-static void put_label_predictions(struct run *r, const struct label_set *set, const int *truth, const int *predicted,
-                                  const double *scores, char *const *answers)
-{
-    int i;
-    for (i = 0; i < r->d.n; i++) {
-        struct text *t = &r->predictions;
-        text_printf(t, "{\"row\":%d", r->d.rows[i].source);
-        put_pair(t, "label", set->names[truth[i]]);
-        put_pair(t, "prediction", predicted[i] < 0 ? NULL : set->names[predicted[i]]);
-        if (r->o.score == SCORE_GENERATE) put_pair(t, "text", answers[i]);
-        else {
-            text_puts(t, ",\"log_probability\":");
-            json_put_number(t, scores[i], 9);
-        }
-        text_puts(t, "}\n");
-    }
-}
-
-static void free_answers(const struct run *r, char **answers)
-{
-    int i;
-    for (i = 0; answers && i < r->d.n; i++) free(answers[i]);
-    free(answers);
+    const struct classification *c = &r->scores;
+    classification_score(&r->scores);
+    put_classes(r);
+    put_figure(r, "accuracy", "accuracy", c->accuracy);
+    put_figure(r, "macro_f1", "macro F1", c->macro_f1);
+    put_figure(r, "weighted_f1", "weighted F1", c->weighted_f1);
+    put_confusion_json(r);
+    if (r->set.n <= 12) put_matrix(r);
+    else put_largest(r);
 }
 
 static int run_classify(struct run *r)
 {
-    struct label_set set;
-    size_t n = (size_t)r->d.n;
-    int *truth = new_array(n, sizeof *truth, &r->err), *predicted = new_array(n, sizeof *predicted, &r->err);
-    double *scores = new_array(n, sizeof *scores, &r->err);
-    char **answers = new_array(n, sizeof *answers, &r->err);
-    int i, code = -1;
-    memset(&set, 0, sizeof set);
-    if (truth && predicted && scores && answers && (!r->o.labels || !read_labels(r)) && !make_labels(r, &set)) {
-        for (i = 0; i < r->d.n; i++) truth[i] = label_set_find(&set, row_label(&r->d.rows[i]));
-        code = r->o.score == SCORE_GENERATE ? predict_by_text(r, &set, predicted, answers)
-                                            : predict_by_likelihood(r, &set, predicted, scores);
-        if (!code && !stop_signal()) {
-            put_label_predictions(r, &set, truth, predicted, scores, answers);
-            code = put_classification(r, &set, truth, predicted);
-        }
-    }
-    free_answers(r, answers);
-    label_set_free(&set);
-    free(truth);
-    free(predicted);
-    free(scores);
+    int code;
+    if ((r->o.labels && read_labels(r)) || make_labels(r) || classification_open(&r->scores, r->set.n, &r->err)) return -1;
+    code = r->o.score == SCORE_GENERATE
+           ? generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, take_text, each, r, &r->err)
+           : predict_by_likelihood(r);
+    if (!code && !stop_signal()) put_classification(r);
     return code;
 }
 
 /* ---- generate ---- */
 
-static int put_answers(struct run *r, char *const *answers)
+static int take_answer(void *ctx, const struct row *row, const char *answer, struct lora_error *err)
 {
-    double matches = 0, f1 = 0;
-    int i;
-    for (i = 0; i < r->d.n; i++) {
-        struct text *t = &r->predictions;
-        double one = token_f1(answers[i], r->d.rows[i].completion);
-        int match = exact_match(answers[i], r->d.rows[i].completion);
-        if (one < 0) return fail_memory(&r->err, "words of an answer", 0);
-        text_printf(t, "{\"row\":%d", r->d.rows[i].source);
-        put_pair(t, "completion", r->d.rows[i].completion);
-        put_pair(t, "prediction", answers[i]);
-        text_printf(t, ",\"exact_match\":%d,\"token_f1\":", match);
-        json_put_number(t, one, 9);
-        text_puts(t, "}\n");
-        matches += match;
-        f1 += one;
-    }
-    put_figure(r, "exact_match", "exact match", matches / r->d.n);
-    put_figure(r, "token_f1", "token F1", f1 / r->d.n);
-    return 0;
+    struct run *r = ctx;
+    struct text *t = &r->line;
+    double one = token_f1(answer, row->completion);
+    int match = exact_match(answer, row->completion);
+    if (one < 0) return fail_memory(err, "words of an answer", 0);
+    r->matches += match;
+    r->f1 += one;
+    text_printf(t, "{\"row\":%d", row->source);
+    put_pair(t, "completion", row->completion);
+    put_pair(t, "prediction", answer);
+    text_printf(t, ",\"exact_match\":%d,\"token_f1\":", match);
+    json_put_number(t, one, 9);
+    text_puts(t, "}\n");
+    return lines_put(&r->lines, t, err);
 }
 
 static int run_generate(struct run *r)
 {
-    char **answers = new_array((size_t)r->d.n, sizeof *answers, &r->err);
-    int code = -1;
-    if (answers) code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, answers, each, r, &r->err);
-    if (!code && !stop_signal()) code = put_answers(r, answers);
-    free_answers(r, answers);
-    return code;
+    int code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, take_answer, each, r, &r->err);
+    if (code || stop_signal()) return code;
+    put_figure(r, "exact_match", "exact match", r->matches / r->d.n);
+    put_figure(r, "token_f1", "token F1", r->f1 / r->d.n);
+    return 0;
 }
 
 /* ---- the job ---- */
@@ -420,8 +451,7 @@ static int write_results(struct run *r)
     json_put_number(&r->json, seconds, 9);
     text_puts(&r->json, "}\n");
     text_printf(&r->report, "%-16s %d\n%-16s %.1f\n", "rows", r->d.n, "seconds", seconds);
-    if (text_check(&r->report, &r->err) || text_check(&r->predictions, &r->err)) return -1;
-    if (r->o.predictions && job_write_json(r->o.predictions, &r->predictions, &r->err)) return -1;
+    if (text_check(&r->report, &r->err) || lines_end(&r->lines, 1, &r->err)) return -1;
     if (r->o.json && job_write_json(r->o.json, &r->json, &r->err)) return -1;
     if (!r->o.json || strcmp(r->o.json, "-")) fwrite(r->report.s, 1, r->report.n, stdout);
     return 0;
@@ -437,7 +467,7 @@ static int evaluate(struct run *r)
     report_rows("data", &r->d.report);
     r->start = seconds_now();
     text_puts(&r->json, "{");
-    text_puts(&r->predictions, "");
+    if (lines_open(&r->lines, r->o.task == TASK_LM ? r->o.token_losses : r->o.predictions, &r->err)) return -1;
     code = tasks[r->o.task](r);
     progress_done();
     return code || stop_signal() ? code : write_results(r);
@@ -478,6 +508,9 @@ static int run(int argc, char **argv)
         stop_install();
         code = evaluate(&r) < 0 ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     }
+    lines_end(&r.lines, 0, NULL);
+    label_set_free(&r.set);
+    classification_free(&r.scores);
     data_free(&r.d);
     session_close(&r.s);
     if (r.label_file.data) file_close(&r.label_file);
@@ -485,7 +518,7 @@ static int run(int argc, char **argv)
     free(r.labels);
     text_free(&r.report);
     text_free(&r.json);
-    text_free(&r.predictions);
+    text_free(&r.line);
     job_free_options(&job_eval, &r.o, given);
     return code;
 }

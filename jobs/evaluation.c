@@ -15,36 +15,40 @@ static int compare_names(const void *a, const void *b)
 
 int label_set_find(const struct label_set *set, const char *name)
 {
-    const char **found_at = bsearch(&name, set->names, (size_t)set->n, sizeof *set->names, compare_names);
+    char **found_at = set->n ? bsearch(&name, set->names, (size_t)set->n, sizeof *set->names, compare_names) : NULL;
     return found_at ? (int)(found_at - set->names) : -1;
 }
 
-/* Sorts the names and leaves each once. */
-static int set_names(struct label_set *set, const struct dataset *d, const char *const *names, int n,
-                     struct lora_error *err)
+/* The labels of all rows of d. */
+static int add_names(struct label_set *set, const struct dataset *d, struct lora_error *err)
 {
-    int i, kept = 0, count = names ? n : d->n;
-    set->names = new_array((size_t)count, sizeof *set->names, err);
-    if (!set->names) return -1;
-    for (i = 0; i < count; i++) {
-        const char *name = names ? names[i] : row_label(&d->rows[i]);
-        if (!name) {
-            fail(err, "a row without a label", "row %d", d->rows[i].source + 1);
-            return expected(err, "rows of text and label, or with an answer");
-        }
-        set->names[i] = name;
+    struct row row = { 0 };
+    int i, bad = 0;
+    if (d->report.labelled == d->n) {       /* it knows them */
+        for (i = 0; i < d->n_labels && !bad; i++) bad = words_add(&set->words, d->labels[i], err);
+        return bad;
     }
-    qsort(set->names, (size_t)count, sizeof *set->names, compare_names);
-    for (i = 0; i < count; i++)
-        if (!i || strcmp(set->names[i], set->names[kept - 1])) set->names[kept++] = set->names[i];
-    set->n = kept;
-    for (i = 0; i < d->n; i++)
-        if (!row_label(&d->rows[i]) || label_set_find(set, row_label(&d->rows[i])) < 0) {
-            fail(err, "a label that is not in the set", "row %d", d->rows[i].source + 1);
-            expected(err, "one of %d labels", kept);
-            found(err, "%s", row_label(&d->rows[i]) ? row_label(&d->rows[i]) : "none");
-            return hint(err, "--labels FILE gives the set, one label a line");
+    for (i = 0; i < d->n && !bad; i++) {
+        if ((bad = data_row(d, i, &row, err))) break;
+        if (row_label(&row)) bad = words_add(&set->words, row_label(&row), err);
+        else {
+            bad = fail(err, "a row without a label", "row %d", row.source + 1);
+            expected(err, "rows of text and label, or with an answer");
         }
+    }
+    row_free(&row);
+    return bad;
+}
+
+static int set_names(struct label_set *set, const struct dataset *d, const struct dataset *more,
+                     const char *const *names, int n, struct lora_error *err)
+{
+    int i;
+    for (i = 0; names && i < n; i++) if (words_add(&set->words, names[i], err)) return -1;
+    if (!names && (add_names(set, d, err) || (more && add_names(set, more, err)))) return -1;
+    words_sort(&set->words);
+    set->names = set->words.v;
+    set->n = set->words.n;
     return 0;
 }
 
@@ -76,20 +80,44 @@ static int add_path(struct label_set *set, const int *ids, int n, int *leaf, str
     return 0;
 }
 
-int label_set_make(struct label_set *set, const struct dataset *d, const struct data_options *o,
-                   const char *const *names, int n, struct lora_error *err)
+static int no_label(const struct label_set *set, const struct row *row, struct lora_error *err)
+{
+    fail(err, "a label that is not in the set", "row %d", row->source + 1);
+    expected(err, "one of %d labels", set->n);
+    found(err, "%s", row_label(row) ? row_label(row) : "none");
+    return hint(err, "--labels FILE gives the set, one label a line");
+}
+
+/* The tokens of labels from rows that have them; until all have theirs, if the rows' labels are known to be
+ * in the set. */
+static int take_paths(struct label_set *set, const struct dataset *d, const struct data_options *o, int known,
+                      struct lora_error *err)
+{
+    struct row row = { 0 };
+    int i, left = set->n, bad = 0;
+    for (i = 0; i < d->n && !bad && (left || !known); i++) {
+        int label;
+        if ((bad = data_row(d, i, &row, err))) break;
+        label = row_label(&row) ? label_set_find(set, row_label(&row)) : -1;
+        if (label < 0) bad = no_label(set, &row, err);
+        else if (!set->leaf[label] && !(o->max_length && row.n >= o->max_length)) {     /* else it may have been cut */
+            bad = add_path(set, row.ids + row.prompt_n, row.n - row.prompt_n, &set->leaf[label], err);
+            left--;
+        }
+    }
+    row_free(&row);
+    return bad;
+}
+
+int label_set_make(struct label_set *set, const struct dataset *d, const struct dataset *more,
+                   const struct data_options *o, const char *const *names, int n, struct lora_error *err)
 {
     struct ids ids = { NULL, 0, 0 };
     int i, bad = 0;
     memset(set, 0, sizeof *set);
-    if (set_names(set, d, names, n, err) || child_node(set, 0, -1, err) < 0
-        || !(set->leaf = new_array((size_t)set->n, sizeof *set->leaf, err))) return -1;
-    for (i = 0; i < d->n && !bad; i++) {
-        const struct row *row = &d->rows[i];
-        int label = label_set_find(set, row_label(row));
-        if (o->max_length && row->n >= o->max_length) continue;     /* its label may have been cut */
-        if (!set->leaf[label]) bad = add_path(set, row->ids + row->prompt_n, row->n - row->prompt_n, &set->leaf[label], err);
-    }
+    if (set_names(set, d, more, names, n, err) || child_node(set, 0, -1, err) < 0
+        || !(set->leaf = new_array((size_t)set->n, sizeof *set->leaf, err))
+        || take_paths(set, d, o, !names, err)) return -1;
     for (i = 0; i < set->n && !bad; i++) {
         if (set->leaf[i]) continue;
         ids.n = 0;
@@ -101,7 +129,7 @@ int label_set_make(struct label_set *set, const struct dataset *d, const struct 
 
 void label_set_free(struct label_set *set)
 {
-    free(set->names);
+    words_free(&set->words);
     free(set->nodes);
     free(set->leaf);
     memset(set, 0, sizeof *set);
@@ -151,7 +179,9 @@ struct laying {
     struct pack pack;
     struct place *places;       /* [n_nodes] */
     int *run;                   /* [n_nodes] */
-    int next;                   /* the first row that is not laid yet */
+    int first, n;               /* rows of the pack */
+    struct row *rows;           /* [e->rows + 1]: `have` of them from the first on, read ahead of the pack */
+    int have;
 };
 
 static int start_laying(struct laying *y, const struct evaluation *e, struct lora_error *err)
@@ -161,14 +191,30 @@ static int start_laying(struct laying *y, const struct evaluation *e, struct lor
     y->e = e;
     y->places = new_array(n, sizeof *y->places, err);
     y->run = new_array(n, sizeof *y->run, err);
-    return y->places && y->run ? 0 : -1;
+    y->rows = new_array((size_t)e->rows + 1, sizeof *y->rows, err);
+    return y->places && y->run && y->rows ? 0 : -1;
 }
 
 static void end_laying(struct laying *y)
 {
+    int i;
+    for (i = 0; i < y->have; i++) row_free(&y->rows[i]);
+    free(y->rows);
     pack_free(&y->pack);
     free(y->places);
     free(y->run);
+}
+
+/* On to the next pack: the last one's rows go. */
+static void drop_rows(struct laying *y)
+{
+    int i;
+    for (i = 0; i < y->n; i++) row_free(&y->rows[i]);
+    y->have -= y->n;
+    memmove(y->rows, y->rows + y->n, (size_t)y->have * sizeof *y->rows);
+    memset(y->rows + y->have, 0, (size_t)y->n * sizeof *y->rows);
+    y->first += y->n;
+    y->n = 0;
 }
 
 static int lay_row(const struct evaluation *e, const struct row *row, int from, int prefix, struct pack *p,
@@ -198,36 +244,43 @@ static int common_beginning(const struct evaluation *e, const struct row *a, con
     return i;
 }
 
-/* How many rows go into the next pack; *shared: what they all begin with. */
-static int choose_rows(const struct laying *y, int *shared)
+/* How many rows go into the next pack, or -1; *shared: what they all begin with. */
+static int choose_rows(struct laying *y, int *shared, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
-    const struct row *first = &e->d->rows[y->next];
-    long long sum = tokens_of(e, first);
-    int rows;
-    *shared = common_beginning(e, first, first, first->n);
-    for (rows = 1; rows < e->rows && y->next + rows < e->d->n; rows++) {
-        const struct row *row = &e->d->rows[y->next + rows];
-        int common = common_beginning(e, row, first, *shared);
-        if (sum + tokens_of(e, row) - (long long)rows * common > EVALUATION_TOKENS) break;
+    const struct row *first = &y->rows[0];
+    long long sum = 0;
+    int n;
+    *shared = 0;
+    for (n = 0; n < e->rows && y->first + n < e->d->n; n++) {
+        const struct row *row = &y->rows[n];
+        int common;
+        if (n == y->have) {
+            y->have++;
+            if (data_row(e->d, y->first + n, &y->rows[n], err)) return -1;
+        }
+        if (!n) *shared = first->n;
+        common = common_beginning(e, row, first, *shared);
+        if (n && sum + tokens_of(e, row) - (long long)n * common > EVALUATION_TOKENS) break;
         sum += tokens_of(e, row);
         *shared = common;
     }
-    if (rows == 1) *shared = 0;
-    return rows;
+    if (n == 1) *shared = 0;
+    return n;
 }
 
 /* The next pack: 1, or 0 when all rows are done. */
 static int lay_pack(struct laying *y, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
-    int shared, prefix = -1, end;
+    int shared, prefix = -1, i;
+    drop_rows(y);
     pack_clear(&y->pack);
-    if (y->next == e->d->n) return 0;
-    end = y->next + choose_rows(y, &shared);
-    if (shared && pack_segment(&y->pack, e->d->rows[y->next].ids, shared, -1, e->adapter, 0, &prefix, err)) return -1;
-    for (; y->next < end; y->next++) {
-        const struct row *row = &e->d->rows[y->next];
+    if (y->first == e->d->n) return 0;
+    if ((y->n = choose_rows(y, &shared, err)) < 0) return y->n = 0, -1;
+    if (shared && pack_segment(&y->pack, y->rows[0].ids, shared, -1, e->adapter, 0, &prefix, err)) return -1;
+    for (i = 0; i < y->n; i++) {
+        const struct row *row = &y->rows[i];
         if (e->labels ? lay_labels(e, row, shared, prefix, &y->pack, y->places, y->run, err)
                       : lay_row(e, row, shared, prefix, &y->pack, err)) return -1;
     }
@@ -252,7 +305,7 @@ static int run_pack(struct laying *y, struct lora *l, double *losses, int *best,
     if (lora_eval(l, &y->pack, losses, best, err)) return -1;
     for (t = 0; t < y->pack.T; t++) {
         if (losses[t] - losses[t] == 0) continue;
-        if (!lora_find_not_finite(l, &y->pack, err)) fail(err, "a loss is not finite", "row %d", y->next);
+        if (!lora_find_not_finite(l, &y->pack, err)) fail(err, "a loss is not finite", "row %d", y->rows[0].source + 1);
         return -1;
     }
     return 0;
@@ -260,20 +313,18 @@ static int run_pack(struct laying *y, struct lora *l, double *losses, int *best,
 
 /* Runs all packs; take() gets each one's losses and best ids. */
 static int run_all(const struct evaluation *e, struct lora *l,
-                   void (*take)(void *ctx, const struct laying *y, int first_row, const double *losses,
-                                const int *best), void *ctx, struct lora_error *err)
+                   int (*take)(void *ctx, const struct laying *y, const double *losses, const int *best,
+                               struct lora_error *err), void *ctx, struct lora_error *err)
 {
     struct laying y;
     size_t losses_capacity = 0, best_capacity = 0;
     double *losses = NULL;
-    int *best = NULL, first = 0, got = start_laying(&y, e, err) ? -1 : 1;
+    int *best = NULL, got = start_laying(&y, e, err) ? -1 : 1;
     while (got > 0 && (got = lay_pack(&y, err)) > 0) {
         if (grow_array((void **)&losses, &losses_capacity, (size_t)y.pack.T, sizeof *losses, err)
             || grow_array((void **)&best, &best_capacity, (size_t)y.pack.T, sizeof *best, err)
-            || run_pack(&y, l, losses, best, err)) got = -1;
-        else take(ctx, &y, first, losses, best);
-        first = y.next;
-        if (got > 0 && e->each && e->each(e->ctx, first)) break;
+            || run_pack(&y, l, losses, best, err) || take(ctx, &y, losses, best, err)) got = -1;
+        if (got > 0 && e->each && e->each(e->ctx, y.first + y.n)) break;
     }
     end_laying(&y);
     free(losses);
@@ -281,29 +332,29 @@ static int run_all(const struct evaluation *e, struct lora *l,
     return got;
 }
 
-struct lm_sums { struct lm_figures *f; double *losses, sum; long long hits; };
+struct lm_sums { struct lm_figures *f; double sum; long long hits; };
 
-static void take_lm(void *ctx, const struct laying *y, int first_row, const double *losses, const int *best)
+static int take_lm(void *ctx, const struct laying *y, const double *losses, const int *best, struct lora_error *err)
 {
+    const struct evaluation *e = y->e;
     struct lm_sums *s = ctx;
-    int t;
-    (void)first_row;
+    int t, i;
     for (t = 0; t < y->pack.T; t++) {
         s->sum += losses[t];
         s->hits += best[t] == y->pack.target_id[t];
-        if (s->losses) *s->losses++ = losses[t];
     }
     s->f->targets += y->pack.T;
+    for (i = 0; i < y->n && e->losses; losses += y->rows[i++].n_targets)
+        if (e->losses(e->ctx, &y->rows[i], losses, err)) return -1;
+    return 0;
 }
 
-int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, double *losses,
-                struct lora_error *err)
+int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, struct lora_error *err)
 {
     struct lm_sums s;
     int code;
     memset(f, 0, sizeof *f);
     s.f = f;
-    s.losses = losses;
     s.sum = 0;
     s.hits = 0;
     code = run_all(e, l, take_lm, &s, err);
@@ -314,35 +365,30 @@ int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f
     return code;
 }
 
-struct label_sums { int *predicted; double *log_probability; };
-
 /* The loss of a label is the sum over its path; node i of a row is its target i - 1. */
-static void take_labels(void *ctx, const struct laying *y, int first_row, const double *losses, const int *best)
+static int take_labels(void *ctx, const struct laying *y, const double *losses, const int *best, struct lora_error *err)
 {
-    struct label_sums *s = ctx;
-    const struct label_set *set = y->e->labels;
-    int row, label;
-    (void)best;
-    for (row = first_row; row < y->next; row++, losses += set->n_nodes - 1) {
+    const struct evaluation *e = y->e;
+    const struct label_set *set = e->labels;
+    int i, label;
+    (void)ctx, (void)best;
+    for (i = 0; i < y->n; i++, losses += set->n_nodes - 1) {
         double least = 0;
-        s->predicted[row] = -1;
+        int likeliest = -1;
         for (label = 0; label < set->n; label++) {
             double sum = 0;
             int node;
             for (node = set->leaf[label]; node; node = set->nodes[node].parent) sum += losses[node - 1];
-            if (s->predicted[row] >= 0 && !(sum < least)) continue;
+            if (likeliest >= 0 && !(sum < least)) continue;
             least = sum;
-            s->predicted[row] = label;
+            likeliest = label;
         }
-        if (s->log_probability) s->log_probability[row] = -least;
+        if (e->label(e->ctx, &y->rows[i], likeliest, -least, err)) return -1;
     }
+    return 0;
 }
 
-int evaluate_labels(const struct evaluation *e, struct lora *l, int *predicted, double *log_probability,
-                    struct lora_error *err)
+int evaluate_labels(const struct evaluation *e, struct lora *l, struct lora_error *err)
 {
-    struct label_sums s;
-    s.predicted = predicted;
-    s.log_probability = log_probability;
-    return run_all(e, l, take_labels, &s, err);
+    return run_all(e, l, take_labels, NULL, err);
 }

@@ -3,12 +3,14 @@
 #define EVALUATION_H
 
 #include "session.h"
+#include "../formats/names.h"
 
 /* A set of labels as a tree of tokens behind the prompt: labels that begin alike share what is
  * alike, so each row computes every different token once. Node 0 is the prompt's last token. */
 struct label_node { int token, parent, children; };
 struct label_set {
-    const char **names;         /* [n] in order of bytes; owned by others */
+    struct words words;
+    char **names;               /* [n] in order of bytes */
     int n;
     struct label_node *nodes;   /* every node but 0 is a target, predicted where its parent stands */
     int n_nodes;
@@ -19,10 +21,10 @@ struct label_set {
 
 /* The label of a row: its label, else its answer. NULL: it has none. */
 const char *row_label(const struct row *row);
-/* names: NULL takes those that occur in the rows. A row whose label is none of the set is an error.
- * A label's tokens are those of a row that has it, else of data_label_ids. */
-int label_set_make(struct label_set *set, const struct dataset *d, const struct data_options *o,
-                   const char *const *names, int n, struct lora_error *err);
+/* names: NULL takes those that occur in the rows of d and of `more` (NULL: none). A row of d whose label is
+ * none of the set is an error. A label's tokens are those of a row of d that has it, else of data_label_ids. */
+int label_set_make(struct label_set *set, const struct dataset *d, const struct dataset *more,
+                   const struct data_options *o, const char *const *names, int n, struct lora_error *err);
 void label_set_free(struct label_set *set);
 int label_set_find(const struct label_set *set, const char *name);      /* index, or -1 */
 
@@ -37,6 +39,10 @@ struct evaluation {
     int rows, adapter;
     /* called after each pack; when it returns non-zero, evaluation ends with 1. May be NULL. */
     int (*each)(void *ctx, int rows_done);
+    /* What a row gave, in order: the losses of its n_targets; the label whose tokens and end of turn have the
+     * largest sum of log-probabilities, the first of equals, and that sum. -1 with an error ends it. May be NULL. */
+    int (*losses)(void *ctx, const struct row *row, const double *losses, struct lora_error *err);
+    int (*label)(void *ctx, const struct row *row, int label, double log_probability, struct lora_error *err);
     void *ctx;
 };
 
@@ -47,13 +53,9 @@ struct lm_figures {
     double loss, token_accuracy;        /* means over the targets */
     long long targets;
 };
-/* losses: NULL, or [sum of n_targets] in the order of rows and targets. A loss that is not finite is
- * an error that names layer and tensor. */
-int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, double *losses,
-                struct lora_error *err);
-/* predicted[d->n]: the label whose tokens and end of turn have the largest sum of log-probabilities,
- * the first of equals; log_probability[d->n] (may be NULL): that sum. */
-int evaluate_labels(const struct evaluation *e, struct lora *l, int *predicted, double *log_probability,
-                    struct lora_error *err);
+/* A loss that is not finite is an error that names layer and tensor. */
+int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, struct lora_error *err);
+/* Each row's likeliest label, to e->label. */
+int evaluate_labels(const struct evaluation *e, struct lora *l, struct lora_error *err);
 
 #endif

@@ -204,115 +204,164 @@ int generator_choose(struct generator *g, const struct sequence *q, const struct
 
 /* ---- many prompts ---- */
 
-/* A slot of the batch: which row it answers, or -1. */
-struct answering { struct sequence sequence; int row, prompt_n; };
-
-static int start_row(struct answering *a, const struct dataset *d, int row, int shared, struct lora_error *err)
-{
-    a->row = row;
-    a->prompt_n = d->rows[row].prompt_n;
-    a->sequence.ids.n = 0;
-    a->sequence.cached = (size_t)shared;
-    return sequence_append(&a->sequence, d->rows[row].ids, (size_t)a->prompt_n, err);
-}
-
-/* The text of what was generated; a stop id at the end is special and gives nothing. */
-static int end_row(struct answering *a, const struct session *s, char **answers, struct lora_error *err)
-{
-    struct text t = { NULL, 0, 0, 0 };
-    text_puts(&t, "");
-    if (tokenizer_decode(s->tokenizer, a->sequence.ids.v + a->prompt_n, a->sequence.ids.n - (size_t)a->prompt_n, 1,
-                         &t, err) || text_check(&t, err)) {
-        text_free(&t);
-        return -1;
-    }
-    answers[a->row] = t.s;
-    a->row = -1;
-    return 0;
-}
+/* A slot of the batch: the row that it answers, number -1: none. */
+struct answering { struct sequence sequence; struct row row; int number; };
+/* A row that has its answer, and waits for those before it. */
+struct answered { struct row row; char *answer; };
 
 struct batch {
     struct generator g;
+    const struct session *session;
+    const struct dataset *d;
     struct answering *all;
     struct sequence **live;
-    int next, ended;            /* rows started, rows answered */
+    struct answered *waiting;   /* [n_waiting] rows `taken` and those after it */
+    size_t n_waiting, capacity;
+    int next, ended, taken;     /* rows started, rows answered, rows given away */
 };
 
+static int start_row(struct batch *b, struct answering *a, struct lora_error *err)
+{
+    if (data_row(b->d, b->next, &a->row, err)) return -1;
+    a->number = b->next++;
+    a->sequence.ids.n = 0;
+    a->sequence.cached = (size_t)b->g.shared;
+    return sequence_append(&a->sequence, a->row.ids, (size_t)a->row.prompt_n, err);
+}
+
+/* The text of what was generated; a stop id at the end is special and gives nothing. */
+static int end_row(struct batch *b, struct answering *a, struct lora_error *err)
+{
+    struct text t = { NULL, 0, 0, 0 };
+    const struct sequence *q = &a->sequence;
+    size_t at = (size_t)(a->number - b->taken), prompt_n = (size_t)a->row.prompt_n;
+    text_puts(&t, "");
+    if (tokenizer_decode(b->session->tokenizer, q->ids.v + prompt_n, q->ids.n - prompt_n, 1, &t, err) || text_check(&t, err)
+        || grow_array((void **)&b->waiting, &b->capacity, at + 1, sizeof *b->waiting, err)) {
+        text_free(&t);
+        return -1;
+    }
+    if (at >= b->n_waiting) {
+        memset(b->waiting + b->n_waiting, 0, (at + 1 - b->n_waiting) * sizeof *b->waiting);
+        b->n_waiting = at + 1;
+    }
+    b->waiting[at].row = a->row;
+    b->waiting[at].answer = t.s;
+    memset(&a->row, 0, sizeof a->row);
+    a->number = -1;
+    b->ended++;
+    return 0;
+}
+
+static void free_waiting(struct batch *b, size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        row_free(&b->waiting[i].row);
+        free(b->waiting[i].answer);
+    }
+    b->n_waiting -= n;
+    if (n) memmove(b->waiting, b->waiting + n, b->n_waiting * sizeof *b->waiting);
+    b->taken += (int)n;
+}
+
 /* Fills empty slots with rows, feeds, chooses: one id more for each sequence. */
-static int batch_step(struct batch *b, const struct session *s, const struct dataset *d, int max_new,
-                      char **answers, struct lora_error *err)
+static int batch_step(struct batch *b, int max_new, struct lora_error *err)
 {
     static const struct sampling greedy = SAMPLING_GREEDY;
     int i, n = 0;
     for (i = 0; i < b->g.slots; i++) {
         struct answering *a = &b->all[i];
-        if (a->row < 0 && b->next < d->n && start_row(a, d, b->next++, b->g.shared, err)) return -1;
-        if (a->row >= 0) b->live[n++] = &a->sequence;
+        if (a->number < 0 && b->next < b->d->n && start_row(b, a, err)) return -1;
+        if (a->number >= 0) b->live[n++] = &a->sequence;
     }
     if (generator_feed(&b->g, b->live, n, err)) return -1;
     for (i = 0; i < b->g.slots; i++) {
         struct answering *a = &b->all[i];
         int id;
-        if (a->row < 0) continue;
+        if (a->number < 0) continue;
         id = generator_choose(&b->g, &a->sequence, &greedy);
         if (!generator_is_stop(&b->g, id) && sequence_append(&a->sequence, &id, 1, err)) return -1;
-        if (!generator_is_stop(&b->g, id) && (int)a->sequence.ids.n < a->prompt_n + max_new) continue;
-        if (end_row(a, s, answers, err)) return -1;
-        b->ended++;
+        if (!generator_is_stop(&b->g, id) && (int)a->sequence.ids.n < a->row.prompt_n + max_new) continue;
+        if (end_row(b, a, err)) return -1;
     }
     return 0;
 }
 
-/* How many ids all prompts begin with, when each has one more at least. */
-static int common_beginning(const struct dataset *d)
+/* What is said of all prompts: whether each can be answered, the longest, and how many ids they all begin
+ * with when each has one more at least. first: row 0. */
+static int look_at_prompts(const struct dataset *d, struct row *first, int *longest, int *shared, struct lora_error *err)
 {
-    int common = d->rows[0].prompt_n - 1, i, k;
-    for (i = 1; i < d->n; i++) {
-        const struct row *row = &d->rows[i];
-        if (common > row->prompt_n - 1) common = row->prompt_n - 1;
-        for (k = 0; k < common && row->ids[k] == d->rows[0].ids[k]; k++) ;
-        common = k;
+    struct row row = { 0 };
+    int i, k, bad = data_row(d, 0, first, err);
+    *longest = 1;
+    *shared = d->n > 1 ? first->prompt_n - 1 : 0;
+    for (i = 0; i < d->n && !bad; i++) {
+        if ((bad = data_row(d, i, &row, err))) break;
+        if (row.prompt_n > *longest) *longest = row.prompt_n;
+        if (*shared > row.prompt_n - 1) *shared = row.prompt_n - 1;
+        for (k = 0; k < *shared && row.ids[k] == first->ids[k]; k++) ;
+        *shared = k;
+        if (row.prompt_n > 0 && row.completion) continue;
+        bad = fail(err, "nothing to answer", "row %d", row.source + 1);
+        expected(err, "rows with a prompt and an answer");
     }
-    return common;
+    row_free(&row);
+    return bad;
 }
 
-static int batch_open(struct batch *b, const struct session *s, const struct dataset *d, int slots, int max_new,
-                      struct lora_error *err)
+static int batch_open(struct batch *b, int slots, int max_new, struct lora_error *err)
 {
-    int i, longest = 1, shared;
-    if (slots > d->n) slots = d->n;
-    for (i = 0; i < d->n; i++) {
-        if (d->rows[i].prompt_n > longest) longest = d->rows[i].prompt_n;
-        if (d->rows[i].prompt_n > 0 && d->rows[i].completion) continue;
-        fail(err, "nothing to answer", "row %d", d->rows[i].source + 1);
-        return expected(err, "rows with a prompt and an answer");
-    }
+    const struct session *s = b->session;
+    struct row first = { 0 };
+    int i, longest, shared, bad;
+    if (slots > b->d->n) slots = b->d->n;
     if (!s->tokenizer) return fail(err, "no tokenizer", "%s", s->model->path);
     b->all = new_array((size_t)slots, sizeof *b->all, err);
     b->live = new_array((size_t)slots, sizeof *b->live, err);
     if (!b->all || !b->live) return -1;
     for (i = 0; i < slots; i++) {
-        b->all[i].row = -1;
+        b->all[i].number = -1;
         b->all[i].sequence.slot = i;
     }
-    shared = d->n > 1 ? common_beginning(d) : 0;
-    return generator_open(&b->g, s, slots, longest + max_new - shared, shared ? d->rows[0].ids : NULL, shared, err);
+    bad = look_at_prompts(b->d, &first, &longest, &shared, err)
+          || generator_open(&b->g, s, slots, longest + max_new - shared, first.ids, shared, err);
+    row_free(&first);
+    return bad ? -1 : 0;
 }
 
-int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new, char **answers,
+static void batch_close(struct batch *b)
+{
+    int i;
+    for (i = 0; b->all && i < b->g.slots; i++) {
+        ids_free(&b->all[i].sequence.ids);
+        row_free(&b->all[i].row);
+    }
+    free_waiting(b, b->n_waiting);
+    free(b->waiting);
+    free(b->all);
+    free(b->live);
+    generator_close(&b->g);
+}
+
+int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new,
+                     int (*take)(void *ctx, const struct row *row, const char *answer, struct lora_error *err),
                      int (*each)(void *ctx, int done), void *ctx, struct lora_error *err)
 {
     struct batch b;
-    int i, code;
+    size_t n;
+    int code;
     memset(&b, 0, sizeof b);
-    code = batch_open(&b, s, d, slots, max_new, err);
+    b.session = s;
+    b.d = d;
+    code = batch_open(&b, slots, max_new, err);
     while (!code && b.ended < d->n) {
-        code = batch_step(&b, s, d, max_new, answers, err);
+        code = batch_step(&b, max_new, err);
+        for (n = 0; !code && n < b.n_waiting && b.waiting[n].answer; n++)
+            code = take(ctx, &b.waiting[n].row, b.waiting[n].answer, err);
+        free_waiting(&b, n);
         if (!code && each && each(ctx, b.ended)) code = 1;
     }
-    for (i = 0; b.all && i < b.g.slots; i++) ids_free(&b.all[i].sequence.ids);
-    generator_close(&b.g);
-    free(b.all);
-    free(b.live);
+    batch_close(&b);
     return code;
 }

@@ -54,10 +54,11 @@ int generator_is_stop(const struct generator *g, int id);
 /* Room in its slot for another id? */
 int sequence_append(struct sequence *q, const int *ids, size_t n, struct lora_error *err);
 
-/* Greedy answers to many prompts, rows of `d` up to prompt_n, `slots` at a time (GENERATION_ROWS is a good number): answers[d->n], texts
- * without special tokens, to be freed one by one. each(ctx, done) is called as rows end; when it
- * returns non-zero the call ends with 1. */
-int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new, char **answers,
+/* Greedy answers to many prompts, rows of `d` up to prompt_n, `slots` at a time (GENERATION_ROWS is a good
+ * number). take(ctx, row, answer) is called for each row in order, with a text without special tokens; -1 with
+ * an error ends it. each(ctx, done) is called as rows end; when it returns non-zero the call ends with 1. */
+int generate_answers(const struct session *s, const struct dataset *d, int slots, int max_new,
+                     int (*take)(void *ctx, const struct row *row, const char *answer, struct lora_error *err),
                      int (*each)(void *ctx, int done), void *ctx, struct lora_error *err);
 
 #endif

@@ -26,6 +26,7 @@ static const struct option options[] = {
 struct work {
     const struct settings *set;
     struct session session;
+    struct data_options rows;
     struct dataset data;
     struct steps steps;
     struct lora *lora;
@@ -35,12 +36,11 @@ struct work {
 
 static int open_work(struct work *w, struct lora_error *err)
 {
-    struct data_options o;
     struct lora_setup u;
     memset(&u, 0, sizeof u);
     if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)) return -1;
-    session_data_options(&w->session, &w->set->data, &o);
-    if (data_read(&w->data, w->set->data.data, &o, err)) return -1;
+    session_data_options(&w->session, &w->set->data, &w->rows);
+    if (data_read(&w->data, w->set->data.data, &w->rows, err)) return -1;
     if (!w->data.n) {
         fail(err, "nothing to differentiate", "%s", w->set->data.data);
         return expected(err, "rows with targets");
@@ -67,13 +67,13 @@ static int open_work(struct work *w, struct lora_error *err)
 static int run_packs(struct work *w, struct lora_error *err)
 {
     double targets = (double)w->data.report.targets;
-    int next = 0, i;
+    int i, got;
     steps_seek(&w->steps, 0);
-    while (next < w->steps.n) {
-        if (step_pack(&w->pack, w->steps.rows, w->steps.n, &next, 0, 1, w->set->tokens_per_pack, err)
-            || lora_train(w->lora, &w->pack, 1 / targets, w->losses, NULL, err)) return -1;
+    while ((got = step_pack(&w->steps, &w->pack, 0, 1, w->set->tokens_per_pack, err)) > 0) {
+        if (lora_train(w->lora, &w->pack, 1 / targets, w->losses, NULL, err)) return -1;
         for (i = 0; i < w->pack.T; i++) w->loss += w->pack.target_weight[i] * w->losses[i];
     }
+    if (got) return -1;
     w->loss /= targets;
     return w->loss - w->loss == 0 ? 0 : lora_find_not_finite(w->lora, &w->pack, err);
 }

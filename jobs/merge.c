@@ -173,7 +173,7 @@ static int loss_of(struct merging *g, struct model *m, struct adapter *a, double
     e.d = &g->d;
     e.rows = g->set->batch_size;
     e.adapter = session_adapter(&s);
-    bad = evaluation_sizes(&e, &z, err) || session_lora(&s, &z, &l, err) || evaluate_lm(&e, l, &f, NULL, err);
+    bad = evaluation_sizes(&e, &z, err) || session_lora(&s, &z, &l, err) || evaluate_lm(&e, l, &f, err);
     lora_close(l);
     if (!bad) *loss = f.loss;
     return bad ? -1 : 0;

@@ -143,56 +143,17 @@ static int open_session(struct run *r, struct lora_error *err)
 
 /* ---- rows ---- */
 
-/* Without data: the rows of one step, each as long as can be, every token a target. */
-static int blank_rows(struct dataset *d, int n, int length, struct lora_error *err)
-{
-    if (!(d->rows = new_array((size_t)n, sizeof *d->rows, err))) return -1;
-    for (; d->n < n; d->n++) {
-        struct row *row = &d->rows[d->n];
-        row->n = row->n_targets = length;
-        row->ids = new_array((size_t)length, sizeof *row->ids, err);
-        row->mask = new_array((size_t)length, 1, err);
-        if (!row->ids || !row->mask) {
-            d->n++;
-            return -1;
-        }
-        memset(row->mask, 1, (size_t)length);
-    }
-    d->report.rows = d->report.used = n;
-    d->report.tokens = d->report.targets = (long long)n * length;
-    d->report.longest = length;
-    return 0;
-}
-
-/* The labels of all rows, for classification; each row's label or answer. */
-static int join_labels(struct run *r, struct lora_error *err)
-{
-    const struct dataset *both[2];
-    int i, j;
-    both[0] = &r->data;
-    both[1] = &r->eval;
-    if (!(r->all_labels = new_array((size_t)(r->data.n + r->eval.n), sizeof *r->all_labels, err))) return -1;
-    for (j = 0; j < 2; j++)
-        for (i = 0; i < both[j]->n; i++) {
-            const char *label = row_label(&both[j]->rows[i]);
-            if (!label) {
-                fail(err, "cannot classify", "row %d", both[j]->rows[i].source + 1);
-                return expected(err, "rows with a label or an answer");
-            }
-            r->all_labels[r->n_labels++] = label;
-        }
-    return 0;
-}
-
 static int open_rows(struct run *r, int per_step, struct lora_error *err)
 {
     const struct train_settings *s = r->set;
     struct data_options *o = &r->data_options;
     session_data_options(&r->session, &s->data, o);
-    if (!s->data.data) return blank_rows(&r->data, per_step, o->max_length, err);
-    if (data_read(&r->data, s->data.data, o, err)) return -1;
+    /* without data: the rows of one step, each as long as can be, every token a target */
+    if (!s->data.data) return data_blank(&r->data, per_step, o->max_length, err);
+    if (s->eval_split > 0) {
+        if (data_read_split(&r->data, s->eval_split, &r->eval, s->data.data, o, err)) return -1;
+    } else if (data_read(&r->data, s->data.data, o, err)) return -1;
     if (s->eval_data && data_read(&r->eval, s->eval_data, o, err)) return -1;
-    if (s->eval_split > 0 && data_split(&r->data, s->eval_split, &r->eval, err)) return -1;
     if (!r->data.n) {
         fail(err, "nothing to train on", "%s", s->data.data);
         return expected(err, "rows with targets");
@@ -201,7 +162,7 @@ static int open_rows(struct run *r, int per_step, struct lora_error *err)
         fail(err, "nothing to evaluate", "%s", s->eval_data ? s->eval_data : s->data.data);
         return expected(err, "rows with targets");
     }
-    return s->eval_task == TASK_CLASSIFY ? join_labels(r, err) : 0;
+    return 0;
 }
 
 /* ---- what is trained ---- */
@@ -310,18 +271,12 @@ static int open_steps(struct run *r, int per_step, struct lora_error *err)
 static int open_evaluation(struct run *r, struct lora_error *err)
 {
     struct evaluation e;
-    int i;
     if (!r->eval.n) return 0;
     run_evaluation(r, &e, NULL);
     if (evaluation_sizes(&e, &r->setup.sizes, err)) return -1;
     if (r->set->eval_task != TASK_CLASSIFY) return 0;
-    r->truth = new_array((size_t)r->eval.n, sizeof *r->truth, err);
-    r->predicted = new_array((size_t)r->eval.n, sizeof *r->predicted, err);
-    if (!r->truth || !r->predicted) return -1;
     /* the set is that of the training rows too: a label that evaluation lacks is a wrong answer still */
-    if (label_set_make(&r->labels, &r->eval, &r->data_options, (const char *const *)r->all_labels, r->n_labels, err))
-        return -1;
-    for (i = 0; i < r->eval.n; i++) r->truth[i] = label_set_find(&r->labels, row_label(&r->eval.rows[i]));
+    if (label_set_make(&r->labels, &r->eval, &r->data, &r->data_options, NULL, 0, err)) return -1;
     run_evaluation(r, &e, &r->labels);
     return evaluation_sizes(&e, &r->setup.sizes, err);
 }
@@ -367,13 +322,10 @@ void run_close(struct run *r)
     if (r->metrics) fclose(r->metrics);
     pack_free(&r->pack);
     free(r->losses);
-    free(r->truth);
-    free(r->predicted);
     label_set_free(&r->labels);
-    free(r->all_labels);
     steps_close(&r->steps);
+    data_free(&r->eval);        /* a split has the files of r->data */
     data_free(&r->data);
-    data_free(&r->eval);
     adapter_free(r->adapter);
     session_close(&r->session);
 }

@@ -140,20 +140,9 @@ static void add_base(struct base *b, const struct run *r)
     }
 }
 
-/* Bytes that malloc takes for n. */
-static size_t piece(size_t n) { return n ? (n + 8 + 15) / 16 * 16 : 0; }
-
-static size_t row_bytes(const struct dataset *d)
+static size_t row_bytes(const struct run *r)
 {
-    size_t bytes = (size_t)d->n * sizeof *d->rows;
-    int i;
-    for (i = 0; i < d->n; i++) {
-        const struct row *row = &d->rows[i];
-        bytes += piece((size_t)row->n * sizeof *row->ids) + piece((size_t)row->n)
-                 + (row->labels ? piece((size_t)row->n * sizeof *row->labels) : 0)
-                 + (row->label ? piece(strlen(row->label) + 1) : 0) + (row->completion ? piece(strlen(row->completion) + 1) : 0);
-    }
-    return bytes;
+    return data_memory(&r->data) + data_memory(&r->eval) + (r->steps.order ? (size_t)r->data.n * sizeof *r->steps.order : 0);
 }
 
 /* A copy of all that is trained, for checks, and for writing it: where it does not lie here as floats. */
@@ -166,8 +155,7 @@ static size_t copy_bytes(const struct run *r)
 
 static size_t heap_bytes(const struct run *r, const struct base *b)
 {
-    return b->bytes[HEAP] + copy_bytes(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(&r->data) + row_bytes(&r->eval)
-           + (size_t)r->data.n * sizeof *r->steps.order;
+    return b->bytes[HEAP] + copy_bytes(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(r);
 }
 
 size_t plan_heap(const struct run *r)
@@ -213,7 +201,7 @@ static void put_rest(FILE *f, const struct run *r)
     put_types(f, &b, HEAP);
     put_bytes(f, "a copy of what is trained", copy_bytes(r));
     put_bytes(f, "tokenizer", tokenizer_memory(r->session.tokenizer));
-    put_bytes(f, "rows", row_bytes(&r->data) + row_bytes(&r->eval));
+    put_bytes(f, "rows", row_bytes(r));
     put_bytes(f, "heap: all of these", heap);
     put_bytes(f, "peak: arena and heap", r->plan.total + heap);
     put_bytes(f, "base weights, mapped from the file", b.bytes[MAPPED]);

@@ -295,7 +295,7 @@ static void announce_trained(const struct run *r)
 }
 
 /* A row as the model sees it, its targets between marks of quotation. */
-static void announce_row(const struct run *r, const struct row *row)
+static void show_row(const struct run *r, const struct row *row)
 {
     struct text t = { 0 };
     int i, j;
@@ -317,11 +317,16 @@ static void announce_row(const struct run *r, const struct row *row)
     text_free(&t);
 }
 
-void announce(const struct run *r)
+int announce(const struct run *r, struct lora_error *err)
 {
+    struct row row = { 0 };
+    int bad = data_row(&r->data, 0, &row, err);
     announce_trained(r);
-    announce_row(r, &r->data.rows[0]);
+    if (!bad) show_row(r, &row);
+    row_free(&row);
+    if (bad) return -1;
     report_rows("data", &r->data.report);
     if (r->eval.n) report_rows("eval data", &r->eval.report);
     plan_print(stderr, r, -1);
+    return 0;
 }

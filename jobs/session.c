@@ -348,6 +348,9 @@ void report_rows(const char *name, const struct data_report *r)
     status("%s: rows of %s%s%s", name, r->form, r->unused[0] ? "; keys not used: " : "", r->unused);
     status("%s: %lld rows, %lld tokens, %lld of them targets (%.1f %%), the longest row %d", name, r->used,
            r->tokens, r->targets, r->tokens ? 100.0 * (double)r->targets / (double)r->tokens : 0.0, r->longest);
+    if (r->copied)
+        status("%s: what can be read only once is kept in an unnamed file under %s: %lld bytes", name,
+               getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", r->copied);
     if (r->dropped_overlong || r->truncated || r->without_targets || r->duplicates)
         status("%s: left out %lld too long and %lld without targets; %lld cut to length; %lld duplicates kept",
                name, r->dropped_overlong, r->without_targets, r->truncated, r->duplicates);

@@ -15,56 +15,87 @@ int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuff
     s->seed = seed;
     s->per_epoch = ((long long)d->n + s->per_step - 1) / s->per_step;
     s->epoch = -1;
-    s->order = new_array((size_t)d->n, sizeof *s->order, err);
-    s->rows = new_array((size_t)s->per_step, sizeof *s->rows, err);
-    return s->order && s->rows ? 0 : -1;
+    if (shuffle) s->order = new_array((size_t)d->n, sizeof *s->order, err);
+    return shuffle && !s->order ? -1 : 0;
+}
+
+/* The first n of the rows go. */
+static void drop_rows(struct steps *s, int n)
+{
+    int i;
+    for (i = 0; i < n; i++) row_free(&s->rows[i]);
+    s->have -= n;
+    if (!n || !s->have) return;
+    memmove(s->rows, s->rows + n, (size_t)s->have * sizeof *s->rows);
+    memmove(s->inputs, s->inputs + n, (size_t)s->have * sizeof *s->inputs);
 }
 
 void steps_close(struct steps *s)
 {
+    drop_rows(s, s->have);
     free(s->order);
     free(s->rows);
+    free(s->inputs);
     memset(s, 0, sizeof *s);
 }
 
-static struct pack_input input_of(const struct row *row, long long visit)
-{
-    struct pack_input in;
-    in.ids = row->ids;
-    in.mask = row->mask;
-    in.n = row->n;
-    in.visit = (int)visit;
-    in.labels = row->labels;
-    return in;
-}
+/* Which row stands at place i of the epoch. */
+static int row_at(const struct steps *s, int i) { return s->order ? s->order[i] : i; }
 
 void steps_seek(struct steps *s, long long step)
 {
     long long epoch = step / s->per_epoch;
-    int first = (int)(step % s->per_epoch) * s->per_step, i;
-    if (epoch != s->epoch) {
-        if (s->shuffle) shuffle_rows(s->order, s->data->n, s->seed, epoch);
-        else for (i = 0; i < s->data->n; i++) s->order[i] = i;
-        s->epoch = epoch;
-    }
-    s->n = s->data->n - first < s->per_step ? s->data->n - first : s->per_step;
-    for (i = 0; i < s->n; i++)
-        s->rows[i] = input_of(&s->data->rows[s->order[first + i]], epoch * s->data->n + first + i);
+    int i;
+    if (epoch != s->epoch && s->order) shuffle_rows(s->order, s->data->n, s->seed, epoch);
+    drop_rows(s, s->have);
+    s->epoch = epoch;
+    s->first = (int)(step % s->per_epoch) * s->per_step;
+    s->n = s->data->n - s->first < s->per_step ? s->data->n - s->first : s->per_step;
+    s->next = s->used = s->longest = 0;
+    s->tokens = s->targets = 0;
+    for (i = 0; i < s->n; i++) s->targets += data_entry(s->data, row_at(s, s->first + i))->n_targets;
 }
 
-int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, int adapter, int share,
-              int tokens_per_pack, struct lora_error *err)
+/* One row more of the step. */
+static int read_row(struct steps *s, struct lora_error *err)
 {
-    int first = *next;
+    int place = s->first + s->next + s->have;
+    struct pack_input *in;
+    struct row *row;
+    if (grow_array((void **)&s->rows, &s->rows_capacity, (size_t)s->have + 1, sizeof *s->rows, err)
+        || grow_array((void **)&s->inputs, &s->inputs_capacity, (size_t)s->have + 1, sizeof *s->inputs, err)) return -1;
+    row = &s->rows[s->have];
+    in = &s->inputs[s->have++];
+    memset(row, 0, sizeof *row);
+    if (data_row(s->data, row_at(s, place), row, err)) return -1;
+    in->ids = row->ids;
+    in->mask = row->mask;
+    in->n = row->n;
+    in->visit = (int)(s->epoch * s->data->n + place);
+    in->labels = row->labels;
+    s->tokens += row->n;
+    if (pack_inputs(in) > s->longest) s->longest = pack_inputs(in);
+    return 0;
+}
+
+int step_pack(struct steps *s, struct pack *p, int adapter, int share, int tokens_per_pack, struct lora_error *err)
+{
     long long tokens = 0;
-    for (; *next < n; ++*next) {
-        int inputs = pack_inputs(&rows[*next]);
-        if (share) inputs -= pack_common(&rows[*next], rows + first, *next - first);
-        if (*next > first && tokens + inputs > tokens_per_pack) break;
+    int n = 0;
+    drop_rows(s, s->used);
+    for (s->used = 0; s->next + n < s->n; n++) {
+        int inputs;
+        if (n == s->have && read_row(s, err)) return -1;
+        inputs = pack_inputs(&s->inputs[n]);
+        if (share) inputs -= pack_common(&s->inputs[n], s->inputs, n);
+        if (n && tokens + inputs > tokens_per_pack) break;
         tokens += inputs;
     }
+    if (!n) return 0;
+    s->used = n;
+    s->next += n;
     pack_clear(p);
-    return pack_rows(p, rows + first, *next - first, adapter, share, err) || pack_finish(p, err) ? -1 : 0;
+    return pack_rows(p, s->inputs, n, adapter, share, err) || pack_finish(p, err) ? -1 : 1;
 }
 
 /* ---- sizes ---- */
@@ -76,18 +107,11 @@ int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, i
 /* What any step can need, in whatever order its rows come. */
 static void any_step(struct lora_sizes *z, const struct steps *s, int tokens_per_pack)
 {
-    long long longest = 1, most = 0, tokens, T;
-    int i, t;
-    for (i = 0; i < s->data->n; i++) {
-        struct pack_input in = input_of(&s->data->rows[i], 0);
-        int inputs = pack_inputs(&in), targets = 0;
-        for (t = 1; t <= inputs; t++) targets += in.mask[t] != 0;
-        if (inputs > longest) longest = inputs;
-        if (targets > most) most = targets;
-    }
+    const struct data_report *r = &s->data->report;
+    long long longest = r->most_inputs > 1 ? r->most_inputs : 1, tokens, T;
     tokens = longest * s->per_step;
     if (tokens > tokens_per_pack) tokens = tokens_per_pack > longest ? tokens_per_pack : longest;
-    T = most * s->per_step;
+    T = (long long)r->most_targets * s->per_step;
     z->N = z->U = (int)tokens;
     z->T = (int)(T < 1 << 30 ? T : 1 << 30);
     z->S = 2 * s->per_step;     /* a segment a row, and one at most where two part */
@@ -101,21 +125,22 @@ int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share
 {
     struct pack p;
     long long step, different = s->shuffle || total < s->per_epoch ? total : s->per_epoch;
-    int bad = 0, next;
+    int got = 0;
     memset(&p, 0, sizeof p);
     s->computed = 0;
-    for (step = 0; step < different && !bad && s->computed + STEP_TOKENS * step < MEASURED_TOKENS; step++) {
+    for (step = 0; step < different && got >= 0 && s->computed + STEP_TOKENS * step < MEASURED_TOKENS; step++) {
         steps_seek(s, step);
-        for (next = 0; next < s->n && !bad; s->computed += p.N) {
-            if ((bad = step_pack(&p, s->rows, s->n, &next, -1, share, tokens_per_pack, err))) break;
+        while ((got = step_pack(s, &p, -1, share, tokens_per_pack, err)) > 0) {
             lora_sizes_raise(z, &p);
+            s->computed += p.N;
         }
     }
     pack_free(&p);
-    if (!bad && step < different) any_step(z, s, tokens_per_pack);
-    if (!bad && step < total) {
+    if (got < 0) return -1;
+    if (step < different) any_step(z, s, tokens_per_pack);
+    if (step < total) {
         double all = (double)s->computed / (double)step * (double)total;
         s->computed = all < 9e18 ? (long long)all : LLONG_MAX;
     }
-    return bad;
+    return 0;
 }

@@ -1,7 +1,6 @@
 /* train.c - `lora train`: the loop over steps, evaluation, and how a run ends. */
 #include "train.h"
 #include "../formats/json.h"
-#include "../metrics.h"
 
 #include <math.h>
 #include <signal.h>
@@ -128,44 +127,28 @@ static struct lora_hyper hyper(const struct run *r, double rate)
     return h;
 }
 
-/* What the step will see; its longest row. */
-static int tally_rows(const struct steps *s, struct tally *y)
-{
-    int i, t, longest = 0;
-    for (i = 0; i < s->n; i++) {
-        const struct pack_input *row = &s->rows[i];
-        int inputs = pack_inputs(row);
-        for (t = 1; t <= inputs; t++) y->targets += row->mask[t] != 0;
-        y->tokens += row->n;
-        if (inputs > longest) longest = inputs;
-    }
-    return longest;
-}
-
 static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
 {
-    const struct steps *s = &r->steps;
-    int next = 0, i;
-    while (next < s->n) {
-        if (step_pack(&r->pack, s->rows, s->n, &next, r->adapter ? 0 : -1, r->share, r->set->tokens_per_pack, err)
-            || lora_train(r->lora, &r->pack, 1.0 / (double)y->targets, r->losses, NULL, err)) return -1;
+    int i, got;
+    while ((got = step_pack(&r->steps, &r->pack, r->adapter ? 0 : -1, r->share, r->set->tokens_per_pack, err)) > 0) {
+        if (lora_train(r->lora, &r->pack, 1.0 / (double)y->targets, r->losses, NULL, err)) return -1;
         for (i = 0; i < r->pack.T; i++) y->loss += r->pack.target_weight[i] * r->losses[i];
         y->computed += r->pack.N;
         if (!(y->loss - y->loss == 0)) return fail_loss(r, err);
     }
-    return 0;
+    y->tokens = r->steps.tokens;
+    return got;
 }
 
 static int train_step(struct run *r, struct tally *y, struct lora_error *err)
 {
     struct lora_hyper h;
-    int longest;
     memset(y, 0, sizeof *y);
     y->start = seconds_now();
     steps_seek(&r->steps, r->state.step);
-    longest = tally_rows(&r->steps, y);
+    y->targets = r->steps.targets;
     if (train_packs(r, y, err)) return -1;
-    if (!r->state.step && y->loss > 0 && check_gradients(r, longest, err)) return -1;
+    if (!r->state.step && y->loss > 0 && check_gradients(r, r->steps.longest, err)) return -1;
     y->rate = schedule_rate(r->set->lr_scheduler, r->set->learning_rate, r->state.step, r->warmup, r->total);
     h = hyper(r, y->rate);
     if (lora_step(r->lora, &h, &y->norm, err)) return fail_step(r, err);
@@ -211,6 +194,7 @@ static int each_pack(void *ctx, int rows_done)
 
 void run_evaluation(struct run *r, struct evaluation *e, const struct label_set *labels)
 {
+    memset(e, 0, sizeof *e);
     e->d = &r->eval;
     e->labels = labels;
     e->rows = EVALUATION_ROWS;
@@ -219,22 +203,33 @@ void run_evaluation(struct run *r, struct evaluation *e, const struct label_set 
     e->ctx = r;
 }
 
+static int count_label(void *ctx, const struct row *row, int label, double log_probability, struct lora_error *err)
+{
+    struct run *r = ctx;
+    (void)log_probability, (void)err;
+    classification_add(&r->scores, label_set_find(&r->labels, row_label(row)), label);
+    return 0;
+}
+
 /* The likeliest label of each row against its own. */
 static int classify(struct run *r, struct text *t, double value[4], struct lora_error *err)
 {
     struct evaluation e;
-    struct classification c;
+    struct classification *c = &r->scores;
     int code;
+    if (classification_open(c, r->labels.n, err)) return -1;
     run_evaluation(r, &e, &r->labels);
-    if ((code = evaluate_labels(&e, r->lora, r->predicted, NULL, err))) return code;
-    if (classification_make(&c, r->truth, r->predicted, r->eval.n, r->labels.n, err)) return -1;
-    value[METRIC_ACCURACY] = c.accuracy;
-    value[METRIC_MACRO_F1] = c.macro_f1;
-    put_pair(t, "eval_accuracy", c.accuracy);
-    put_pair(t, "eval_macro_f1", c.macro_f1);
-    put_pair(t, "eval_weighted_f1", c.weighted_f1);
-    classification_free(&c);
-    return 0;
+    e.label = count_label;
+    if (!(code = evaluate_labels(&e, r->lora, err))) {
+        classification_score(c);
+        value[METRIC_ACCURACY] = c->accuracy;
+        value[METRIC_MACRO_F1] = c->macro_f1;
+        put_pair(t, "eval_accuracy", c->accuracy);
+        put_pair(t, "eval_macro_f1", c->macro_f1);
+        put_pair(t, "eval_weighted_f1", c->weighted_f1);
+    }
+    classification_free(c);
+    return code;
 }
 
 /* 1: a signal came; the evaluation is done again when the run goes on. */
@@ -246,7 +241,7 @@ static int evaluate(struct run *r, struct lora_error *err)
     double value[4] = { 0 }, start = seconds_now();
     int code;
     run_evaluation(r, &e, NULL);
-    code = evaluate_lm(&e, r->lora, &f, NULL, err);
+    code = evaluate_lm(&e, r->lora, &f, err);
     value[METRIC_LOSS] = -f.loss;
     value[METRIC_TOKEN_ACCURACY] = f.token_accuracy;
     put_pair(&t, "step", (double)r->state.step);
@@ -351,9 +346,8 @@ static int train(struct run *r, struct lora_error *err)
         free(r->adapter->values);
         r->adapter->values = NULL;
     }
-    if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err))
+    if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err))
         return job_error(err);
-    announce(r);
     result = loop(r, err);
     progress_done();
     if (result < 0 || (!result && finish(r, err))) return job_error(err);

@@ -3,6 +3,7 @@
 #define TRAIN_H
 
 #include "evaluation.h"
+#include "../metrics.h"
 #include "../optim.h"
 
 #include <stdio.h>
@@ -39,16 +40,24 @@ int train_check(const struct job *job, const struct train_settings *set, int nee
 
 /* ---- rows to steps to packs ---- */
 
-/* A step is the next per_step rows of the epoch's order; an epoch's last may have fewer. */
+/* A step is the next per_step rows of the epoch's order; an epoch's last may have fewer. They are read as packs
+ * are laid: memory holds those of one pack. */
 struct steps {
     const struct dataset *data;
     int per_step, shuffle;
     uint64_t seed;
     long long per_epoch;
-    int *order;                 /* [data->n] of `epoch` */
+    int *order;                 /* [data->n] of `epoch`; NULL: as they are */
     long long epoch;
-    struct pack_input *rows;    /* [per_step] the rows of the step sought, n of them */
-    int n;
+    int first, n;               /* where the step begins in that order, and its rows */
+    int next, used;             /* rows of the step that packs have; those of the last pack */
+    struct row *rows;           /* [have] the last pack's, and one that came too late for it */
+    struct pack_input *inputs;
+    int have;
+    size_t rows_capacity, inputs_capacity;
+    long long targets;          /* of the step */
+    long long tokens;           /* of its rows that were read, */
+    int longest;                /* and the inputs of the longest of them */
     long long computed;         /* tokens of all packs of the run (step_sizes) */
 };
 int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuffle, uint64_t seed,
@@ -56,10 +65,9 @@ int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuff
 void steps_close(struct steps *s);
 void steps_seek(struct steps *s, long long step);       /* from 0 */
 
-/* Fills p with rows[*next ..] until the next would go over tokens_per_pack; a longer row is a pack
- * alone. share: what rows begin with in common is computed once. */
-int step_pack(struct pack *p, const struct pack_input *rows, int n, int *next, int adapter, int share,
-              int tokens_per_pack, struct lora_error *err);
+/* Fills p with the step's next rows, until one would go over tokens_per_pack; a longer row is a pack alone.
+ * 1, or 0 when the step has no more rows, or -1. share: what rows begin with in common is computed once. */
+int step_pack(struct steps *s, struct pack *p, int adapter, int share, int tokens_per_pack, struct lora_error *err);
 /* What the packs of the steps 0 .. total - 1 need, and how many tokens they compute (s->computed):
  * measured, as rows whose beginnings are shared need less than rows apart; of a very long run a part
  * is measured, the sizes are then those that any step can need, and the tokens an estimate. */
@@ -96,10 +104,8 @@ struct run {
     FILE *metrics;
     struct pack pack;
     double *losses;                 /* of a pack's targets */
-    struct label_set labels;        /* of --eval-task classify */
-    const char **all_labels;        /* of all rows, to make it from */
-    int n_labels;
-    int *truth, *predicted;         /* [eval.n] */
+    struct label_set labels;        /* of --eval-task classify, */
+    struct classification scores;   /* and the answers so far */
 };
 
 /* Session, rows, adapter, steps, sizes and the plan; no memory of the arena yet. */
@@ -142,6 +148,6 @@ void put_fingerprint(struct text *t, const struct run *r);
 /* ---- record.c ---- */
 
 int record_run(const struct run *r, struct lora_error *err);       /* run.json */
-void announce(const struct run *r);     /* what is adapted, a row with its targets, the data */
+int announce(const struct run *r, struct lora_error *err);      /* what is adapted, a row with its targets, the data */
 
 #endif

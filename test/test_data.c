@@ -84,6 +84,18 @@ static struct data_options options(void)
     return o;
 }
 
+/* Row i, read again; the last few that were asked for stay. */
+static struct row rows_asked[4];
+static const struct row *row_at(const struct dataset *d, int i)
+{
+    static int next;
+    struct row *row = &rows_asked[next++ % 4];
+    struct lora_error err = { "", "", "", "", "" };
+    int bad = data_row(d, i, row, &err);
+    CHECK(!bad, "%s: %s: %s", err.what, err.where, err.found);
+    return row;
+}
+
 /* A row's text with its targets between [ and ]; a bar where generation would begin. */
 static const char *shown(const struct row *row)
 {
@@ -118,7 +130,7 @@ static void check_rows(const char *name, const char *text, const struct data_opt
     int i, bad = read_text(&d, name, text, o, &err);
     CHECK(!bad, "%s: %s, expected %s, found %s", err.what, err.where, err.expected, err.found);
     if (bad) return;
-    for (i = 0; i < d.n && want[i]; i++) CHECK(!strcmp(shown(&d.rows[i]), want[i]), "%s, not %s", shown(&d.rows[i]), want[i]);
+    for (i = 0; i < d.n && want[i]; i++) CHECK(!strcmp(shown(row_at(&d, i)), want[i]), "%s, not %s", shown(row_at(&d, i)), want[i]);
     CHECK(i == d.n && !want[i], "%d rows", d.n);
     data_free(&d);
 }
@@ -225,7 +237,7 @@ static void test_templates(void)
     CHECK(!read_text(&d, "label.jsonl", two, &o, &err), "%s", err.where);
     CHECK(d.n_labels == 2 && !strcmp(d.labels[0], "7") && !strcmp(d.labels[1], "y"));
     CHECK(d.prompt_template && !strcmp(d.prompt_template, "{labels}?\\n{text}"));
-    CHECK(d.rows[0].label && !strcmp(d.rows[0].label, "y") && !strcmp(d.rows[0].completion, "y"));
+    CHECK(row_at(&d, 0)->label && !strcmp(row_at(&d, 0)->label, "y") && !strcmp(row_at(&d, 0)->completion, "y"));
     data_free(&d);
     o.labels = others;
     o.n_labels = 2;
@@ -258,8 +270,8 @@ static void test_ids(void)
     o.chat = NULL;
     CHECK(!read_text(&d, "i.jsonl", "{\"input_ids\":[1,2,3,4],\"labels\":[-100,-100,3,-100],\"attention_mask\":[1,1,1,1]}\n"
                                     "{\"input_ids\":[5,6,7]}\n", &o, &err), "%s %s", err.where, err.expected);
-    CHECK(d.n == 2 && d.rows[0].n == 4 && d.rows[0].n_targets == 1 && d.rows[0].mask[2] && d.rows[1].n_targets == 2);
-    for (i = 0; d.n == 2 && i < 4; i++) CHECK(d.rows[0].ids[i] == i + 1 && d.rows[0].mask[i] == (i == 2));
+    CHECK(d.n == 2 && row_at(&d, 0)->n == 4 && row_at(&d, 0)->n_targets == 1 && row_at(&d, 0)->mask[2] && row_at(&d, 1)->n_targets == 2);
+    for (i = 0; d.n == 2 && i < 4; i++) CHECK(row_at(&d, 0)->ids[i] == i + 1 && row_at(&d, 0)->mask[i] == (i == 2));
     data_free(&d);
     check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1]}", &o, "i.jsonl, line 1", "same length");
     check_refused("i.jsonl", "{\"input_ids\":[1,2],\"labels\":[1,259]}", &o, "line 1", "id below 259");
@@ -287,13 +299,14 @@ static void test_labels(void)
     test_begin("labels that are other ids than the row's are targets");
     CHECK(!read_text(&d, "i.jsonl", "{\"input_ids\":[1,2,3,5],\"labels\":[7,9,8,-100]}\n{\"input_ids\":[1,2,4],\"labels\":[-100,2,4]}\n"
                      "{\"input_ids\":[1,2,4,5],\"labels\":[-100,-100,-100,6]}\n", &o, &err), "%s %s", err.where, err.expected);
-    CHECK(d.n == 3 && d.rows[0].labels && !d.rows[1].labels && d.rows[2].labels && d.rows[0].n_targets == 2, "%d rows", d.n);
+    CHECK(d.n == 3 && row_at(&d, 0)->labels && !row_at(&d, 1)->labels && row_at(&d, 2)->labels && row_at(&d, 0)->n_targets == 2, "%d rows", d.n);
     for (i = 0; i < d.n; i++) {
-        in[i].ids = d.rows[i].ids;
-        in[i].mask = d.rows[i].mask;
-        in[i].n = d.rows[i].n;
+        const struct row *row = row_at(&d, i);      /* three of four stay */
+        in[i].ids = row->ids;
+        in[i].mask = row->mask;
+        in[i].n = row->n;
         in[i].visit = i;
-        in[i].labels = d.rows[i].labels;
+        in[i].labels = row->labels;
     }
     for (share = 0; share < 2 && d.n == 3; share++) {
         pack_clear(&p);
@@ -305,7 +318,7 @@ static void test_labels(void)
             CHECK(k < p.T, "target %d of share %d", i, share);
         }
     }
-    CHECK(d.rows[0].hash != d.rows[1].hash);
+    CHECK(row_at(&d, 0)->hash != row_at(&d, 1)->hash);
     pack_free(&p);
     data_free(&d);
 }
@@ -396,13 +409,13 @@ static void test_lengths(void)
     o.max_length = 4;
     check_refused("l.jsonl", rows, &o, "l.jsonl, line 1", "at most 4 tokens");
     o.on_overlong = OVERLONG_DROP;
-    CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 1 && d.report.dropped_overlong == 2 && d.rows[0].source == 2);
+    CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 1 && d.report.dropped_overlong == 2 && row_at(&d, 0)->source == 2);
     CHECK(!strcmp(d.report.form, "prompt and completion") && !d.report.unused[0], "%s; %s", d.report.form, d.report.unused);
     CHECK(d.report.rows == 3 && d.report.used == 1 && d.report.tokens == 3 && d.report.targets == 2 && d.report.longest == 3);
     data_free(&d);
     o.on_overlong = OVERLONG_TRUNCATE;
     CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 2 && d.report.truncated == 2 && d.report.without_targets == 1);
-    CHECK(d.n == 2 && !strcmp(shown(&d.rows[0]), "a|[bcd]") && d.rows[0].source == 1);
+    CHECK(d.n == 2 && !strcmp(shown(row_at(&d, 0)), "a|[bcd]") && row_at(&d, 0)->source == 1);
     data_free(&d);
     o.max_length = 1;
     check_refused("l.jsonl", rows, &o, "l.jsonl", "3 without targets");
@@ -418,22 +431,27 @@ static void test_split(void)
     test_begin("a split takes a share, keeps duplicates together, and stays in order");
     for (i = 0; i < 400; i++) text_printf(&t, "{\"text\":\"row %d\"}\n", i % 200);
     CHECK(!read_text(&d, "s.jsonl", t.s, &o, &err) && d.n == 400 && d.report.duplicates == 200);
-    CHECK(!data_split(&d, 0.25, &e, &err), "%s", err.what);
+    data_free(&d);
+    CHECK(!data_read_split(&d, 0.25, &e, in_temporary("s.jsonl"), &o, &err), "%s", err.what);
     moved = e.n;
     CHECK(e.n > 60 && e.n < 140 && d.n + e.n == 400, "%d of 400", e.n);
     CHECK(d.report.used == d.n && e.report.used == e.n && e.report.duplicates == e.n / 2);
     for (i = 0; i < d.n; i++)
-        for (k = 0; k < e.n; k++) both += d.rows[i].hash == e.rows[k].hash;
+        for (k = 0; k < e.n; k++) both += data_entry(&d, i)->hash == data_entry(&e, k)->hash;
     CHECK(both == 0, "%d rows on both sides", both);
-    for (i = 1; i < e.n; i++) CHECK(e.rows[i].source > e.rows[i - 1].source);
-    data_free(&d);
+    for (i = 1; i < e.n; i++) CHECK(data_entry(&e, i)->source > data_entry(&e, i - 1)->source);
+    for (i = 0; i < e.n; i++) {
+        char want[40];
+        snprintf(want, sizeof want, "[row %d<|im_end|>]", data_entry(&e, i)->source % 200);
+        CHECK(!strcmp(shown(row_at(&e, i)), want), "%s, not %s", shown(row_at(&e, i)), want);
+    }
     data_free(&e);
-    CHECK(!read_text(&d, "s.jsonl", t.s, &o, &err) && !data_split(&d, 0.25, &e, &err) && e.n == moved);
     data_free(&d);
+    CHECK(!data_read_split(&d, 0.25, &e, in_temporary("s.jsonl"), &o, &err) && e.n == moved);
     data_free(&e);
-    CHECK(!read_text(&d, "s.jsonl", "{\"text\":\"one\"}", &o, &err) && data_split(&d, 0.5, &e, &err));
     data_free(&d);
-    data_free(&e);
+    put_file("s.jsonl", "{\"text\":\"one\"}", 14);
+    CHECK(data_read_split(&d, 0.5, &e, in_temporary("s.jsonl"), &o, &err) && !d.files && !e.blocks);
     text_free(&t);
 }
 
@@ -451,9 +469,9 @@ static void test_parts(void)
         o.chat = chat ? chatml : NULL;
         CHECK(!read_text(&d, "p.jsonl", row, &o, &err), "%s", err.where);
         ids.n = 0;
-        CHECK(!data_prompt_ids(&o, user, &ids, &err) && (int)ids.n == d.rows[0].prompt_n, "%s", err.what);
-        CHECK(!data_label_ids(&o, "a b", &ids, &err) && (int)ids.n == d.rows[0].n, "%s", err.what);
-        CHECK(!memcmp(ids.v, d.rows[0].ids, ids.n * sizeof(int)));
+        CHECK(!data_prompt_ids(&o, user, &ids, &err) && (int)ids.n == row_at(&d, 0)->prompt_n, "%s", err.what);
+        CHECK(!data_label_ids(&o, "a b", &ids, &err) && (int)ids.n == row_at(&d, 0)->n, "%s", err.what);
+        CHECK(!memcmp(ids.v, row_at(&d, 0)->ids, ids.n * sizeof(int)));
         data_free(&d);
     }
     ids_free(&ids);
@@ -495,10 +513,10 @@ static void test_real(void)
     CHECK(!read_text(&d, "banking.jsonl", rows.s, &o, &err), "%s: %s", err.what, err.where);
     for (step = json_get(j.root, "steps")->child; step; step = step->next)
         for (row = step->child; row; row = row->next, i++) {
-            CHECK(i < d.n && d.rows[i].n == (int)json_get(row, "ids")->n, "row %d", i);
-            for (id = json_get(row, "ids")->child, m = json_get(row, "mask")->child, k = 0; id && i < d.n && k < d.rows[i].n;
+            CHECK(i < d.n && row_at(&d, i)->n == (int)json_get(row, "ids")->n, "row %d", i);
+            for (id = json_get(row, "ids")->child, m = json_get(row, "mask")->child, k = 0; id && i < d.n && k < row_at(&d, i)->n;
                  id = id->next, m = m->next, k++)
-                CHECK(d.rows[i].ids[k] == (int)id->number && d.rows[i].mask[k] == (int)m->number, "row %d, id %d", i, k);
+                CHECK(row_at(&d, i)->ids[k] == (int)id->number && row_at(&d, i)->mask[k] == (int)m->number, "row %d, id %d", i, k);
         }
     CHECK(i == d.n);
     data_free(&d);
@@ -510,6 +528,7 @@ static void test_real(void)
 int main(void)
 {
     struct lora_error err;
+    int i;
     strcpy(temporary, "/tmp/lora-data-XXXXXX");
     if (!mkdtemp(temporary)) return 1;
     test_begin("a tokenizer of bytes");
@@ -522,7 +541,7 @@ int main(void)
         test_forms();
         test_templates();
         test_ids();
-    test_labels();
+        test_labels();
         test_files();
         test_damage();
         test_lengths();
@@ -533,6 +552,7 @@ int main(void)
     tokenizer_close(bytes);
     tokenizer_close(with_bos);
     tokenizer_close(prepending);
+    for (i = 0; i < 4; i++) row_free(&rows_asked[i]);
     remove_tree(temporary, NULL);
     return test_end();
 }

@@ -323,8 +323,9 @@ static int read_rows(const char *out, struct lora_error *err)
     struct tokenizer *t = NULL;
     struct dataset d, e;
     struct ids ids = {0};
+    struct row row = {0};
     char paths[4000], *prompt = NULL;
-    int bad;
+    int i, bad;
     (void)out;
     memset(&o, 0, sizeof o);
     memset(&d, 0, sizeof d);
@@ -334,10 +335,13 @@ static int read_rows(const char *out, struct lora_error *err)
     o.prompt_template = "{labels} {text}";
     bad = tokenizer_open(&t, in_scratch("words"), err) || !(o.chat = chat_find("chatml", err));
     o.tokenizer = t;
-    if (!bad) bad = data_read(&d, paths, &o, err) || data_split(&d, 0.5, &e, err) || data_label_ids(&o, "ab", &ids, err)
+    if (!bad) bad = data_read_split(&d, 0.5, &e, paths, &o, err) || data_label_ids(&o, "ab", &ids, err)
                  || !(prompt = data_prompt(&o, o.prompt_template, "b", err));
-    data_free(&d);
+    for (i = 0; i < d.n && !bad; i++) bad = data_row(&d, i, &row, err);
+    for (i = 0; i < e.n && !bad; i++) bad = data_row(&e, i, &row, err);
+    row_free(&row);
     data_free(&e);
+    data_free(&d);
     ids_free(&ids);
     free(prompt);
     tokenizer_close(t);

@@ -3,6 +3,16 @@
 #include "../metrics.h"
 #include "test.h"
 
+static int classification_make(struct classification *c, const int *truth, const int *predicted, long long count, int n,
+                               struct lora_error *err)
+{
+    long long i;
+    if (classification_open(c, n, err)) return -1;
+    for (i = 0; i < count; i++) classification_add(c, truth[i], predicted[i]);
+    classification_score(c);
+    return 0;
+}
+
 static void test_by_hand(void)
 {
     static const int truth[] = { 0, 0, 0, 1, 1, 2 }, predicted[] = { 0, 0, 1, 1, -1, 0 };
