@@ -100,8 +100,8 @@ int step_pack(struct steps *s, struct pack *p, int adapter, int share, int token
 
 /* ---- sizes ---- */
 
-/* Tokens that are laid to be measured; a step counts as some, whatever it has. A second or so. */
-#define MEASURED_TOKENS (1LL << 25)
+/* Tokens that are read to be measured; a step counts as some, whatever it has. Some seconds, of a run of hours. */
+#define MEASURED_TOKENS (1LL << 24)
 #define STEP_TOKENS 256
 
 /* What any step can need, in whatever order its rows come. */
@@ -124,11 +124,11 @@ int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share
                struct lora_error *err)
 {
     struct pack p;
-    long long step, different = s->shuffle || total < s->per_epoch ? total : s->per_epoch;
+    long long step, seen = 0, different = s->shuffle || total < s->per_epoch ? total : s->per_epoch;
     int got = 0;
     memset(&p, 0, sizeof p);
     s->computed = 0;
-    for (step = 0; step < different && got >= 0 && s->computed + STEP_TOKENS * step < MEASURED_TOKENS; step++) {
+    for (step = 0; step < different && got >= 0 && seen < MEASURED_TOKENS; step++, seen += s->tokens + STEP_TOKENS) {
         steps_seek(s, step);
         while ((got = step_pack(s, &p, -1, share, tokens_per_pack, err)) > 0) {
             lora_sizes_raise(z, &p);
