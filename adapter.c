@@ -227,6 +227,7 @@ void adapter_free(struct adapter *a)
     free(a->names);
     free(a->modules);
     free(a->values);
+    text_free(&a->unmatched);
     free(a);
 }
 
@@ -367,21 +368,31 @@ static int choose_modules(struct adapter *a, const struct config *c, const struc
     return 0;
 }
 
+const char *adapter_unmatched(const struct patterns *p, size_t *i, const struct adapter *a)
+{
+    char module[ADAPTER_MODULE_SIZE];
+    int j;
+    while (*i < p->n) {
+        const struct pattern *one = &p->v[(*i)++];
+        for (j = 0; j < a->n; j++)
+            if (!regexec(&one->re, adapter_module_name(module, sizeof module, a->modules[j].id, a->modules[j].layer),
+                         0, NULL, 0)) break;
+        if (j == a->n) return one->key;
+    }
+    return NULL;
+}
+
 /* A key that matches nothing is a slip of the user's: PEFT would pass over it. */
 static int check_patterns(const struct patterns *p, const struct adapter *a, const char *option, struct lora_error *err)
 {
+    const struct adapted *last = &a->modules[a->n - 1];
     char module[ADAPTER_MODULE_SIZE];
-    size_t i;
-    int j;
-    for (i = 0; i < p->n; i++) {
-        for (j = 0; j < a->n; j++)
-            if (!regexec(&p->v[i].re, adapter_module_name(module, sizeof module, a->modules[j].id, a->modules[j].layer),
-                         0, NULL, 0)) break;
-        if (j < a->n) continue;
-        fail(err, "cannot use the option", "%s: %s", option, p->v[i].key);
-        return expected(err, "a name or pattern of adapted modules, as %s or %s", adapter_short_name(module), module);
-    }
-    return 0;
+    size_t i = 0;
+    const char *key = adapter_unmatched(p, &i, a);
+    if (!key) return 0;
+    adapter_module_name(module, sizeof module, last->id, last->layer);
+    fail(err, "cannot use the option", "%s: %s", option, key);
+    return expected(err, "a name or pattern of adapted modules, as %s or %s", adapter_short_name(module), module);
 }
 
 int adapter_new(struct adapter **out, const struct config *c, const struct adapter_settings *s,

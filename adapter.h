@@ -26,6 +26,8 @@ struct adapter {
     char **names;               /* target_modules as given: list entries, or one regular expression */
     int n_names, is_regex;
     float *values;              /* [size] what was read, or NULL */
+    struct text unmatched;      /* keys of the patterns that were read and match none of the modules, with ", "
+                                 * between them: PEFT passes over them, a job says so */
 };
 
 struct adapter_settings {

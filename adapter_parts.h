@@ -42,6 +42,9 @@ void adapter_rules_free(struct adapter_rules *r);
 int adapter_patterns(struct patterns *p, const struct json *o, const char *file, const char *name,
                      struct lora_error *err);
 
+/* The first key from *i on that matches none of a's modules, and *i behind it; NULL: there is none. */
+const char *adapter_unmatched(const struct patterns *p, size_t *i, const struct adapter *a);
+
 /* An adapter of a model with so many layers, and no modules yet. */
 struct adapter *adapter_empty(int layers, struct lora_error *err);
 /* Appends a module with r and alpha by the rules, and its place in the flat buffers. */

@@ -278,6 +278,16 @@ done:
     return bad;
 }
 
+static void note_unmatched(struct adapter *a, const struct patterns *p, const char *name)
+{
+    const char *key;
+    size_t i = 0;
+    while ((key = adapter_unmatched(p, &i, a))) {
+        if (a->unmatched.n) text_puts(&a->unmatched, ", ");
+        text_printf(&a->unmatched, "%s: %s", name, key);
+    }
+}
+
 int adapter_read(struct adapter **out, const char *dir, const struct config *c, struct lora_error *err)
 {
     struct adapter *a = adapter_empty(c->L, err);
@@ -290,6 +300,11 @@ int adapter_read(struct adapter **out, const char *dir, const struct config *c, 
     *out = NULL;
     if (a && config && tensors && !json_read(&d, config, err) && !read_settings(a, &rules, d.root, config, err))
         bad = read_tensors(a, c, &rules, d.root, tensors, err);
+    if (!bad) {
+        note_unmatched(a, &rules.ranks, "rank_pattern");
+        note_unmatched(a, &rules.alphas, "alpha_pattern");
+        bad = text_check(&a->unmatched, err);
+    }
     json_free(&d);
     adapter_rules_free(&rules);
     free(config);

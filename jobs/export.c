@@ -1,6 +1,5 @@
 /* export.c - `lora export`: an adapter as the GGUF file that llama.cpp loads with --lora. */
-#include "job.h"
-#include "../adapter.h"
+#include "session.h"
 
 #include <string.h>
 
@@ -29,6 +28,7 @@ static int export_adapter(const struct settings *set, struct lora_error *err)
     }
     if (!model_open(&m, set->common.model, err) && !adapter_read(&a, dir, &m->config, err)) {
         if (adapter_is_zero(a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
+        warn_unmatched(a, dir);
         bad = adapter_write_gguf(a, &m->config, set->out, err);
     }
     if (!bad) status("%s: %d linears, for llama.cpp's --lora", set->out, a->n);

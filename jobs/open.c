@@ -216,7 +216,7 @@ static int init_adapter(struct run *r, struct adapter_settings *a, struct lora_e
     const struct config *c = &r->session.model->config;
     struct adapter *asked;
     int good;
-    if (session_check_run(&r->session, s->init_adapter, err) || adapter_read(&r->adapter, s->init_adapter, c, err)) return -1;
+    if (session_read_adapter(&r->session, &r->adapter, s->init_adapter, err)) return -1;
     r->init_hash = hash_bytes(HASH_START, r->adapter->values, r->adapter->size * sizeof(float));
     if (s->lora_dropout >= 0) r->adapter->dropout = s->lora_dropout;
     if (!s->lora_r && s->lora_alpha == 0 && !s->use_rslora && !s->target_modules && !s->rank_pattern

@@ -173,11 +173,24 @@ static char *split_word(const char *word, double *factor, struct lora_error *err
     return NULL;
 }
 
+void warn_unmatched(const struct adapter *a, const char *dir)
+{
+    if (!a->unmatched.n) return;
+    status("warning: %s/adapter_config.json: keys that match no adapted module, and change nothing: %s", dir, a->unmatched.s);
+}
+
+int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err)
+{
+    if (session_check_run(s, dir, err) || adapter_read(a, dir, &s->model->config, err)) return -1;
+    warn_unmatched(*a, dir);
+    return 0;
+}
+
 static int open_adapter(struct session *s, const char *word, struct adapter **a, double *factor,
                         struct lora_error *err)
 {
     char *dir = split_word(word, factor, err);
-    int bad = !dir || session_check_run(s, dir, err) || adapter_read(a, dir, &s->model->config, err);
+    int bad = !dir || session_read_adapter(s, a, dir, err);
     if (!bad && adapter_is_zero(*a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
     if (!bad && !*factor) status("warning: the adapter %s changes nothing: its scale is 0", dir);
     free(dir);

@@ -57,6 +57,9 @@ int session_open(struct session *s, const struct common *c, const struct option_
 void session_close(struct session *s);
 /* Those warnings for the run.json of one adapter's directory, if it has one. */
 int session_check_run(const struct session *s, const char *dir, struct lora_error *err);
+/* One of keys of its patterns that match nothing; and adapter_read() with all warnings. */
+void warn_unmatched(const struct adapter *a, const char *dir);
+int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err);
 
 /* ---- base.c: how the linears of the base are quantised; struct quantise with type 0: they are not ---- */
 

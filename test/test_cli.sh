@@ -319,6 +319,14 @@ near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 1e-5
 run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0" --data "$dir/two.jsonl" --json "$dir/j0"; err "warning: .*changes nothing"
 run 0 eval $small --prompt-template 'Say {text}:\n' --data "$dir/two.jsonl" --json "$dir/jb"
 near "$(figure loss "$dir/j0")" "$(figure loss "$dir/jb")" 1e-6
+cp -R "$dir/a" "$dir/unmatched"
+sed 's/"r": 2,/"r": 2, "rank_pattern": {"zz": 3, "q_proj": 2}, "alpha_pattern": {"layers.9.q_proj": 3},/' "$dir/a/adapter_config.json" \
+    >"$dir/unmatched/adapter_config.json"
+unmatched="^warning: $dir/unmatched/adapter_config.json: keys that match no adapted module, and change nothing: rank_pattern: zz, alpha_pattern: layers.9.q_proj\$"
+run 0 eval --model "$m" --backend ref --adapter "$dir/unmatched" --data "$dir/two.jsonl"; err "$unmatched"
+run 0 train --model "$m" --backend ref --init-adapter "$dir/unmatched" --data "$dir/two.jsonl" --out "$dir/from" --max-steps 1; err "$unmatched"
+run 0 export --model "$m" --adapter "$dir/unmatched" --out "$dir/unmatched.gguf"; err "$unmatched"
+run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl"; grep -q "match no adapted" "$dir/err" && wrong "a warning of no keys"
 
 end
 echo "$passed passed, $failed failed, $skipped skipped"
