@@ -178,6 +178,18 @@ size_t base_linears(const struct model *m, size_t *elements, size_t *bytes)
     return n;
 }
 
+size_t base_heap(const struct model *m)
+{
+    size_t bytes = 0;
+    int id, layer;
+    for (id = 0; id < T_COUNT; id++)
+        for (layer = 0; layer < (tensor_layered(id) ? m->config.L : 1); layer++) {
+            const struct weight *w = model_weight(m, id, layer);
+            if (w && w->q && !(id == T_HEAD && m->config.tied)) bytes += w->q->heap;
+        }
+    return bytes;
+}
+
 int base_load(struct model *m, const struct quantise *asked, const struct base_settings *b, int threads, struct lora_error *err)
 {
     struct quantise own;

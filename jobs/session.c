@@ -331,7 +331,10 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
     setup.n_adapters = s->adapter != NULL;
     setup.seed = s->seed;
     setup.sizes = *sizes;
-    setup.max_memory = s->max_memory;
+    if (s->max_memory) {        /* the base that was quantised here and the tokenizer lie outside the arena */
+        size_t heap = base_heap(s->model) + tokenizer_memory(s->tokenizer);
+        setup.max_memory = s->max_memory > heap ? s->max_memory - heap : 1;
+    }
     return lora_open(l, &setup, err);
 }
 

@@ -77,6 +77,7 @@ int base_load(struct model *m, const struct quantise *asked, const struct base_s
               struct lora_error *err);
 /* The linears that are or would be quantised: how many, their elements and bytes. */
 size_t base_linears(const struct model *m, size_t *elements, size_t *bytes);
+size_t base_heap(const struct model *m);        /* bytes of its weights that lie in the heap: not used in the file */
 /* Bytes of a weight with its scales; of a shape's (shape_open) what they would be as `how` says. */
 size_t base_bytes(const struct weight *w, const struct quantise *how);
 const char *base_kind(int type);                                /* "nf4", "fp4", "int8", "none" */

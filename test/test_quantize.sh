@@ -141,6 +141,22 @@ holds 'a != b' "$a" "$(loss --model "$model" --adapter "$dir/a" --load-in-4bit f
 loss --model "$dir/q-nf4" --adapter "$dir/a" >"$dir/x1"; says "warning: the adapter was trained over another base: nf4 in blocks of 64, scales in 8 bits; this one is nf4 in blocks of 64, scales in f32"
 rm -f "$dir/x1"
 
+begin "--max-memory is for the base that was quantised here too, in eval as in train"
+# the least that lets eval run
+least() {
+    low=0 high=30000000
+    while [ $((high - low)) -gt 1 ]; do
+        middle=$(((low + high) / 2))
+        if lora eval --model "$model" --data "$dir/eval.jsonl" --max-memory $middle "$@" >/dev/null 2>"$dir/log"; then high=$middle
+        else says "not enough memory"; low=$middle; fi
+    done
+    echo $high
+}
+plain=$(least) quantised=$(least --load-in-4bit)
+expect 0 plan --model "$model" --load-in-4bit --data "$dir/eval.jsonl"
+heap=$(sed -n 's/.*base weights, quantised here *\([0-9]*\) .*/\1/p' "$dir/out")
+[ "${heap:-0}" -gt 0 ] && [ $((quantised - plain)) = "$heap" ] || wrong "$plain bytes for a plain base, $quantised for one of $heap bytes in the heap"
+
 begin "resuming refuses another quantisation"
 rm -r "$dir/a/checkpoint-10"
 expect 0 train --model "$model" --load-in-4bit --double-quant "$@" --out "$dir/a" --resume; says "going on after step 5"
