@@ -3,8 +3,8 @@
  * What is multiplied are the codes as they lie in a block, and what a block's numbers share is applied to
  * sums of products. With w = q d + m (m = -bias d where codes have a bias),
  *     sum of w x = d * sum of q x + m * sum of x
- * So these sums differ from those of the decoded numbers, and have a bound of their own: a run of K numbers has an error
- * of at most (K / 8 + 8) eps sum of (|q d| + |m|) |x|, as test_few.c tests.
+ * So these sums differ from those of decoded numbers, and have a bound of their own: over K numbers, (K / 32 + 24) 2^-24 times
+ * the sum of (|q d| + |m|) |x|. test_few.c says why, and holds them to it.
  *
  * 32 codes are 8 lanes of 4 bytes. To take byte j out of each lane a mask is enough, if what it meets is
  * x 2^-8j: both factors are exact, and so is the product of them. x is laid out so once for all rows of the weight. */
