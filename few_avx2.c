@@ -7,7 +7,8 @@
  * the sum of (|q d| + |m|) |x|. test_few.c says why, and holds them to it.
  *
  * 32 codes are 8 lanes of 4 bytes. To take byte j out of each lane a mask is enough, if what it meets is
- * x 2^-8j: both factors are exact, and so is the product of them. x is laid out so once for all rows of the weight. */
+ * x 2^-8j: both factors are exact (x above 2^-102), so that their product is the code's with x. x is laid out so once for
+ * all rows of the weight. */
 #include "codes_avx2.h"
 
 #ifdef HAVE_AVX2
@@ -15,7 +16,7 @@
 
 enum {
     STRIP = 2048,       /* elements decoded at a time where nothing better is known */
-    PARTS = 128,        /* runs of 32 whose scales are made at a time, and so many at most in the rows of a span */
+    PARTS = 128,        /* runs of 32 whose scales are made at a time */
     AHEAD = 1024        /* bytes that memory is asked for before: over the ends of pages, where the processor's own asking ends */
 };
 
