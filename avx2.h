@@ -22,8 +22,10 @@
 
 #ifdef __GNUC__
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 #else
 #define ALWAYS_INLINE static inline
+#define NEVER_INLINE
 #endif
 
 /* Below this many multiply-adds a team of threads costs more than it brings. */
@@ -174,6 +176,10 @@ int avx2_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
                 const buf *bias, double scale, int accumulate, int N);
 int avx2_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
                    double scale, int accumulate, int N);
+int avx2_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
+                const buf *bias, const struct low_rank *ab, int accumulate, int N);
+int avx2_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                   const struct low_rank *ab, int accumulate_gh, int accumulate, int N);
 void avx2_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
                     double scale, int N, int O, int I);
 
@@ -193,6 +199,10 @@ int avx512_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
                   const buf *bias, double scale, int accumulate, int N);
 int avx512_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
                      double scale, int accumulate, int N);
+int avx512_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
+                const buf *bias, const struct low_rank *ab, int accumulate, int N);
+int avx512_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                   const struct low_rank *ab, int accumulate_gh, int accumulate, int N);
 void avx512_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
                       double scale, int N, int O, int I);
 

@@ -3,24 +3,30 @@
  * All three products are one, C[M,N] = A[M,K] B[K,N], with A read through two strides and B a
  * weight or its transpose:
  *     matmul      rows x outputs, over inputs     B = W^T: strips of NR rows, transposed into the panel
- *     matmul_dx   rows x inputs, over outputs     B = W:   strips of two panels' columns, copied
+ *     matmul_dx   rows x inputs, over outputs     B = W:   strips of GROUP columns, copied
  *     matmul_dw   outputs x inputs, over rows     B = x
- * A thread takes a panel of NR columns, decodes KC x NR of B into its own scratch, which stays in L1
- * while all rows of A go by, and takes the next KC. So decoding is paid once for all rows, whatever
- * the type, and no thread waits for another's panel. A goes by from L2 in the order in which it is
+ * Of an adapted linear the low rank is a few more terms: [x | h] times [W | B]^T, or [dout | gh] times
+ * [W ; A], and the packing takes what lies behind K from there. So it costs its multiply-adds, and
+ * nobody goes over the result again.
+ *
+ * A thread takes a panel of NR columns, decodes a run's terms of B into its own scratch, which stays in the
+ * nearest caches while all rows of A go by, and takes the next run. So decoding is paid once for all rows,
+ * whatever the type, and no thread waits for another's panel. A goes by from L2 in the order in which it is
  * read, packed before by all threads when enough columns use it. (Goto and van de Geijn 2008 keep
- * A in L2 and B in L1 likewise; the panel that is private to a thread is what decoding asks for.) */
+ * A in L2 and B in L1 likewise; the panel that is private to a thread is what decoding asks for.) What the
+ * next panel is made of is fetched meanwhile: weights come from memory, once for each product. */
 #include "avx2.h"
 #include "bf16.h"
 
 #ifdef HAVE_AVX2
 
 enum {
-    GROUP = 2 * NR,         /* columns that a copied strip fills: a block of the quantised types */
-    MC = 768,               /* rows packed at a time: KC columns of them are 768 KiB */
-    KS = 8 * KC,            /* terms packed at a time */
+    GROUP = 32,             /* columns that a copied strip fills: a block of the quantised types */
+    MC = 768,               /* rows packed at a time */
+    KS = 5 * KC,            /* terms packed at a time: whole runs */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
-    PACK_FROM = 48          /* columns that make packing A worth its while */
+    PACK_FROM = 48,         /* columns that make packing A worth its while */
+    FETCH_FROM = 1 << 16    /* numbers of a weight that is not likely to lie in a cache */
 };
 
 /* A thread's scratch, in floats: panels of a group, and strips on their way there. */
@@ -29,13 +35,21 @@ enum { PANELS = KC * GROUP, STRIPS = KC * NR, OF_THREAD = PANELS + STRIPS };
 size_t NAMED(gemm_bytes)(const struct kernel_sizes *s)
 {
     int rows = smaller(round_up(larger(s->N, s->width), MR), MC);
-    int terms = smaller(larger(larger(s->N, s->width), s->V), KS);
+    int terms = smaller(2 * smaller(larger(larger(s->N, s->width), s->V), KS), KS);     /* of an adapted linear: no more than twice */
     return sizeof(float) * ((size_t)OF_THREAD * (size_t)larger(s->threads, 1) + (size_t)rows * (size_t)terms);
 }
 
 static float *thread_scratch(const struct kernel_ctx *c, int thread)
 {
     return (float *)c->work + (size_t)thread * OF_THREAD;
+}
+
+/* The terms are cut into runs of nearly equal length, so that none is short, at multiples of 32 (see tile.h:
+ * this decides the bits). */
+static int run_length(int K)
+{
+    int runs = (K + KC - 1) / KC;
+    return round_up((K + runs - 1) / runs, 32);
 }
 
 /* ---- packing ---- */
@@ -88,49 +102,128 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
     for (r = 0; r < NR; r += 8) avx2_transpose(panel + r, NR, rows + r, n);
 }
 
-/* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, p < 2; columns past the end are 0 */
-static void pack_copied(float *panels, const struct weight *w, int row, int n, int col, float *space)
+/* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, p < GROUP / NR, the panels `apart`; columns past the
+ * end are 0 */
+static void pack_copied(float *panels, size_t apart, const struct weight *w, int row, int n, int col, float *space)
 {
-    int k, have = smaller(GROUP, w->cols - col), direct = have == GROUP && avx2_lies_as_floats(w);
+    int k, i, have = smaller(GROUP, w->cols - col), direct = have == GROUP && avx2_lies_as_floats(w);
     const float *s = direct ? (const float *)w->data + avx2_element(w, row, col) : space;
-    float *low = panels, *high = panels + KC * NR;
     memset(space, 0, sizeof(float) * GROUP);
-    for (k = 0; k < n; k++, low += NR, high += NR) {
+    for (k = 0; k < n; k++, panels += NR) {
         if (!direct) avx2_decode(w, row + k, col, have, space);
-        vec_store(low, vec_load(s));
-        vec_store(low + LANES, vec_load(s + LANES));
-        vec_store(high, vec_load(s + NR));
-        vec_store(high + LANES, vec_load(s + NR + LANES));
+        for (i = 0; i < GROUP; i += NR) {
+            vec_store(panels + (size_t)(i / NR) * apart, vec_load(s + i));
+            vec_store(panels + (size_t)(i / NR) * apart + LANES, vec_load(s + i + LANES));
+        }
         if (direct) s += w->cols;
     }
 }
 
-/* to[k][r] = a[r*row + k*step], r < mr: a tile's rows, MR apart */
+/* to[k * MR + r] = rows[r][k], r < 4, k < 8 */
+static void interleave(float *to, const float *const *rows)
+{
+    __m256 a = _mm256_loadu_ps(rows[0]), b = _mm256_loadu_ps(rows[1]);
+    __m256 c = _mm256_loadu_ps(rows[2]), d = _mm256_loadu_ps(rows[3]), v[4];
+    __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
+    int k;
+    v[0] = _mm256_shuffle_ps(ab, cd, 0x44);
+    v[1] = _mm256_shuffle_ps(ab, cd, 0xee);
+    ab = _mm256_unpackhi_ps(a, b);
+    cd = _mm256_unpackhi_ps(c, d);
+    v[2] = _mm256_shuffle_ps(ab, cd, 0x44);
+    v[3] = _mm256_shuffle_ps(ab, cd, 0xee);
+    for (k = 0; k < 4; k++) {
+        _mm_storeu_ps(to + k * MR, _mm256_castps256_ps128(v[k]));
+        _mm_storeu_ps(to + (k + 4) * MR, _mm256_extractf128_ps(v[k], 1));
+    }
+}
+
+/* to[k][r] = a[r*row + k*step], r < mr: a tile's rows, MR apart. Fours of rows are taken from the last to the
+ * first, so that what one writes too much, where MR is not whole fours, the next makes good. */
 static void pack_rows(float *to, const float *a, size_t row, size_t step, int mr, int n)
 {
-    int k, r;
+    int k = 0, r, i;
     if (step == 1)
-        for (r = 0; r < mr; r++)
-            for (k = 0; k < n; k++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k];
-    else
-        for (k = 0; k < n; k++)
-            for (r = 0; r < mr; r++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k * step];
+        for (; k + 8 + (MR % 4 != 0) <= n; k += 8)
+            for (r = (mr - 1) / 4 * 4; r >= 0; r -= 4) {
+                const float *rows[4];
+                for (i = 0; i < 4; i++) rows[i] = a + (size_t)smaller(r + i, mr - 1) * row + k;
+                interleave(to + (size_t)k * MR + r, rows);
+            }
+    for (; k < n; k++)
+        for (r = 0; r < mr; r++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k * step];
 }
 
 /* ---- the product ---- */
 
+/* Some of the terms: K of them, A[m][k] = a[m*row + k*step] and B = W^T, or W. */
+struct part { int K; const float *a; size_t row, step; const struct weight *w; };
+
 struct product {
-    int M, N, K;
-    const float *a;             /* A[m][k] = a[m*a_row + k*a_step] */
-    size_t a_row, a_step;
-    const struct weight *w;     /* B = W^T, or W */
+    int M, N, K;                /* K: of both parts together */
+    struct part part[2];        /* the second is an adapter's, or none */
     int transposed;
     float *c;                   /* C[m][n] = c[m*c_row + n*c_step]; with c_step > 1 it is added to */
     size_t c_row, c_step;
     float scale;
     const float *bias;          /* [N] or NULL */
     int accumulate;
+    int fetch;                  /* B comes from memory: bring the next panel's nearer */
 };
+
+/* Of the terms k .. k + n - 1 those of part p: their number, the first in *from, as a term of that part. */
+static int terms_of(const struct product *g, int p, int k, int n, int *from)
+{
+    int start = p ? g->part[0].K : 0;
+    *from = larger(k - start, 0);
+    return smaller(k + n - start, g->part[p].K) - *from;
+}
+
+/* The panel, or the panels of a group KC*NR apart, of the columns n .. and the terms k .. k + K - 1. */
+static void pack_panels(const struct product *g, int n, int k, int K, float *scratch)
+{
+    int p, from, terms;
+    for (p = 0; p < 2; p++) {
+        const struct part *t = &g->part[p];
+        float *to;
+        if ((terms = terms_of(g, p, k, K, &from)) <= 0) continue;
+        to = scratch + (size_t)(p ? from + g->part[0].K - k : 0) * NR;
+        if (g->transposed) pack_transposed(to, t->w, n, from, terms, scratch + PANELS);
+        else pack_copied(to, KC * NR, t->w, from, terms, n, scratch + PANELS);
+    }
+}
+
+/* ---- fetching ---- */
+
+/* What a panel of columns n .. and terms k .. k + K - 1 of the first part is made of: rows of the weight. */
+struct strips { const struct weight *w; int row, rows, col, cols; };
+
+static struct strips strips_of(const struct product *g, int n, int k, int K)
+{
+    struct strips s = { g->part[0].w, 0, 0, 0, 0 };
+    int terms = smaller(K, g->part[0].K - k), width = smaller(g->transposed ? NR : GROUP, g->N - n);
+    if (terms <= 0 || width <= 0) return s;
+    s.row = g->transposed ? n : k;
+    s.rows = g->transposed ? width : terms;
+    s.col = g->transposed ? k : n;
+    s.cols = g->transposed ? terms : width;
+    return s;
+}
+
+/* Brings rows i of `parts` nearer. */
+static void fetch(const struct strips *s, int i, int parts)
+{
+    int real = s->w->type == TYPE_REAL, block = real ? 1 : weight_types[s->w->type].block;
+    size_t bytes = real ? sizeof(float) : (size_t)weight_types[s->w->type].bytes;
+    int r = (int)((long long)s->rows * i / parts), end = (int)((long long)s->rows * (i + 1) / parts);
+    for (; r < end; r++) {
+        size_t first = avx2_element(s->w, s->row + r, s->col) / (size_t)block * bytes, b;
+        size_t n = ((size_t)s->cols + (size_t)block - 1) / (size_t)block * bytes;
+        for (b = 0; b < n; b += 64) _mm_prefetch((const char *)s->w->data + first + b, _MM_HINT_T1);
+    }
+}
+
+/* ---- tiles ---- */
 
 /* c[n] += v[n], n <= 8: no masked store, which some processors are slow at */
 static void add_few(float *c, const float *v, int n)
@@ -153,114 +246,176 @@ static void add_turned(int mr, int columns, const float *block, float *c, size_t
     }
 }
 
+/* What few tiles need: a bias, columns that are not whole vectors, a result that lies the other way. */
+NEVER_INLINE static void put_block(int mr, const float *block, float *c, const struct product *g, int n, int first, int columns)
+{
+    struct put p;
+    int r;
+    p.scale = vec_all(1);
+    p.bias = first && g->bias ? g->bias + n : NULL;
+    p.columns = columns;
+    p.add = !first || g->accumulate;
+    if (g->c_step != 1) add_turned(mr, columns, block, c, g->c_step);
+    else for (r = 0; r < mr; r++) {
+        const struct row sums = { vec_load(block + r * NR), vec_load(block + r * NR + LANES) };
+        put_row(c + (size_t)r * g->c_row, &sums, &p);
+    }
+}
+
 /* One tile of C over one run of K. */
-ALWAYS_INLINE void tile_rows(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
+ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *panel,
                              const struct product *g, int m, int n, int first)
 {
     float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
-    struct put p;
+    int columns = smaller(NR, g->N - n), r;
+    struct put plain = { vec_all(g->scale), NULL, vectors * LANES, 0 };
     struct tile t;
-    int r;
-    p.scale = vec_all(g->scale);
-    p.bias = first && g->bias ? g->bias + n : NULL;
-    p.columns = smaller(NR, g->N - n);
-    p.add = !first || g->accumulate;
-    if (p.add)
-        for (r = 0; r < mr; r++) _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
-    t = tile(mr, K, a, row, step, panel, NR);
-    if (g->c_step != 1) {
-        struct put plain = { p.scale, NULL, NR, 0 };
-        float block[MR * NR];
-        put_tile(mr, &t, block, NR, &plain);
-        add_turned(mr, p.columns, block, c, g->c_step);
-    } else if (p.columns == NR && p.add && !p.bias) {       /* what nearly all tiles are */
-        struct put plain = { p.scale, NULL, NR, 1 };
-        put_tile(mr, &t, c, g->c_row, &plain);
+    if (g->c_step == 1)
+        for (r = 0; r < mr; r++) {
+            _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
+            _mm_prefetch((const char *)(c + (size_t)r * g->c_row + columns - 1), _MM_HINT_T0);
+        }
+    t = tile_of(mr, vectors, K, a, row, step, panel, NR);
+    if (columns == vectors * LANES && !(first && g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
+        if (first && !g->accumulate) {
+            put_tile(mr, &t, c, g->c_row, &plain);
+        } else {
+            plain.add = 1;
+            put_tile(mr, &t, c, g->c_row, &plain);
+        }
     } else {
-        put_tile(mr, &t, c, g->c_row, &p);
+        float block[MR * NR];
+        plain.columns = NR;
+        put_tile(mr, &t, block, NR, &plain);
+        put_block(mr, block, c, g, n, first, columns);
     }
 }
 
-static void tile_any(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
-                     const struct product *g, int m, int n, int first)
+ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *panel,
+                            const struct product *g, int m, int n, int first)
 {
     switch (mr) {
 #ifdef WIDE
-    case 12: tile_rows(12, K, a, row, step, panel, g, m, n, first); break;
-    case 11: tile_rows(11, K, a, row, step, panel, g, m, n, first); break;
-    case 10: tile_rows(10, K, a, row, step, panel, g, m, n, first); break;
-    case 9: tile_rows(9, K, a, row, step, panel, g, m, n, first); break;
-    case 8: tile_rows(8, K, a, row, step, panel, g, m, n, first); break;
-    case 7: tile_rows(7, K, a, row, step, panel, g, m, n, first); break;
+    case 12: tile_rows(12, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 11: tile_rows(11, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 10: tile_rows(10, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 9: tile_rows(9, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 8: tile_rows(8, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 7: tile_rows(7, vectors, K, a, row, step, panel, g, m, n, first); break;
 #endif
-    case 6: tile_rows(6, K, a, row, step, panel, g, m, n, first); break;
-    case 5: tile_rows(5, K, a, row, step, panel, g, m, n, first); break;
-    case 4: tile_rows(4, K, a, row, step, panel, g, m, n, first); break;
-    case 3: tile_rows(3, K, a, row, step, panel, g, m, n, first); break;
-    case 2: tile_rows(2, K, a, row, step, panel, g, m, n, first); break;
-    default: tile_rows(1, K, a, row, step, panel, g, m, n, first);
+    case 6: tile_rows(6, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 5: tile_rows(5, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 4: tile_rows(4, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 3: tile_rows(3, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 2: tile_rows(2, vectors, K, a, row, step, panel, g, m, n, first); break;
+    default: tile_rows(1, vectors, K, a, row, step, panel, g, m, n, first);
     }
 }
 
-/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1, and A packed, or NULL. */
-struct block { int m0, m1, k0, k1; const float *packed; };
-
-/* Columns n .. of C, rows m0 .. m1 - 1 of the block (multiples of MR from its start). */
-static void columns(const struct product *g, const struct block *b, int n, int m0, int m1, float *scratch)
+/* All of a packed tile's rows: what nearly all tiles are, with steps that the compiler knows. */
+static void tile_packed(int K, const float *a, const float *panel, const struct product *g, int m, int n, int first)
 {
-    int width = g->transposed ? NR : GROUP, k, p, m;
-    for (k = b->k0; k < b->k1; k += KC) {
-        int K = smaller(KC, b->k1 - k);
-        if (g->transposed) pack_transposed(scratch, g->w, n, k, K, scratch + PANELS);
-        else pack_copied(scratch, g->w, k, K, n, scratch + PANELS);
+    tile_rows(MR, 2, K, a, 1, MR, panel, g, m, n, first);
+}
+
+static void tile_full(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
+                      const struct product *g, int m, int n, int first)
+{
+    tile_any(mr, 2, K, a, row, step, panel, g, m, n, first);
+}
+
+/* Of one vector's columns: thin products, as those of adapters. */
+static void tile_half(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
+                      const struct product *g, int m, int n, int first)
+{
+    tile_any(mr, 1, K, a, row, step, panel, g, m, n, first);
+}
+
+/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1 in runs of `run`, and A packed, or NULL. */
+struct block { int m0, m1, k0, k1, run; float *packed; };
+
+/* A run of a tile's rows in the packed block: [run][tile][k][MR] */
+static float *packed_at(const struct block *b, int m, int k, int K)
+{
+    return b->packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, MR) + (size_t)(m - b->m0) * (size_t)K;
+}
+
+static int fits(const struct block *b, size_t have)
+{
+    return (size_t)round_up(b->m1 - b->m0, MR) * (size_t)(b->k1 - b->k0) <= have;
+}
+
+/* The tiles of rows m0 .. m1 - 1 with a panel of columns n .. */
+static void panel_rows(const struct product *g, const struct block *b, int n, int m0, int m1, int k, int K,
+                       const float *panel, const struct strips *next)
+{
+    int m, tiles = (m1 - m0 + MR - 1) / MR, i = 0, half = g->N - n <= LANES;
+    for (m = m0; m < m1; m += MR, i++) {
+        int mr = smaller(MR, m1 - m);
+        const float *a = b->packed ? packed_at(b, m, k, K)
+                                   : g->part[0].a + (size_t)m * g->part[0].row + (size_t)k * g->part[0].step;
+        size_t row = b->packed ? 1 : g->part[0].row, step = b->packed ? MR : g->part[0].step;
+        if (g->fetch && next->rows) fetch(next, i, tiles);
+        if (half) tile_half(mr, K, a, row, step, panel, g, m, n, k == 0);
+        else if (b->packed && mr == MR) tile_packed(K, a, panel, g, m, n, k == 0);
+        else tile_full(mr, K, a, row, step, panel, g, m, n, k == 0);
+    }
+}
+
+/* Columns n .. of C, rows m0 .. m1 - 1 of the block (multiples of MR from its start). Columns `then` .. are likely
+ * to be this thread's next. */
+static void columns(const struct product *g, const struct block *b, int n, int then, int m0, int m1, float *scratch)
+{
+    int width = g->transposed ? NR : GROUP, k, p;
+    for (k = b->k0; k < b->k1; k += b->run) {
+        int K = smaller(b->run, b->k1 - k), more = k + b->run < b->k1;
+        struct strips next = strips_of(g, more ? n : then, more ? k + b->run : b->k0, b->run), none = next;
+        none.rows = 0;
+        pack_panels(g, n, k, K, scratch);
         for (p = 0; p < width && n + p < g->N; p += NR)
-            for (m = m0; m < m1; m += MR) {
-                int mr = smaller(MR, m1 - m);
-                const float *panel = scratch + (size_t)p * KC;
-                if (b->packed)
-                    tile_any(mr, K, b->packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, MR)
-                                 + (size_t)(m - b->m0) * (size_t)K, 1, MR, panel, g, m, n + p, k == 0);
-                else
-                    tile_any(mr, K, g->a + (size_t)m * g->a_row + (size_t)k * g->a_step,
-                             g->a_row, g->a_step, panel, g, m, n + p, k == 0);
-            }
+            panel_rows(g, b, n + p, m0, m1, k, K, scratch + (size_t)p * KC, p ? &none : &next);
     }
 }
 
-/* packed[run of KC][tile][k][MR] */
-static void pack_tile(float *packed, const struct product *g, const struct block *b, int m)
+static void pack_tile(const struct product *g, const struct block *b, int m)
 {
-    int k;
-    for (k = b->k0; k < b->k1; k += KC) {
-        int K = smaller(KC, b->k1 - k);
-        pack_rows(packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, MR)
-                      + (size_t)(m - b->m0) * (size_t)K,
-                  g->a + (size_t)m * g->a_row + (size_t)k * g->a_step, g->a_row, g->a_step,
-                  smaller(MR, b->m1 - m), K);
+    int k, p, from, terms;
+    for (k = b->k0; k < b->k1; k += b->run) {
+        int K = smaller(b->run, b->k1 - k);
+        for (p = 0; p < 2; p++) {
+            const struct part *t = &g->part[p];
+            if ((terms = terms_of(g, p, k, K, &from)) <= 0) continue;
+            pack_rows(packed_at(b, m, k, K) + (size_t)(p ? from + g->part[0].K - k : 0) * MR,
+                      t->a + (size_t)m * t->row + (size_t)from * t->step, t->row, t->step, smaller(MR, b->m1 - m), terms);
+        }
     }
 }
 
-/* Into how many pieces rows are cut, so that every thread gets several tasks. */
+/* Into how many pieces rows are cut: several tasks for every thread, if the pieces are not too small for a
+ * panel, and one for every thread if at all possible. */
 static int row_pieces(int tiles, int groups, int threads)
 {
-    int pieces = threads == 1 ? 1 : (6 * threads + groups - 1) / groups;
-    return larger(1, smaller(pieces, tiles / 8));
+    int several = smaller((8 * threads + groups - 1) / groups, tiles / 8);
+    int one = smaller((threads + groups - 1) / groups, tiles / 2), pieces = larger(several, one);
+    if (threads == 1) return 1;
+    if (pieces > threads) pieces -= pieces % threads;
+    return larger(1, pieces);
 }
 
 /* Called by all threads of a team, for one block. */
-static void product_block(struct kernel_ctx *c, const struct product *g, const struct block *b, float *space)
+static void product_block(struct kernel_ctx *c, const struct product *g, const struct block *b)
 {
     int width = g->transposed ? NR : GROUP, groups = (g->N + width - 1) / width;
     int tiles = (b->m1 - b->m0 + MR - 1) / MR, pieces = row_pieces(tiles, groups, c->threads), i;
     if (b->packed) {
 #pragma omp for schedule(dynamic)
-        for (i = 0; i < tiles; i++) pack_tile(space, g, b, b->m0 + i * MR);
+        for (i = 0; i < tiles; i++) pack_tile(g, b, b->m0 + i * MR);
     }
 #pragma omp for schedule(dynamic)
     for (i = 0; i < groups * pieces; i++) {
         int piece = i % pieces, from = tiles * piece / pieces, to = tiles * (piece + 1) / pieces;
-        columns(g, b, i / pieces * width, b->m0 + from * MR, smaller(b->m0 + to * MR, b->m1),
-                thread_scratch(c, thread_number()));
+        columns(g, b, i / pieces * width, (i + c->threads) / pieces * width, b->m0 + from * MR,
+                smaller(b->m0 + to * MR, b->m1), thread_scratch(c, thread_number()));
     }
 }
 
@@ -272,13 +427,13 @@ static void product(struct kernel_ctx *c, const struct product *g)
 #pragma omp parallel num_threads(c->threads) if((double)g->M * g->N * g->K > PARALLEL_WORK)
     {
         struct block b;
+        b.run = run_length(g->K);
         for (b.m0 = 0; b.m0 < g->M; b.m0 = b.m1) {
             b.m1 = smaller(b.m0 + MC, g->M);
             for (b.k0 = 0; b.k0 < g->K; b.k0 = b.k1) {
-                b.k1 = smaller(b.k0 + KS, g->K);
-                b.packed = g->N >= PACK_FROM && (size_t)round_up(b.m1 - b.m0, MR) * (size_t)(b.k1 - b.k0) <= have
-                    ? space : NULL;
-                product_block(c, g, &b, space);
+                b.k1 = smaller(b.k0 + KS / b.run * b.run, g->K);
+                b.packed = g->part[1].K || (g->N >= PACK_FROM && fits(&b, have)) ? space : NULL;
+                product_block(c, g, &b);
             }
         }
     }
@@ -299,8 +454,56 @@ int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const int
 }
 #endif
 
+/* rows x outputs, over inputs: out[N,O] = scale * x W^T + bias, or += */
+static struct product forward(buf *out, const buf *x, const struct weight *w, const buf *bias, double scale,
+                              int accumulate, int N)
+{
+    struct product g;
+    memset(&g, 0, sizeof g);
+    g.M = N;
+    g.N = w->rows;
+    g.K = w->cols;
+    g.part[0].K = w->cols;
+    g.part[0].a = (const float *)x;
+    g.part[0].row = (size_t)w->cols;
+    g.part[0].step = 1;
+    g.part[0].w = w;
+    g.transposed = 1;
+    g.c = (float *)out;
+    g.c_row = (size_t)w->rows;
+    g.c_step = 1;
+    g.scale = (float)scale;
+    g.bias = (const float *)bias;
+    g.accumulate = accumulate;
+    g.fetch = (double)w->rows * w->cols > FETCH_FROM;
+    return g;
+}
+
+/* rows x inputs, over outputs: dx[N,I] = scale * dout W, or += */
+static struct product backward(buf *dx, const buf *dout, const struct weight *w, double scale, int accumulate, int N)
+{
+    struct product g = forward(dx, dout, w, NULL, scale, accumulate, N);
+    g.N = w->cols;
+    g.K = g.part[0].K = w->rows;
+    g.part[0].row = (size_t)w->rows;
+    g.transposed = 0;
+    g.c_row = (size_t)w->cols;
+    return g;
+}
+
+/* r more terms: h[N,r] and an adapter's matrix */
+static void add_terms(struct product *g, const buf *h, const struct weight *w, int r)
+{
+    g->part[1].K = r;
+    g->part[1].a = (const float *)h;
+    g->part[1].row = (size_t)r;
+    g->part[1].step = 1;
+    g->part[1].w = w;
+    g->K += r;
+}
+
 int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
-                const buf *bias, double scale, int accumulate, int N)
+                  const buf *bias, double scale, int accumulate, int N)
 {
     struct product g;
     if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, scale, accumulate, N);
@@ -310,52 +513,58 @@ int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
         avx2_product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
         return 0;
     }
-    g.M = N;
-    g.N = w->rows;
-    g.K = w->cols;
-    g.a = (const float *)x;
-    g.a_row = (size_t)w->cols;
-    g.a_step = 1;
-    g.w = w;
-    g.transposed = 1;
-    g.c = (float *)out;
-    g.c_row = (size_t)w->rows;
-    g.c_step = 1;
-    g.scale = (float)scale;
-    g.bias = (const float *)bias;
-    g.accumulate = accumulate;
+    g = forward(out, x, w, bias, scale, accumulate, N);
     product(c, &g);
     return 0;
 }
 
 int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
-                   double scale, int accumulate, int N)
+                     double scale, int accumulate, int N)
 {
     struct product g;
     if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, scale, accumulate, N);
     if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
-    g.M = N;
-    g.N = w->cols;
-    g.K = w->rows;
-    g.a = (const float *)dout;
-    g.a_row = (size_t)w->rows;
-    g.a_step = 1;
-    g.w = w;
-    g.transposed = 0;
-    g.c = (float *)dx;
-    g.c_row = (size_t)w->cols;
-    g.c_step = 1;
-    g.scale = (float)scale;
-    g.bias = NULL;
-    g.accumulate = accumulate;
+    g = backward(dx, dout, w, scale, accumulate, N);
+    product(c, &g);
+    return 0;
+}
+
+/* Has a product of [x | h] room and use for its packed rows? */
+static int together(const struct weight *w, int r, int N)
+{
+    return avx2_can_read(w) && N >= FEW_ROWS && r <= larger(w->rows, w->cols);
+}
+
+int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
+                  const buf *bias, const struct low_rank *ab, int accumulate, int N)
+{
+    struct product g;
+    int r = ab->b->cols;
+    if (!out || !together(w, r, N)) return KERNEL_UNSUPPORTED;
+    if (ab->a) NAMED(matmul)(c, h, x, ab->a, NULL, ab->scale, 0, N);
+    g = forward(out, x, w, bias, 1, accumulate, N);
+    add_terms(&g, h, ab->b, r);
+    product(c, &g);
+    return 0;
+}
+
+int NAMED(linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
+                     const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
+{
+    struct product g;
+    int r = ab->b->cols;
+    if (!dx || !ab->a || !together(w, r, N)) return KERNEL_UNSUPPORTED;
+    NAMED(matmul_dx)(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);
+    g = backward(dx, dout, w, 1, accumulate, N);
+    add_terms(&g, gh, ab->a, r);
     product(c, &g);
     return 0;
 }
 
 /* The wider of the two sides goes into panels: a thin one there would leave A, read by columns, to
- * go by for 16 columns only. The same bits either way. */
+ * go by for NR columns only. The same bits either way. */
 void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
-                    double scale, int N, int O, int I)
+                      double scale, int N, int O, int I)
 {
     int turned = O > I;
     struct weight w = { 0 };
@@ -364,20 +573,12 @@ void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf 
     w.rows = N;
     w.cols = turned ? O : I;
     w.data = turned ? dout : x;
-    g.M = turned ? I : O;
-    g.N = w.cols;
-    g.K = N;
-    g.a = (const float *)(turned ? x : dout);
-    g.a_row = 1;
-    g.a_step = (size_t)g.M;
-    g.w = &w;
-    g.transposed = 0;
-    g.c = (float *)dw;
+    g = backward(dw, turned ? x : dout, &w, scale, 1, turned ? I : O);
+    g.part[0].row = 1;
+    g.part[0].step = (size_t)g.M;
     g.c_row = turned ? 1 : (size_t)I;
     g.c_step = turned ? (size_t)I : 1;
-    g.scale = (float)scale;
-    g.bias = NULL;
-    g.accumulate = 1;
+    g.fetch = 0;
     product(c, &g);
 }
 

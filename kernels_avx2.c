@@ -549,7 +549,7 @@ const struct kernels kernels_avx2 = {
     .work_bytes = work_bytes,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
     .embed = avx2_embed, .embed_backward = embed_backward,
-    .matmul = avx2_matmul, .matmul_dx = avx2_matmul_dx, .matmul_dw = avx2_matmul_dw,
+    .matmul = avx2_matmul, .matmul_dx = avx2_matmul_dx, .linear = avx2_linear, .linear_dx = avx2_linear_dx, .matmul_dw = avx2_matmul_dw,
     .bias_backward = bias_backward, .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,
     .rope = rope, .attention = avx2_attention, .attention_backward = avx2_attention_backward,
     .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,

@@ -39,6 +39,6 @@ const struct kernels kernels_avx512 = {
     .elem = sizeof(float), .own_memory = 0, .below = &kernels_avx2, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX512
     .work_bytes = work_bytes,
-    .matmul = avx512_matmul, .matmul_dx = avx512_matmul_dx, .matmul_dw = avx512_matmul_dw
+    .matmul = avx512_matmul, .matmul_dx = avx512_matmul_dx, .linear = avx512_linear, .linear_dx = avx512_linear_dx, .matmul_dw = avx512_matmul_dw
 #endif
 };

@@ -1,7 +1,7 @@
 /* tile.h - the register tile of all products, and the vectors that it is made of, in 256 bits or, where WIDE
  * is defined before this is included, in 512.
  *
- * Numbers: a product sums runs of KC terms with fused multiply-adds, in their order, and adds the
+ * Numbers: a product sums runs of up to KC terms with fused multiply-adds, in their order, and adds the
  * runs up in memory. KC is a constant of its table because it decides the bits. Which tile an
  * element lies in, whether operands were packed, and which thread computed it do not. */
 #ifndef TILE_H
@@ -14,7 +14,7 @@ typedef __m512 vec;
 enum {
     LANES = 16,
     MR = 12, NR = 32,       /* 24 sums, 2 vectors of B and 1 of A in 32 registers */
-    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is 32 KiB */
+    KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 40 KiB */
 };
 
 static inline __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1 << n) - 1); }
@@ -34,7 +34,7 @@ typedef __m256 vec;
 enum {
     LANES = 8,
     MR = 6, NR = 16,        /* 12 sums, 2 vectors of B and 1 of A in 16 registers */
-    KC = 256                /* terms of a run: a panel of B, KC x NR floats, is half of a 32 KiB L1 */
+    KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 20 KiB */
 };
 
 static inline vec vec_all(float x) { return _mm256_set1_ps(x); }
@@ -49,41 +49,46 @@ static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, 
 #endif
 
 /* ---- the register tile ----
- * Row r's sums over k < K of a[r*row + k*step] * b[k*ldb + c], c < NR, r < mr (a constant where this
+ * Row r's sums over k < K of a[r*row + k*step] * b[k*ldb + c], c < NR (or LANES, of one vector), r < mr (a constant where this
  * is called, so that what is past it goes away): each element by one chain of fused multiply-adds.
  * The rows are written out: gcc 12 keeps an array of sums in memory, at 2.5 times the time. */
 struct row { vec low, high; };
 struct tile { struct row r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11; };
 
-ALWAYS_INLINE void row_step(struct row *r, const float *a, vec low, vec high)
+ALWAYS_INLINE void row_step(struct row *r, int vectors, const float *a, vec low, vec high)
 {
     vec x = vec_all(*a);
     r->low = vec_fmadd(x, low, r->low);
-    r->high = vec_fmadd(x, high, r->high);
+    if (vectors > 1) r->high = vec_fmadd(x, high, r->high);
 }
 
-ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t step,
-                               const float *b, size_t ldb)
+ALWAYS_INLINE struct tile tile_of(int mr, int vectors, int K, const float *a, size_t row, size_t step,
+                                  const float *b, size_t ldb)
 {
     const struct row none = { vec_all(0), vec_all(0) };
     struct tile t = { none, none, none, none, none, none, none, none, none, none, none, none };
     int k;
     for (k = 0; k < K; k++, a += step, b += ldb) {
-        vec low = vec_load(b), high = vec_load(b + LANES);
-        row_step(&t.r0, a, low, high);
-        if (mr > 1) row_step(&t.r1, a + row, low, high);
-        if (mr > 2) row_step(&t.r2, a + 2 * row, low, high);
-        if (mr > 3) row_step(&t.r3, a + 3 * row, low, high);
-        if (mr > 4) row_step(&t.r4, a + 4 * row, low, high);
-        if (mr > 5) row_step(&t.r5, a + 5 * row, low, high);
-        if (mr > 6) row_step(&t.r6, a + 6 * row, low, high);
-        if (mr > 7) row_step(&t.r7, a + 7 * row, low, high);
-        if (mr > 8) row_step(&t.r8, a + 8 * row, low, high);
-        if (mr > 9) row_step(&t.r9, a + 9 * row, low, high);
-        if (mr > 10) row_step(&t.r10, a + 10 * row, low, high);
-        if (mr > 11) row_step(&t.r11, a + 11 * row, low, high);
+        vec low = vec_load(b), high = vectors > 1 ? vec_load(b + LANES) : low;
+        row_step(&t.r0, vectors, a, low, high);
+        if (mr > 1) row_step(&t.r1, vectors, a + row, low, high);
+        if (mr > 2) row_step(&t.r2, vectors, a + 2 * row, low, high);
+        if (mr > 3) row_step(&t.r3, vectors, a + 3 * row, low, high);
+        if (mr > 4) row_step(&t.r4, vectors, a + 4 * row, low, high);
+        if (mr > 5) row_step(&t.r5, vectors, a + 5 * row, low, high);
+        if (mr > 6) row_step(&t.r6, vectors, a + 6 * row, low, high);
+        if (mr > 7) row_step(&t.r7, vectors, a + 7 * row, low, high);
+        if (mr > 8) row_step(&t.r8, vectors, a + 8 * row, low, high);
+        if (mr > 9) row_step(&t.r9, vectors, a + 9 * row, low, high);
+        if (mr > 10) row_step(&t.r10, vectors, a + 10 * row, low, high);
+        if (mr > 11) row_step(&t.r11, vectors, a + 11 * row, low, high);
     }
     return t;
+}
+
+ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb)
+{
+    return tile_of(mr, 2, K, a, row, step, b, ldb);
 }
 
 /* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of NR. */

@@ -334,7 +334,7 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
                100 * f->share, f->threads);
     peaks.f32 = median(f->peaks, b->rounds);
     peaks.bf16 = median(f->peaks_bf16, b->rounds);
-    if (peaks.f32 > 0) printf("peak of 256-bit multiply-adds  %.1f GFLOP/s\n", peaks.f32);
+    if (peaks.f32 > 0) printf("peak of multiply-adds          %.1f GFLOP/s\n", peaks.f32);
     if (peaks.bf16 > 0) printf("peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
     printf("reading memory                 %.1f GB/s\n\n", bandwidth);
     text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"

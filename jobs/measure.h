@@ -4,8 +4,8 @@
 
 double median(double *x, int n);        /* sorts x */
 
-/* GFLOP/s of 256-bit multiply-adds on so many threads, or 0 where the processor has none or this was
- * built for another family. */
+/* GFLOP/s of multiply-adds in 256 or 512 bits, whichever is more here, on so many threads, or 0 where the
+ * processor has none or this was built for another family. */
 double measure_peak(int threads);
 /* The same of AVX512-BF16's; 0 also where AMX takes its place, whose peak is another. */
 double measure_peak_bf16(int threads);
