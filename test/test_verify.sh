@@ -7,9 +7,9 @@ expect() {
     want=$1; shift
     lora "$@" >"$dir/out" 2>"$dir/log"
     code=$?
-    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/out" "$dir/log"; }
+    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }
 }
-says() { grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/out" "$dir/log"; }; }
+says() { grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }; }
 
 begin "the table that auto takes: every operation, within its bounds"
 expect 0 verify
