@@ -44,6 +44,12 @@ static float *thread_scratch(const struct kernel_ctx *c, int thread)
     return (float *)c->work + (size_t)thread * OF_THREAD;
 }
 
+/* Floats behind the threads' own: for A, packed. */
+static size_t spare(const struct kernel_ctx *c)
+{
+    return c->work_bytes / sizeof(float) - (size_t)OF_THREAD * (size_t)c->threads;
+}
+
 /* The terms are cut into runs of nearly equal length, so that none is short, at multiples of 32 (see tile.h:
  * this decides the bits). */
 static int run_length(int K)
@@ -422,7 +428,6 @@ static void product_block(struct kernel_ctx *c, const struct product *g, const s
 static void product(struct kernel_ctx *c, const struct product *g)
 {
     float *space = thread_scratch(c, c->threads);
-    size_t have = c->work_bytes / sizeof(float) - (size_t)OF_THREAD * (size_t)c->threads;
     if (g->M <= 0 || g->N <= 0 || g->K <= 0) return;
 #pragma omp parallel num_threads(c->threads) if((double)g->M * g->N * g->K > PARALLEL_WORK)
     {
@@ -432,7 +437,7 @@ static void product(struct kernel_ctx *c, const struct product *g)
             b.m1 = smaller(b.m0 + MC, g->M);
             for (b.k0 = 0; b.k0 < g->K; b.k0 = b.k1) {
                 b.k1 = smaller(b.k0 + KS / b.run * b.run, g->K);
-                b.packed = g->part[1].K || (g->N >= PACK_FROM && fits(&b, have)) ? space : NULL;
+                b.packed = g->part[1].K || (g->N >= PACK_FROM && fits(&b, spare(c))) ? space : NULL;
                 product_block(c, g, &b);
             }
         }
@@ -529,10 +534,13 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
     return 0;
 }
 
-/* Has a product of [x | h] room and use for its packed rows? */
-static int together(const struct weight *w, int r, int N)
+/* Has a product of [x | h], K terms and r more, room for its packed rows? */
+static int together(const struct kernel_ctx *c, const struct weight *w, int K, int r, int N)
 {
-    return avx2_can_read(w) && N >= FEW_ROWS && r <= larger(w->rows, w->cols);
+    struct block b = { 0, 0, 0, 0, 0, NULL };
+    b.m1 = smaller(N, MC);
+    b.k1 = smaller(K + r, KS);
+    return avx2_can_read(w) && N >= FEW_ROWS && fits(&b, spare(c));
 }
 
 int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
@@ -540,7 +548,7 @@ int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const st
 {
     struct product g;
     int r = ab->b->cols;
-    if (!out || !together(w, r, N)) return KERNEL_UNSUPPORTED;
+    if (!out || !together(c, w, w->cols, r, N)) return KERNEL_UNSUPPORTED;
     if (ab->a) NAMED(matmul)(c, h, x, ab->a, NULL, ab->scale, 0, N);
     g = forward(out, x, w, bias, 1, accumulate, N);
     add_terms(&g, h, ab->b, r);
@@ -553,7 +561,7 @@ int NAMED(linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, co
 {
     struct product g;
     int r = ab->b->cols;
-    if (!dx || !ab->a || !together(w, r, N)) return KERNEL_UNSUPPORTED;
+    if (!dx || !ab->a || !together(c, w, w->rows, r, N)) return KERNEL_UNSUPPORTED;
     NAMED(matmul_dx)(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);
     g = backward(dx, dout, w, 1, accumulate, N);
     add_terms(&g, gh, ab->a, r);
