@@ -265,7 +265,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = strcmp(m->k.name, "avx2") ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
+        f->peaks[to] = strncmp(m->k.name, "avx", 3) ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
         f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->ctx.threads) : 0;
         f->bandwidths[to] = measure_bandwidth(memory, BENCH_READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);

@@ -223,7 +223,7 @@ static int climb(int N, int I, int O, int threads, struct lora_error *err)
     peak[0] = median(peaks[0], ROUNDS);
     peak[1] = median(peaks[1], ROUNDS);
     printf("%d tokens, %d inputs, %d outputs; medians of %d rounds; library: %s\n", N, I, O, ROUNDS, b.library.table.name);
-    if (peak[0] > 0) printf("peak of 256-bit multiply-adds: %.1f GFLOP/s with one thread, %.1f with %d\n", peak[0], peak[1], threads);
+    if (peak[0] > 0) printf("peak of multiply-adds: %.1f GFLOP/s with one thread, %.1f with %d\n", peak[0], peak[1], threads);
     printf("\n%-12s %7s %9s %9s %17s %16s\n", "rung", "threads", "GFLOP/s", "of peak", "times the before", "error / bound");
     for (i = 0; i < RUNGS; i++) {
         double r = median(rates[i], ROUNDS), of = peak[rungs[i].threads];
