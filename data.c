@@ -267,6 +267,7 @@ static int prepare_prompt(struct data_files *files, struct lora_error *err)
     words_sort(&files->labels);
     if (files->o.labels) reader_join(&r->labels, files->o.labels, files->o.n_labels);
     else reader_join(&r->labels, (const char *const *)files->labels.v, files->labels.n);
+    words_free(&files->labels);         /* from here on those of rows that are used */
     return text_check(&r->labels, err);
 }
 

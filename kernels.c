@@ -25,6 +25,8 @@ static void list_names(struct text *names)
     for (i = 0; kernels_all[i]; i++) text_printf(names, ", %s", kernels_all[i]->name);
 }
 
+#define NAME_LETTERS "abcdefghijklmnopqrstuvwxyz0123456789_-"
+
 /* Is this a table that can be called here? `path` is where it was found. */
 static int check_table(const struct kernels *k, const char *path, struct lora_error *err)
 {
@@ -36,10 +38,10 @@ static int check_table(const struct kernels *k, const char *path, struct lora_er
         else found(err, "NULL");
         return hint(err, "it has to be compiled with this version's kernels.h");
     }
-    if (k->elem != sizeof(float) || !k->name) {
+    if (k->elem != sizeof(float) || !k->name || !*k->name || k->name[strspn(k->name, NAME_LETTERS)] || k->own_memory) {
         fail(err, "not a table of kernels", "%s", path);
-        expected(err, "elements of 4 bytes, and a name");
-        return found(err, "elements of %d bytes, the name %s", k->elem, k->name ? k->name : "missing");
+        expected(err, "elements of 4 bytes in the host's memory, and a name of a-z 0-9 _ -");
+        return found(err, "elements of %d bytes, own_memory %d, the name \"%s\"", k->elem, k->own_memory, k->name ? k->name : "");
     }
     if (k->usable && !k->usable(why, sizeof why)) {
         fail(err, "cannot use the backend", "%s", path);

@@ -99,7 +99,7 @@ struct kernels {
     /* The same of COMPUTE_BF16; when 1, `why` says by what instructions. NULL: this table has f32 alone. */
     int (*has_bf16)(char *why, size_t n);
     size_t (*work_bytes)(const struct kernel_sizes *sizes);
-    int (*open)(struct kernel_ctx *c);      /* 0 or -1 */
+    int (*open)(struct kernel_ctx *c);      /* 0 or -1; the scratch memory is there by then */
     void (*close)(struct kernel_ctx *c);
 
     /* Memory. alloc gives zeroed bytes at a multiple of 64, or NULL. up and down convert; up_bytes
@@ -243,8 +243,8 @@ extern const struct kernels *const kernels_all[];
  * A shared object exports one function,
  *     const struct kernels *lora_kernels(void);
  * a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels), elem = 4, a name, and whatever operations it has,
- * be it one, for one weight type: a host table may leave entries empty (see below). A table with memory of its own is
- * complete. It is never unloaded. docs/backend.c is a whole one. */
+ * be it one, for one weight type: entries may be empty (see below). It works in the host's memory, and is never
+ * unloaded. docs/backend.c is a whole one. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */

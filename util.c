@@ -421,6 +421,13 @@ int file_reread(const char *path, long long *copied, struct lora_error *err)
 
 #define WRITER_BUFFER 65536
 
+/* A pipe, a terminal, /dev/null: what is written into, and never replaced by a file of its name. */
+static int is_device(const char *path)
+{
+    struct stat s;
+    return !stat(path, &s) && !S_ISREG(s.st_mode) && !S_ISDIR(s.st_mode);
+}
+
 int writer_open(struct writer *w, const char *path, struct lora_error *err)
 {
     memset(w, 0, sizeof *w);
@@ -429,10 +436,14 @@ int writer_open(struct writer *w, const char *path, struct lora_error *err)
     w->temporary = new_array(strlen(path) + 5, 1, err);
     w->buffer = new_array(WRITER_BUFFER, 1, err);
     if (w->path && w->temporary && w->buffer) {
-        sprintf(w->temporary, "%s.tmp", path);
-        w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+        const char *to = path;
+        if (!is_device(path)) {         /* else there is nothing to replace: temporary stays "" */
+            sprintf(w->temporary, "%s.tmp", path);
+            to = w->temporary;
+        }
+        w->fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0666);
         if (w->fd >= 0) return 0;
-        fail_file(err, "cannot write", w->temporary);
+        fail_file(err, "cannot write", to);
     }
     writer_abandon(w);
     return -1;
@@ -462,10 +473,11 @@ int writer_put(struct writer *w, const void *data, size_t n, struct lora_error *
 int writer_commit(struct writer *w, struct lora_error *err)
 {
     int bad = writer_flush(w, err);
-    if (!bad && fsync(w->fd)) bad = fail_file(err, "cannot write", w->path);
+    int whole = w->temporary[0] != 0;
+    if (!bad && whole && fsync(w->fd)) bad = fail_file(err, "cannot write", w->path);
     if (close(w->fd) && !bad) bad = fail_file(err, "cannot write", w->path);
     w->fd = -1;
-    if (!bad && rename(w->temporary, w->path)) bad = fail_file(err, "cannot name", w->path);
+    if (!bad && whole && rename(w->temporary, w->path)) bad = fail_file(err, "cannot name", w->path);
     if (!bad) {
         free(w->temporary);
         w->temporary = NULL;

@@ -108,7 +108,8 @@ char *path_join(const char *directory, const char *name, struct lora_error *err)
 /* Removes a file, or a directory with all it holds. Absent: 0. */
 int remove_tree(const char *path, struct lora_error *err);
 
-/* A file that appears whole or not at all: written under PATH.tmp, then fsync and rename. */
+/* A file that appears whole or not at all: written under PATH.tmp, then fsync and rename. A PATH that is a pipe or a
+ * device is written into. */
 struct writer {
     int fd;
     char *path, *temporary;

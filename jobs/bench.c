@@ -122,6 +122,7 @@ struct memory {
     struct kernel_ctx ctx;
     struct kernels k;
     buf *x, *y, *h, *a, *b, *da, *db;
+    int opened;
     struct weight weights[MAX_TYPES];       /* of each type one, of the largest matrix's size: all are views of it */
 };
 
@@ -148,6 +149,7 @@ static void release(struct memory *m)
 {
     void *all[8];
     int i;
+    if (m->opened) m->k.close(&m->ctx);
     all[0] = m->x, all[1] = m->y, all[2] = m->h, all[3] = m->a, all[4] = m->b, all[5] = m->da, all[6] = m->db;
     all[7] = m->ctx.work;
     for (i = 0; i < 8; i++) if (all[i]) m->k.release(&m->ctx, all[i]);
@@ -193,6 +195,8 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     m->ctx.work = m->ctx.work_bytes ? m->k.alloc(&m->ctx, m->ctx.work_bytes) : NULL;
     if (!m->x || !m->y || !m->h || !m->a || !m->b || !m->da || !m->db || (m->ctx.work_bytes && !m->ctx.work))
         return fail_memory(err, "bench", (nx + ny + nh + 4 * na) * e + m->ctx.work_bytes);
+    if (m->k.open(&m->ctx)) return fail(err, "cannot start the backend", "%s", m->k.name);
+    m->opened = 1;
     return reserve_weights(m, s, b, threads, err);
 }
 

@@ -332,7 +332,12 @@ static int measure_with_memory(struct runner *all, struct runner *alone, const s
     c.work = k.alloc(&c, c.work_bytes + 1);
     x = k.alloc(&c, row);
     y = k.alloc(&c, row);
-    bad = !c.work || !x || !y ? fail_memory(err, "bench", 2 * row + c.work_bytes) : measure(all, alone, p, b, &k, &c, y, x, err);
+    if (!c.work || !x || !y) bad = fail_memory(err, "bench", 2 * row + c.work_bytes);
+    else if (k.open(&c)) bad = fail(err, "cannot start the backend", "%s", k.name);
+    else {
+        bad = measure(all, alone, p, b, &k, &c, y, x, err);
+        k.close(&c);
+    }
     if (x) k.release(&c, x);
     if (y) k.release(&c, y);
     if (c.work) k.release(&c, c.work);

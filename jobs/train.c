@@ -13,6 +13,7 @@ struct tally {
     double loss;                /* sum over targets */
     long long targets, tokens, computed;
     double norm, rate, start;
+    int unread;                 /* a row could not be read again */
 };
 
 /* ---- metrics.jsonl ---- */
@@ -137,6 +138,7 @@ static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
         if (!(y->loss - y->loss == 0)) return fail_loss(r, err);
     }
     y->tokens = r->steps.tokens;
+    y->unread = got < 0;
     return got;
 }
 
@@ -275,6 +277,13 @@ static int is_over(const struct run *r)
     return r->state.step >= r->total || (r->set->patience && r->state.without_better >= r->set->patience);
 }
 
+/* Rows that can no longer be read end the run; the steps before them are as good as ever. */
+static void keep_steps(struct run *r)
+{
+    if (r->state.step && !checkpoint_save(r, NULL))
+        status("the state after step %lld is saved: with the data as they were, --resume goes on from there", r->state.step);
+}
+
 /* 0: done; 1: stopped by a signal, state saved; -1. An evaluation that was cut short or never begun
  * is due again when the run is resumed, which is why it stands first. */
 static int loop(struct run *r, struct lora_error *err)
@@ -295,7 +304,10 @@ static int loop(struct run *r, struct lora_error *err)
         }
         if (stop_signal()) return 1;
         if (is_over(r)) return 0;
-        if (train_step(r, &y, err)) return -1;
+        if (train_step(r, &y, err)) {
+            if (y.unread && saved != r->state.step) keep_steps(r);
+            return -1;
+        }
         show_step(r, &y, begun, begun_at);
     }
 }

@@ -26,8 +26,11 @@ static const struct option options[] = {
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
-static int unknown_op(const char *op, struct lora_error *err)
+static int check_op(const char *op, struct lora_error *err)
 {
+    int i;
+    for (i = 0; op && oracle_op(i); i++) if (!strcmp(op, oracle_op(i))) return 0;
+    if (!op) return 0;
     fail(err, "wrong value", "--op");
     expected(err, "an operation of kernels.h, as matmul or rmsnorm_backward");
     return found(err, "\"%s\"", op);
@@ -136,7 +139,6 @@ static int verify(const struct settings *set, struct lora_error *err)
         all += f.cases;
         failed += f.failed;
     }
-    if (!bad && !all) bad = unknown_op(set->op, err);
     fprintf(f.out, "%d cases, %d failed\n", all, failed);
     text_puts(&json, "]}\n");
     if (!bad && set->json) bad = text_check(&json, err) || job_write_json(set->json, &json, err);
@@ -251,14 +253,12 @@ static int dump(const struct settings *set, struct lora_error *err)
     struct text labels = { NULL, 0, 0, 0 };
     const char *op;
     char *path = NULL;
-    int i, bad = make_directory(set->dump, err), any = 0;
+    int i, bad = make_directory(set->dump, err);
     text_puts(&labels, "{");
     for (i = 0; !bad && (op = oracle_op(i)); i++) {
         if (set->op && strcmp(op, set->op)) continue;
-        any = 1;
         bad = dump_op(set, op, &labels, err);
     }
-    if (!bad && !any) bad = unknown_op(set->op, err);
     text_puts(&labels, "\n}\n");
     if (!bad) bad = text_check(&labels, err) || !(path = path_join(set->dump, "cases.json", err))
                     || file_write(path, labels.s, labels.n, err);
@@ -275,7 +275,10 @@ static int run(int argc, char **argv)
     char *given;
     int code = job_options(&job_verify, &set, argc, argv, &given);
     if (code >= 0) return code;
-    code = (set.dump ? dump(&set, &err) : verify(&set, &err)) ? job_error(&err) : EXIT_DONE;
+    if (set.dump && (set.json || set.compute || strcmp(set.backend, "auto")))
+        code = job_usage_error(&job_verify, "--dump writes the cases alone: no --backend, --compute or --json");
+    else
+        code = check_op(set.op, &err) || (set.dump ? dump(&set, &err) : verify(&set, &err)) ? job_error(&err) : EXIT_DONE;
     job_free_options(&job_verify, &set, given);
     return code;
 }

@@ -225,6 +225,8 @@ static void test_templates(void)
                             USER("Classify the following text. Answer with the label alone.\n\nText: a") ASK "|[7<|im_end|>]", NULL };
     const char *given[3] = { USER("7, y?\nb {labels}") ASK "|[y<|im_end|>]", USER("7, y?\na") ASK "|[7<|im_end|>]", NULL };
     static const char *const others[] = { "p", "q" };
+    static const char long_one[] = "{\"text\":\"a\",\"label\":\"y\"}\n{\"text\":\"one two three four five six seven eight nine ten "
+                                   "eleven twelve thirteen\",\"label\":\"z\"}\n";
     struct dataset d;
     struct lora_error err;
     char *prompt;
@@ -239,6 +241,12 @@ static void test_templates(void)
     CHECK(d.prompt_template && !strcmp(d.prompt_template, "{labels}?\\n{text}"));
     CHECK(row_at(&d, 0)->label && !strcmp(row_at(&d, 0)->label, "y") && !strcmp(row_at(&d, 0)->completion, "y"));
     data_free(&d);
+    o.max_length = 40;
+    o.on_overlong = OVERLONG_DROP;
+    CHECK(!read_text(&d, "label.jsonl", long_one, &o, &err), "%s", err.where);
+    CHECK(d.report.dropped_overlong == 1 && d.n_labels == 1 && !strcmp(d.labels[0], "y"), "%d: those of rows that are used", d.n_labels);
+    data_free(&d);
+    o.max_length = 0;
     o.labels = others;
     o.n_labels = 2;
     check_row("{\"text\":\"a\",\"label\":\"y\"}", &o, USER("p, q?\na") ASK "|[y<|im_end|>]");

@@ -158,16 +158,21 @@ expect 0 train "$@" --save-steps 1 --out "$dir/kill" --resume
 same_run "$dir/t1" "$dir/kill" 10
 ls -d "$dir"/kill/*.tmp >/dev/null 2>&1 && wrong "a temporary directory is left"
 
+# Waits until the run in DIR, process $pid, has logged three steps: a minute at most, as a busy machine needs time.
+after_steps() {
+    i=0
+    while [ "$(cat "$1/metrics.jsonl" 2>/dev/null | grep -c .)" -lt 3 ]; do
+        i=$((i + 1)); [ $i -lt 3000 ] && kill -0 $pid 2>/dev/null || return 0
+        sleep 0.02 2>/dev/null || sleep 1
+    done
+}
+
 begin "SIGINT and SIGTERM: the step ends, its state is saved, the run can go on"
 for s in INT TERM; do
     out=$dir/stop$s
     (trap - INT; exec $EXE "$LORA" train "$@" --epochs 1000 --save-steps no --eval-steps no --out "$out" >"$dir/log" 2>&1) &
     pid=$!
-    i=0
-    while [ "$(grep -c . "$out/metrics.jsonl" 2>/dev/null || :)" -lt 3 ] 2>/dev/null || [ ! -e "$out/metrics.jsonl" ]; do
-        i=$((i + 1)); [ $i -lt 3000 ] && kill -0 $pid 2>/dev/null || break     # a busy machine needs time
-        sleep 0.02 2>/dev/null || sleep 1
-    done
+    after_steps "$out"
     kill -$s $pid
     wait $pid
     code=$?
@@ -180,6 +185,20 @@ for s in INT TERM; do
     [ -n "$step" ] && [ "$(tail -n 1 "$out/metrics.jsonl" | sed 's/{"step":\([0-9]*\).*/\1/')" = "$step" ] \
         || wrong "the checkpoint ($step) is not of the last step"
 done
+
+begin "data cut while they are in use: the steps before are kept"
+rows 3000 11 >"$dir/large.jsonl"
+cp "$dir/large.jsonl" "$dir/cut.jsonl"
+$EXE "$LORA" train --model "$model" --data "$dir/cut.jsonl" --lora-r 4 --epochs 100 --save-steps no --out "$dir/unread" >"$dir/log" 2>&1 &
+pid=$!
+after_steps "$dir/unread"
+head -n 100 "$dir/large.jsonl" >"$dir/cut.jsonl"
+wait $pid
+code=$?
+[ $code = 1 ] || wrong "exit $code"
+says "cut.jsonl"
+says "is saved: with the data as they were, --resume goes on"
+ls -d "$dir"/unread/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
 
 begin "a run in DIR is refused, resumed or overwritten"
 expect 1 train "$@" --out "$dir/t2"

@@ -2,6 +2,7 @@
 #include "test.h"
 #include "util.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -219,7 +220,21 @@ static void test_writer(void)
     free(data);
 }
 
-/* The file system refuses at every possible point: bytes allowed from 0 on. */
+/* Nothing takes the place of a pipe: the bytes go into it. */
+static void test_pipe(void)
+{
+    const char *path = scratch(0, "pipe");
+    char got[8] = "";
+    int fd = -1;
+    test_begin("a pipe is written into, and stays one");
+    CHECK(mkfifo(path, 0600) == 0 && (fd = open(path, O_RDWR)) >= 0);
+    CHECK(file_write(path, "words", 5, NULL) == 0 && read(fd, got, 5) == 5 && !strcmp(got, "words"), "%s", got);
+    CHECK(file_exists(path) && !file_exists(scratch(1, "pipe.tmp")));
+    close(fd);
+    CHECK((fd = open(path, O_RDONLY | O_NONBLOCK)) >= 0 && read(fd, got, 1) == 0, "it is a pipe still");
+    close(fd);
+}
+
 /* Pages that were given back come again from the file; memory that is no mapping is left alone. */
 static void test_forget(void)
 {
@@ -249,6 +264,7 @@ static void test_forget(void)
     free(data);
 }
 
+/* The file system refuses at every possible point: bytes allowed from 0 on. */
 static void test_full_disk(void)
 {
     struct lora_error err = { "", "", "", "", "" };
@@ -366,6 +382,7 @@ int main(int argc, char **argv)
     test_arena();
     test_paths();
     test_writer();
+    test_pipe();
     test_forget();
     test_full_disk();
     test_random();

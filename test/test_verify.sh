@@ -61,6 +61,7 @@ expect 1 verify --backend "$build/test/wrong_abi.so"
 says "not a table of kernels for this version"
 expect 1 verify --backend "$dir/rows.jsonl"
 says "expected a shared object that exports lora_kernels()"
+expect 2 verify --dump "$dir/none" --backend ref
 expect 2 verify --backend backend.so
 says "a path has a / in it: ./backend.so"
 

@@ -265,8 +265,11 @@ static int run_on(struct trial *t, const struct kernels *k, int threads, double 
     c.compute = k == &t->o->test ? t->o->compute : COMPUTE_F32;
     x.k = k;
     x.c = &c;
-    if (k->open(&c)) return -1;
     work = scratch(k, &c, t);
+    if (k->open(&c)) {
+        if (work) k->release(&c, work);
+        return -1;
+    }
     for (i = 0; i < t->operands; i++) {
         if (t->operand[i].absent) continue;
         p[i] = place(t, k, &c, &t->operand[i]);
