@@ -59,7 +59,7 @@ SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
-OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/wrong_%.so,abi zeros sign row transposed nan_ past added)
+OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
 LADDER  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/*.c))
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
@@ -126,6 +126,9 @@ $(BUILD)/docs/backend.so: docs/backend.c $(PROBES)
 $(BUILD)/test/wrong_abi.so: test/wrong_backend.c $(PROBES)
 	@mkdir -p $(@D)
 	$(SHARED) -DOTHER_ABI -DFAULT=sign -o $@ $<
+$(BUILD)/test/wrong_own.so: test/wrong_backend.c $(PROBES)
+	@mkdir -p $(@D)
+	$(SHARED) -DOWN -DFAULT=none -o $@ $<
 $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 	@mkdir -p $(@D)
 	$(SHARED) -DFAULT=$* -o $@ $<

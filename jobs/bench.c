@@ -233,15 +233,15 @@ static int run_product(struct memory *m, const struct product *p, int r)
     w.rows = p->O;
     w.cols = p->I;
     switch (p->kind) {
-    case FORWARD: return m->k.matmul(c, m->y, m->x, &w, NULL, 1, 0, p->N);
-    case BACKWARD_X: return m->k.matmul_dx(c, m->x, m->y, &w, 1, 0, p->N);
-    case LORA_FORWARD: return m->k.matmul(c, m->h, m->x, &a, NULL, 1, 0, p->N)
-        || m->k.matmul(c, m->y, m->h, &b, NULL, 2, 1, p->N);
+    case FORWARD: return kernels_matmul(&m->k, c, m->y, m->x, &w, NULL, 1, 0, p->N);
+    case BACKWARD_X: return kernels_matmul_dx(&m->k, c, m->x, m->y, &w, 1, 0, p->N);
+    case LORA_FORWARD: return kernels_matmul(&m->k, c, m->h, m->x, &a, NULL, 1, 0, p->N)
+        || kernels_matmul(&m->k, c, m->y, m->h, &b, NULL, 2, 1, p->N);
     default:
         m->k.matmul_dw(c, m->db, m->y, m->h, 2, p->N, p->O, r);
-        if (m->k.matmul_dx(c, m->h, m->y, &b, 2, 0, p->N)) return -1;
+        if (kernels_matmul_dx(&m->k, c, m->h, m->y, &b, 2, 0, p->N)) return -1;
         m->k.matmul_dw(c, m->da, m->h, m->x, 1, p->N, r, p->I);
-        return m->k.matmul_dx(c, m->x, m->h, &a, 1, 1, p->N);
+        return kernels_matmul_dx(&m->k, c, m->x, m->h, &a, 1, 1, p->N);
     }
 }
 

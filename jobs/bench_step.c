@@ -278,7 +278,7 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
             const struct weight *w = model_weight(r->m, id, layer);
             size_t bytes;
             if (!w || !(tensor_layered(id) ? tensor_specs[id].linear : id == T_HEAD && !layer)) continue;
-            if (k->matmul(c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
+            if (kernels_matmul(k, c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
             r->bytes += (double)bytes;
         }
     r->token[round] = seconds_now() - start;

@@ -37,13 +37,21 @@ for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-10
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 begin "it trains, with the losses of other backends"
 expect 0 init --config "$dir/config.json" --out "$dir/model" --seed 3
-for b in ref "$build/docs/backend.so"; do
+for b in ref "$build/docs/backend.so" "$build/test/wrong_own.so"; do
     expect 0 train --model "$dir/model" --data "$dir/rows.jsonl" --lora-r 4 --learning-rate 0.01 --max-steps 6 --batch-size 4 \
         --backend "$b" --out "$dir/run-$(basename "$b" .so)"
 done
-losses "$dir/run-ref" >"$dir/l1"; losses "$dir/run-backend" >"$dir/l2"
-paste -d' ' "$dir/l1" "$dir/l2" | awk '{ d = $1 - $2; if (!(d * d <= 1e-10)) exit 1; n++ } END { exit n != 6 }' ||
-    { wrong "other losses"; paste "$dir/l1" "$dir/l2"; }
+losses "$dir/run-ref" >"$dir/l1"
+for b in backend wrong_own; do
+    losses "$dir/run-$b" >"$dir/l2"
+    paste -d' ' "$dir/l1" "$dir/l2" | awk '{ d = $1 - $2; if (!(d * d <= 1e-10)) exit 1; n++ } END { exit n != 6 }' ||
+        { wrong "$b: other losses"; paste "$dir/l1" "$dir/l2"; }
+done
+
+begin "what a backend opens is there for verify and bench too; its scratch memory is for the tables below as well"
+expect 0 verify --backend "$build/test/wrong_own.so" --op matmul_dx
+says "^matmul_dx .* 0  "
+expect 0 bench --backend "$build/test/wrong_own.so" --dtype f32 --rounds 1 --tokens 16 --threads 2
 
 if [ -n "$EXE" ]; then
     name="planted faults in shared objects"; skip "too slow under an emulator"

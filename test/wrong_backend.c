@@ -5,7 +5,7 @@
 #include "../docs/backend.c"
 #undef lora_kernels
 
-enum { zeros, sign, row, transposed, nan_, past, added };
+enum { none, zeros, sign, row, transposed, nan_, past, added };
 
 static int wrong_matmul(struct kernel_ctx *c, buf *out_, const buf *x_, const struct weight *w, const buf *bias,
                         double scale, int accumulate, int N)
@@ -37,6 +37,27 @@ static int wrong_matmul(struct kernel_ctx *c, buf *out_, const buf *x_, const st
 
 static struct kernels wrong;
 
+#ifdef OWN
+/* No fault: scratch memory of its own, something made by open() that its product needs, and a product that reads no
+ * weight, so that the table below has to, in its own scratch memory. */
+static size_t own_work_bytes(const struct kernel_sizes *sizes) { return sizes->threads > 0 ? 64 : 0; }
+static int own_open(struct kernel_ctx *c) { return c->work && (c->own = malloc(1)) ? 0 : -1; }
+static void own_close(struct kernel_ctx *c) { free(c->own); }
+static int own_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias,
+                      double scale, int accumulate, int N)
+{
+    *(char *)c->own = 1;
+    memset(c->work, 1, 64);
+    return wrong_matmul(c, out, x, w, bias, scale, accumulate, N);
+}
+static int reads_none(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w, double scale,
+                      int accumulate, int N)
+{
+    (void)c, (void)dx, (void)dout, (void)w, (void)scale, (void)accumulate, (void)N;
+    return KERNEL_UNSUPPORTED;
+}
+#endif
+
 const struct kernels *lora_kernels(void);
 const struct kernels *lora_kernels(void)
 {
@@ -45,5 +66,12 @@ const struct kernels *lora_kernels(void)
     wrong.abi++;
 #endif
     wrong.matmul = wrong_matmul;
+#ifdef OWN
+    wrong.work_bytes = own_work_bytes;
+    wrong.open = own_open;
+    wrong.close = own_close;
+    wrong.matmul = own_matmul;
+    wrong.matmul_dx = reads_none;
+#endif
     return &wrong;
 }
