@@ -529,22 +529,9 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
 
 uint64_t hash_string(uint64_t h, const char *s) { return hash_bytes(h, s, strlen(s) + 1); }
 
-uint64_t random_bits(uint64_t key, uint64_t index)
-{
-    uint64_t z = key + 0x9e3779b97f4a7c15ull * (index + 1);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
-
 uint64_t random_key(uint64_t seed, const char *name)
 {
     return random_bits(hash_string(HASH_START, name), seed);
-}
-
-double random_uniform(uint64_t key, uint64_t index)
-{
-    return (double)(random_bits(key, index) >> 11) * (1.0 / 9007199254740992.0);
 }
 
 double random_normal(uint64_t key, uint64_t index)

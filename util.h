@@ -14,6 +14,13 @@
 #define PRINTF_LIKE(f, a)
 #endif
 
+/* A function that device code calls too: defined once, in a header, for processors and for GPUs. */
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
+
 /* ---- errors ------------------------------------------------------------------------------ */
 
 /* One error, in the parts a user needs: WHAT: WHERE: expected EXPECTED, found FOUND / hint: HINT.
@@ -135,8 +142,17 @@ uint64_t hash_string(uint64_t h, const char *s);
  * of a stream from the run's seed and the tensor's or purpose's name. The mixing is SplitMix64's
  * finaliser (Steele, Lea, Flood 2014), applied to key + golden ratio * (index + 1). */
 uint64_t random_key(uint64_t seed, const char *name);
-uint64_t random_bits(uint64_t key, uint64_t index);
-double random_uniform(uint64_t key, uint64_t index);    /* in [0,1), 53 bits */
+static inline HOST_DEVICE uint64_t random_bits(uint64_t key, uint64_t index)
+{
+    uint64_t z = key + 0x9e3779b97f4a7c15ull * (index + 1);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+static inline HOST_DEVICE double random_uniform(uint64_t key, uint64_t index)       /* in [0,1), 53 bits */
+{
+    return (double)(random_bits(key, index) >> 11) * (1.0 / 9007199254740992.0);
+}
 double random_normal(uint64_t key, uint64_t index);     /* Box-Muller of indices 2i and 2i+1 */
 
 /* ---- numbers as text --------------------------------------------------------------------- */
