@@ -1,8 +1,9 @@
 /* kernels.c - which table of kernels, and what is made of its products: see kernels.h. */
 #include "kernels.h"
+#include "nf4.h"
 
-#include <stdio.h>
 #include <dlfcn.h>
+#include <stdio.h>
 #include <string.h>
 
 const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx2, &kernels_avx512, NULL };
@@ -25,12 +26,33 @@ static void list_names(struct text *names)
     for (i = 0; kernels_all[i]; i++) text_printf(names, ", %s", kernels_all[i]->name);
 }
 
+/* The functions of a table that one below may stand in for, one by one, because C has no way to walk the members of a
+ * struct. */
+#define ENTRIES(DO) \
+    DO(usable) DO(work_bytes) DO(open) DO(close) \
+    DO(alloc) DO(release) DO(up) DO(up64) DO(up_ints) DO(up_bytes) DO(down) DO(down64) DO(down_ints) DO(down_bytes) \
+    DO(zero) DO(copy) DO(gather) DO(scatter_add) DO(add) DO(embed) DO(embed_backward) \
+    DO(matmul) DO(matmul_dx) DO(matmul_dw) DO(bias_backward) DO(rmsnorm) DO(rmsnorm_backward) DO(rope) \
+    DO(attention) DO(attention_backward) DO(swiglu) DO(swiglu_backward) DO(dropout) DO(cross_entropy) \
+    DO(adamw) DO(adamw8bit) DO(sum_squares) DO(not_finite)
+
+/* The first entry that a table with its own memory lacks, or NULL. */
+static const char *missing(const struct kernels *k)
+{
+#define LACKS(entry) if (!k->entry) return #entry;
+    ENTRIES(LACKS)
+    LACKS(memory)
+#undef LACKS
+    return NULL;
+}
+
 #define NAME_LETTERS "abcdefghijklmnopqrstuvwxyz0123456789_-"
 
 /* Is this a table that can be called here? `path` is where it was found. */
 static int check_table(const struct kernels *k, const char *path, struct lora_error *err)
 {
     char why[256] = "";
+    const char *lacks;
     if (!k || k->abi != KERNELS_ABI || k->bytes != (int)sizeof *k) {
         fail(err, "not a table of kernels for this version", "%s", path);
         expected(err, "abi %d of %zu bytes", KERNELS_ABI, sizeof *k);
@@ -38,10 +60,15 @@ static int check_table(const struct kernels *k, const char *path, struct lora_er
         else found(err, "NULL");
         return hint(err, "it has to be compiled with this version's kernels.h");
     }
-    if (k->elem != sizeof(float) || !k->name || !*k->name || k->name[strspn(k->name, NAME_LETTERS)] || k->own_memory) {
+    if (k->elem != sizeof(float) || !k->name || !*k->name || k->name[strspn(k->name, NAME_LETTERS)]) {
         fail(err, "not a table of kernels", "%s", path);
-        expected(err, "elements of 4 bytes in the host's memory, and a name of a-z 0-9 _ -");
-        return found(err, "elements of %d bytes, own_memory %d, the name \"%s\"", k->elem, k->own_memory, k->name ? k->name : "");
+        expected(err, "elements of 4 bytes, and a name of a-z 0-9 _ -");
+        return found(err, "elements of %d bytes, the name \"%s\"", k->elem, k->name ? k->name : "");
+    }
+    if (k->own_memory && (lacks = missing(k)) != NULL) {
+        fail(err, "not a table of kernels", "%s", path);
+        expected(err, "every entry in a table with memory of its own");
+        return found(err, "no %s", lacks);
     }
     if (k->usable && !k->usable(why, sizeof why)) {
         fail(err, "cannot use the backend", "%s", path);
@@ -112,12 +139,12 @@ int kernels_check_compute(const struct kernels *k, int compute, struct lora_erro
     return hint(err, "--compute f32 is there, and the default");
 }
 
-/* The functions of a table, one by one, because C has no way to walk the members of a struct. */
 void kernels_complete(struct kernels *out, const struct kernels *table)
 {
     struct kernels below = kernels_ref64;
     const struct kernels *from = &below;
     *out = *table;
+    if (table->own_memory) out->below = NULL;
     if (table->own_memory || table == &kernels_ref) return;
     if (table->elem == sizeof(float)) {
         if (!out->below) out->below = best();
@@ -125,18 +152,93 @@ void kernels_complete(struct kernels *out, const struct kernels *table)
     }
     if (!out->linear && !table->matmul) out->linear = from->linear;
     if (!out->linear_dx && !table->matmul_dx) out->linear_dx = from->linear_dx;
-#define FILL(entry) if (!out->entry) out->entry = from->entry
-    FILL(usable); FILL(work_bytes); FILL(open); FILL(close);
-    FILL(alloc); FILL(release); FILL(up); FILL(up64); FILL(up_ints); FILL(up_bytes);
-    FILL(down); FILL(down64); FILL(down_ints); FILL(down_bytes);
-    FILL(zero); FILL(copy); FILL(gather); FILL(scatter_add); FILL(add);
-    FILL(embed); FILL(embed_backward);
-    FILL(matmul); FILL(matmul_dx); FILL(matmul_dw); FILL(bias_backward);
-    FILL(rmsnorm); FILL(rmsnorm_backward); FILL(rope); FILL(attention); FILL(attention_backward);
-    FILL(swiglu); FILL(swiglu_backward); FILL(dropout); FILL(cross_entropy);
-    FILL(adamw); FILL(adamw8bit); FILL(sum_squares); FILL(not_finite);
+#define FILL(entry) if (!out->entry) out->entry = from->entry;
+    ENTRIES(FILL)
 #undef FILL
 }
+
+/* ---- weights in a table's own memory ---- */
+
+/* The parts of a weight: its data, and what q points at. One that is not there has no bytes. */
+enum { DATA, CODE, ABSMAX, CODES, MAP, NESTED, PARTS };
+struct part { const void *p; size_t bytes; };
+
+static int parts_of(struct part part[PARTS], const struct weight *w)
+{
+    const struct quantised *q = w->q;
+    size_t n;
+    memset(part, 0, PARTS * sizeof *part);
+    part[DATA].p = w->data;
+    if (size_mul(&n, (size_t)w->rows, (size_t)w->cols) || size_add(&n, n, w->offset)) return -1;
+    if (type_bytes(&part[DATA].bytes, w->type, n + (q && q->code && n % 2))) return -1;
+    if (!q) return 0;
+    part[CODE].p = q->code;
+    part[ABSMAX].p = q->absmax;
+    part[CODES].p = q->codes;
+    part[MAP].p = q->map;
+    part[NESTED].p = q->nested;
+    if (q->code) part[CODE].bytes = 16 * sizeof(float);
+    if (q->absmax) part[ABSMAX].bytes = q->scales * sizeof(float);
+    if (q->codes) part[CODES].bytes = q->scales;
+    if (q->map) part[MAP].bytes = 256 * sizeof(float);
+    if (q->nested) part[NESTED].bytes = block_count(q->scales, q->nested_block) * sizeof(float);
+    return 0;
+}
+
+void kernels_lay_weight(struct weight *to, struct quantised *q, const struct weight *from, struct arena *a)
+{
+    struct part part[PARTS];
+    int i;
+    *to = *from;
+    if (parts_of(part, from)) a->failed = 1;
+    for (i = 0; i < PARTS && !a->failed; i++) part[i].p = part[i].bytes ? arena_take(a, part[i].bytes, 1) : NULL;
+    to->data = part[DATA].p;
+    if (!from->q) return;
+    *q = *from->q;
+    q->code = (const float *)part[CODE].p;
+    q->absmax = (const float *)part[ABSMAX].p;
+    q->codes = (const unsigned char *)part[CODES].p;
+    q->map = (const float *)part[MAP].p;
+    q->nested = (const float *)part[NESTED].p;
+    q->heap = 0;
+    to->q = q;
+}
+
+int kernels_up_weight(const struct kernels *k, struct kernel_ctx *c, const struct weight *to, const struct weight *from)
+{
+    struct part there[PARTS], here[PARTS];
+    int i;
+    if (parts_of(there, to) || parts_of(here, from)) return -1;
+    for (i = 0; i < PARTS; i++)
+        if (here[i].bytes && k->up_bytes(c, (void *)there[i].p, here[i].p, here[i].bytes)) return -1;
+    return 0;
+}
+
+void *kernels_copy_weight(const struct kernels *k, struct kernel_ctx *c, struct weight *to, struct quantised *q,
+                          const struct weight *from)
+{
+    struct arena a = { NULL, 0, 0, 0 };
+    void *memory;
+    kernels_lay_weight(to, q, from, &a);
+    if (a.failed || !(memory = k->alloc(c, a.used ? a.used : 1))) return NULL;
+    a.base = (unsigned char *)memory;
+    a.size = a.used;
+    a.used = 0;
+    kernels_lay_weight(to, q, from, &a);
+    if (!kernels_up_weight(k, c, to, from)) return memory;
+    k->release(c, memory);
+    return NULL;
+}
+
+int kernels_check(const struct kernels *k, struct kernel_ctx *c, struct lora_error *err)
+{
+    char why[256] = "";
+    if (!k->failed || !k->failed(c, why, sizeof why)) return 0;
+    fail(err, "the backend failed", "%s", k->name);
+    return found(err, "%s", why);
+}
+
+/* ---- operations that read weights ---- */
 
 size_t kernels_work_bytes(const struct kernels *k, const struct kernel_sizes *sizes)
 {

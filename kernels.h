@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define KERNELS_ABI 2
+#define KERNELS_ABI 3
 #define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
 #define FEW_ROWS 8
 #define MOMENT_BLOCK 256
@@ -89,7 +89,11 @@ struct kernels {
     int bytes;              /* sizeof(struct kernels) */
     const char *name, *about;
     int elem;               /* bytes of one element: 4 or 8 */
-    int own_memory;         /* 0: buffers are host memory */
+    /* 0: buffers are host memory. 1: they lie where only this table reads (a GPU's memory), and all that it is given
+     * lies there: buffers, scratch memory, a weight's data and the arrays of its struct quantised, each of these from a
+     * multiple of 64 bytes (kernels_lay_weight()); pointers into it are only counted with here. Such a table is
+     * complete: no other can stand in for an entry of it. */
+    int own_memory;
     /* The host table whose entries stand where this one's are empty, and that is asked where an operation answers
      * KERNEL_UNSUPPORTED. NULL in a shared object: the best one that is usable; under `lora verify` ref. */
     const struct kernels *below;
@@ -114,6 +118,12 @@ struct kernels {
     void (*down64)(struct kernel_ctx *c, double *dst, const buf *src, size_t n);
     void (*down_ints)(struct kernel_ctx *c, int *dst, const ints *src, size_t n);
     void (*down_bytes)(struct kernel_ctx *c, void *dst, const void *src, size_t n);
+    /* Bytes that are free in the table's own memory, 0 where that is not known; NULL in a table over the host's. */
+    size_t (*memory)(void);
+    /* 1: something failed since open() that could not be said at once, as a launch or a copy, and `why` (n bytes) says
+     * what: numbers that came back since are not to be used. 0: nothing did. NULL: nothing can. It is asked where losses,
+     * norms, logits and tensors come back. */
+    int (*failed)(struct kernel_ctx *c, char *why, size_t n);
 
     /* ---- moving ---- */
     void (*zero)(struct kernel_ctx *c, buf *x, size_t n);                       /* x[n] = 0 */
@@ -243,8 +253,8 @@ extern const struct kernels *const kernels_all[];
  * A shared object exports one function,
  *     const struct kernels *lora_kernels(void);
  * a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels), elem = 4, a name, and whatever operations it has,
- * be it one, for one weight type: entries may be empty (see below). It works in the host's memory, and is never
- * unloaded. docs/backend.c is a whole one. */
+ * be it one, for one weight type: entries may be empty (see below), but for one with memory of its own, where only
+ * has_bf16, linear, linear_dx and failed may be. It is never unloaded. docs/backend.c is a whole one. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */
@@ -255,6 +265,18 @@ int kernels_check_compute(const struct kernels *k, int compute, struct lora_erro
  * be made of its own. Those of ref need no scratch memory. Whoever calls through a table calls through its completed
  * copy, with kernels_work_bytes() of scratch memory. */
 void kernels_complete(struct kernels *out, const struct kernels *table);
+
+/* A frozen weight in a table's own memory. `to` becomes what `from` is, with its data and the arrays of from->q in
+ * `a`, and to->q = q, a struct of the caller's in the host's memory that says where they are (from->q NULL: q is not
+ * used). With no memory behind `a` it only counts. Nothing is copied. */
+void kernels_lay_weight(struct weight *to, struct quantised *q, const struct weight *from, struct arena *a);
+/* Copies what it laid. -1: the table could not. */
+int kernels_up_weight(const struct kernels *k, struct kernel_ctx *c, const struct weight *to, const struct weight *from);
+/* Both, in memory that is allocated for it: for the table to release, or NULL. */
+void *kernels_copy_weight(const struct kernels *k, struct kernel_ctx *c, struct weight *to, struct quantised *q,
+                          const struct weight *from);
+/* -1 with an error when the table says that something failed. */
+int kernels_check(const struct kernels *k, struct kernel_ctx *c, struct lora_error *err);
 
 /* The scratch memory of a completed table and of all below it. */
 size_t kernels_work_bytes(const struct kernels *k, const struct kernel_sizes *sizes);

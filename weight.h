@@ -20,7 +20,8 @@ enum weight_type {
 
 /* What the numbers of an NF4, FP4 or INT8 weight are made with, besides their codes. A scale belongs
  * to `block` elements of the flattened tensor, which may begin and end inside rows; INT8 has one to a
- * row. The arrays lie aligned, in the mapped file or behind this struct, which is heap memory. */
+ * row. The arrays lie aligned, in the mapped file or behind this struct, which is heap memory; of a weight that was
+ * copied to a table with its own memory they lie there, and the host reads this struct alone. */
 struct quantised {
     int block;                  /* 4-bit types: elements to a scale, even; INT8: 0 */
     size_t scales;              /* how many: ceil(elements / block), of INT8 rows */
@@ -40,7 +41,7 @@ struct weight {
     int head_rows;          /* 0: rows lie in order. d > 0: GGUF's order for rotary pairs, in heads of d
                              * rows: row h*d + k*d/2 + j of the model lies at row h*d + 2j + k */
     size_t offset;          /* elements from data to the first row: a slice of a fused matrix */
-    const void *data;       /* mapped file, heap, or (TYPE_REAL) a buf of the backend */
+    const void *data;       /* mapped file, heap, the backend's own memory, or (TYPE_REAL) a buf of the backend */
     const struct quantised *q;  /* NF4, FP4, INT8; else NULL */
 };
 
