@@ -467,6 +467,7 @@ static int evaluate(struct run *r)
     report_rows("data", &r->d.report);
     r->start = seconds_now();
     text_puts(&r->json, "{");
+    stop_install();     /* before this a signal ends the program at once: there is nothing to finish */
     if (lines_open(&r->lines, r->o.task == TASK_LM ? r->o.token_losses : r->o.predictions, &r->err)) return -1;
     code = tasks[r->o.task](r);
     progress_done();
@@ -505,7 +506,6 @@ static int run(int argc, char **argv)
     if (code >= 0) return code;
     code = check_options(&r.o, given);
     if (code < 0) {
-        stop_install();
         code = evaluate(&r) < 0 ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     }
     lines_end(&r.lines, 0, NULL);

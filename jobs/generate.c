@@ -284,6 +284,7 @@ static int generate_all(struct run *r)
     r->how.top_p = r->o.top_p;
     r->how.min_p = r->o.min_p;
     r->how.key = random_key(r->s.seed, "sampling");
+    stop_install();
     return r->o.chat ? run_chat(r) : run_once(r);
 }
 
@@ -314,7 +315,6 @@ static int run(int argc, char **argv)
     if (code >= 0) return code;
     code = check_options(&r.o);
     if (code < 0) {
-        stop_install();
         code = generate_all(&r) ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     }
     generator_close(&r.g);

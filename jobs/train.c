@@ -360,6 +360,7 @@ static int train(struct run *r, struct lora_error *err)
     }
     if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err))
         return job_error(err);
+    stop_install();     /* before this a signal ends the program at once: there is nothing to save */
     result = loop(r, err);
     progress_done();
     if (result < 0 || (!result && finish(r, err))) return job_error(err);
@@ -378,7 +379,6 @@ static int run(int argc, char **argv)
     int code = job_options(&job_train, &set, argc, argv, &given);
     if (code >= 0) return code;
     if (!(code = train_check(&job_train, &set, 1))) {
-        stop_install();
         if (run_open(&r, &set, &err)) code = job_error(&err);
         else if (set.dry_run) plan_print(stdout, &r, plan_seconds(&r));
         else code = train(&r, &err);

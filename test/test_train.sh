@@ -186,6 +186,21 @@ for s in INT TERM; do
         || wrong "the checkpoint ($step) is not of the last step"
 done
 
+begin "SIGTERM while the rows are still being read from a pipe: the program ends at once"
+mkfifo "$dir/pipe"
+sleep 60 >"$dir/pipe" &
+writer=$!
+$EXE "$LORA" train --model "$model" --data "$dir/pipe" --out "$dir/unbegun" >"$dir/log" 2>&1 &
+pid=$!
+sleep 1
+kill -TERM $pid
+i=0; while kill -0 $pid 2>/dev/null && [ $i -lt 20 ]; do i=$((i + 1)); sleep 1; done
+kill -0 $writer 2>/dev/null || wrong "it waited for the pipe's end"
+kill $writer
+wait $pid
+code=$?
+[ $code = 143 ] && [ ! -e "$dir/unbegun" ] || wrong "exit $code"
+
 begin "data cut while they are in use: the steps before are kept"
 rows 3000 11 >"$dir/large.jsonl"
 cp "$dir/large.jsonl" "$dir/cut.jsonl"
