@@ -424,9 +424,8 @@ struct map8 { float value[256], bound[256]; };
 
 static void map8_make(struct map8 *map, int is_signed)
 {
-    int k;
     dynamic_map(map->value, is_signed);
-    for (k = 0; k < 255; k++) map->bound[k] = (map->value[k] + map->value[k + 1]) / 2;
+    code_midpoints(map->bound, map->value, 256);
 }
 
 static void decode_moments(float *x, const unsigned char *codes, float absmax, const struct map8 *map)
@@ -448,7 +447,7 @@ static void encode_moments(unsigned char *codes, float *absmax, const float *x, 
     int i, j, half;
     for (i = 0; i < MOMENT_BLOCK; i += 8) most = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), magnitude), most);
     *absmax = max8(most);
-    inverse = _mm256_set1_ps(1 / (*absmax < 1e-38f ? 1e-38f : *absmax));
+    inverse = _mm256_set1_ps(1 / block_divisor(*absmax));
     for (i = 0; i < MOMENT_BLOCK; i += 8 * SIDE) {
         __m256 y[SIDE];
         __m256i k[SIDE];

@@ -13,48 +13,9 @@ const float nf4_values[16] = { NF4_VALUES(ITEM) };
 const float fp4_values[16] = { FP4_VALUES(ITEM) };
 #undef ITEM
 
-/* Seven ranges of a factor ten each, [10^e, 10^(e+1)), e = -7 .. -1, with 1, 2, 4 ... 64 numbers (twice
- * that where no sign takes a bit): the midpoints of a row of evenly spaced ones; and 0 and 1. The
- * numbers of the row from 0.1 to 1 are rounded once, as fused multiply-adds do: double holds each. */
-static float spaced(int i, int n)
-{
-    const float first = 0.1f, step = (1.0f - first) / (float)n;
-    if (i < (n + 1) / 2) return (float)((double)first + (double)step * i);
-    return (float)(1.0 - (double)step * (n - i));
-}
-
-void dynamic_map(float map[256], int is_signed)
-{
-    static const float scales[7] = { 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1 };
-    int zero = is_signed ? 127 : 0, at = 1, e, i;
-    map[zero] = 0;
-    for (e = 0; e < 7; e++) {
-        int n = (is_signed ? 1 : 2) << e;
-        for (i = 0; i < n; i++, at++) {
-            map[zero + at] = scales[e] * ((spaced(i, n) + spaced(i + 1, n)) / 2);
-            if (is_signed) map[zero - at] = -map[zero + at];
-        }
-    }
-    map[255] = 1;
-}
-
 size_t block_count(size_t n, int block) { return n / (size_t)block + (n % (size_t)block != 0); }
 
 /* ---- encoding arrays ---- */
-
-/* How many of the ascending bounds lie below y: bounds[2 * half - 1]. A NaN is above none. */
-static int place(const float *bounds, int half, float y)
-{
-    int k = 0;
-    for (; half; half /= 2) k += y > bounds[k + half - 1] ? half : 0;
-    return k;
-}
-
-static void midpoints(float *bounds, const float *values, int n)
-{
-    int i;
-    for (i = 0; i < n - 1; i++) bounds[i] = (values[i] + values[i + 1]) / 2;
-}
 
 /* The largest magnitude; -1 when a number is not finite. */
 static int largest(float *out, const float *x, size_t n)
@@ -71,20 +32,14 @@ static int largest(float *out, const float *x, size_t n)
     return finite ? 0 : -1;
 }
 
-#define LEAST_DIVISOR 1e-38f
-
-/* y[n] = x / absmax in [-1, 1]. A whole block is multiplied by the reciprocal, a short one divided:
- * so bitsandbytes does, and the last bit of y may decide a code. */
+/* y[n] = x / absmax, of a block. */
 static int normalise(float *y, float *absmax, const float *x, int n, int block)
 {
     float divisor, inverse;
     int i, bad = largest(absmax, x, (size_t)n);
-    divisor = *absmax < LEAST_DIVISOR ? LEAST_DIVISOR : *absmax;
+    divisor = block_divisor(*absmax);
     inverse = 1 / divisor;
-    for (i = 0; i < n; i++) {
-        float v = n == block ? x[i] * inverse : x[i] / divisor;
-        y[i] = v < -1 ? -1 : v > 1 ? 1 : v;
-    }
+    for (i = 0; i < n; i++) y[i] = block_normalise(x[i], divisor, inverse, n == block);
     return bad;
 }
 
@@ -103,7 +58,7 @@ int encode_4bit(unsigned char *packed, float *absmax, const float *x, size_t n, 
         order[i] = type == TYPE_FP4 ? fp4_order[i] : (unsigned char)i;
         values[i] = type == TYPE_FP4 ? fp4_values[fp4_order[i]] : nf4_values[i];
     }
-    midpoints(bounds, values, 16);
+    code_midpoints(bounds, values, 16);
     for (start = 0; start < n; start += (size_t)block, packed += block / 2) {
         int m = part_of(n, start, block);
         bad |= normalise(y, absmax, x + start, m, block);
@@ -111,7 +66,7 @@ int encode_4bit(unsigned char *packed, float *absmax, const float *x, size_t n, 
         absmax++;
         if (m % 2) y[m] = 0;
         for (i = 0; i < m; i += 2)
-            packed[i / 2] = (unsigned char)(order[place(bounds, 8, y[i])] << 4 | order[place(bounds, 8, y[i + 1])]);
+            packed[i / 2] = (unsigned char)(order[code_of(bounds, 8, y[i])] << 4 | order[code_of(bounds, 8, y[i + 1])]);
     }
     return bad;
 }
@@ -121,11 +76,11 @@ int encode_8bit(unsigned char *codes, float *absmax, const float *x, size_t n, i
     float y[BLOCK_MOST], bounds[255];
     size_t start;
     int i, bad = 0;
-    midpoints(bounds, map, 256);
+    code_midpoints(bounds, map, 256);
     for (start = 0; start < n; start += (size_t)block) {
         int m = part_of(n, start, block);
         bad |= normalise(y, absmax++, x + start, m, block);
-        for (i = 0; i < m; i++) *codes++ = (unsigned char)place(bounds, 128, y[i]);
+        for (i = 0; i < m; i++) *codes++ = (unsigned char)code_of(bounds, 128, y[i]);
     }
     return bad;
 }

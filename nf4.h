@@ -54,8 +54,60 @@ extern "C" {
 
 extern const float nf4_values[16], fp4_values[16];
 
+/* Seven ranges of a factor ten each, [10^e, 10^(e+1)), e = -7 .. -1, with 1, 2, 4 ... 64 numbers (twice
+ * that where no sign takes a bit): the midpoints of a row of evenly spaced ones; and 0 and 1. The
+ * numbers of the row from 0.1 to 1 are rounded once, as fused multiply-adds do: double holds each. */
+static inline float dynamic_spaced(int i, int n)
+{
+    const float first = 0.1f, step = (1.0f - first) / (float)n;
+    if (i < (n + 1) / 2) return (float)((double)first + (double)step * i);
+    return (float)(1.0 - (double)step * (n - i));
+}
+
 /* The dynamic map of 256 numbers, ascending: from -0.993 to 1, or (is_signed 0) from 0 to 1. */
-void dynamic_map(float map[256], int is_signed);
+static inline void dynamic_map(float map[256], int is_signed)
+{
+    static const float scales[7] = { 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1 };
+    int zero = is_signed ? 127 : 0, at = 1, e, i;
+    map[zero] = 0;
+    for (e = 0; e < 7; e++) {
+        int n = (is_signed ? 1 : 2) << e;
+        for (i = 0; i < n; i++, at++) {
+            map[zero + at] = scales[e] * ((dynamic_spaced(i, n) + dynamic_spaced(i + 1, n)) / 2);
+            if (is_signed) map[zero - at] = -map[zero + at];
+        }
+    }
+    map[255] = 1;
+}
+
+/* ---- one number of a block ---- what the encoders do with each, for device code too. */
+
+/* bounds[n - 1]: between values[n], which ascend. */
+static inline void code_midpoints(float *bounds, const float *values, int n)
+{
+    int i;
+    for (i = 0; i < n - 1; i++) bounds[i] = (values[i] + values[i + 1]) / 2;
+}
+
+/* The code of y: how many of the ascending bounds[2 * half - 1] lie below it. A NaN is above none. */
+static inline HOST_DEVICE int code_of(const float *bounds, int half, float y)
+{
+    int k = 0;
+    for (; half; half /= 2) k += y > bounds[k + half - 1] ? half : 0;
+    return k;
+}
+
+/* A block's numbers are divided by its absmax, but for one of zeros: then by this. */
+#define LEAST_DIVISOR 1e-38f
+static inline HOST_DEVICE float block_divisor(float absmax) { return absmax < LEAST_DIVISOR ? LEAST_DIVISOR : absmax; }
+
+/* x / absmax in [-1, 1]; inverse = 1 / divisor. A number of a whole block is multiplied by it, one of a short block
+ * divided: so bitsandbytes does, and the last bit may decide a code. */
+static inline HOST_DEVICE float block_normalise(float x, float divisor, float inverse, int whole)
+{
+    float y = whole ? x * inverse : x / divisor;
+    return y < -1 ? -1 : y > 1 ? 1 : y;
+}
 
 /* ---- arrays ---- x[n] in blocks of `block`, at most BLOCK_MOST. The encoders return 0, or -1 when a
  * number is not finite. They may be called for a part of a tensor that begins where a block does and
