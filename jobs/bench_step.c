@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 /* ---- the wrapper ---- */
@@ -286,8 +287,7 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
     return 0;
 }
 
-/* alone: the first type on one thread, or NULL. */
-static int measure(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *k,
+static int measure(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
                    struct kernel_ctx *c, buf *y, const buf *x, struct lora_error *err)
 {
     double *losses = new_array((size_t)p->T + 1, sizeof *losses, err);
@@ -300,7 +300,6 @@ static int measure(struct runner *all, struct runner *alone, const struct pack *
             bad = train_step(&all[i], p, losses, to, err);
             if (!bad && token(k, c, &all[i], y, x, to)) bad = fail(err, "bench", "%s", b->types[i].name);
         }
-        if (!bad && alone) bad = train_step(alone, p, losses, to, err);
         if (round < 0) {
             memset(timed.seconds, 0, sizeof timed.seconds);
             memset(timed.calls, 0, sizeof timed.calls);
@@ -312,7 +311,7 @@ static int measure(struct runner *all, struct runner *alone, const struct pack *
 }
 
 /* Scratch, a row in and a row out for the products of a token. */
-static int measure_with_memory(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *table,
+static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *table,
                                const struct config *f, int threads, struct lora_error *err)
 {
     struct kernels k;
@@ -335,7 +334,7 @@ static int measure_with_memory(struct runner *all, struct runner *alone, const s
     if (!c.work || !x || !y) bad = fail_memory(err, "bench", 2 * row + c.work_bytes);
     else if (k.open(&c)) bad = fail(err, "cannot start the backend", "%s", k.name);
     else {
-        bad = measure(all, alone, p, b, &k, &c, y, x, err);
+        bad = measure(all, p, b, &k, &c, y, x, err);
         k.close(&c);
     }
     if (x) k.release(&c, x);
@@ -430,19 +429,29 @@ static void show_steps(struct runner *all, const struct bench *b, const struct p
     text_puts(json, "]");
 }
 
-/* By Amdahl's law the thread that calls works for serial + (1 - serial) / n of the time of one thread alone.
- * Its processor time, not the clock's: then what other programs take does not count, and, where
- * OMP_WAIT_POLICY is passive, neither does waiting for other threads. */
-static void show_serial(const struct runner *all, struct runner *alone, const struct bench *b, int threads, struct text *json)
+/* What the thread that calls works for longer than the others do on average is not shared out. Processor time, not
+ * the clock's: what other programs take does not count, and neither does waiting, if it does not spin. */
+static void show_serial(const struct runner *r, const struct bench *b, int threads, struct text *json)
 {
-    double part = 1.0 / threads, serial = (ratio(all[0].own, alone->own, b->rounds) - part) / (1 - part);
-    printf("\na step over %s takes one thread %.3f processor seconds, and the first of %d threads %.3f of that: by Amdahl's law\n"
-           "%.1f %% of the work is not shared out, and 16 threads would be %.1f times as fast as one\n", b->types[0].name,
-           median(alone->own, b->rounds), threads, part + serial * (1 - part), 100 * serial, 1 / (serial + (1 - serial) / 16));
+    const char *policy = getenv("OMP_WAIT_POLICY");
+    double share[MAX_ROUNDS], serial;
+    int i;
+    if (!policy || strcasecmp(policy, "passive")) {
+        printf("\nwith OMP_WAIT_POLICY=passive threads that wait take no processor time, and the share of a step that one thread does\n"
+               "alone can be told\n");
+        return;
+    }
+    for (i = 0; i < b->rounds; i++) {
+        double others = (r->processor[i] - r->own[i]) / (threads - 1);
+        share[i] = r->own[i] > others ? (r->own[i] - others) / r->processor[i] : 0;
+    }
+    serial = median(share, b->rounds);
+    printf("\nof a step over %s %.1f %% is done by one thread alone: by Amdahl's law 16 threads would be %.1f times as fast as one\n",
+           b->types[0].name, 100 * serial, 1 / (serial + (1 - serial) / 16));
     text_printf(json, ",\"serial\":%.4g", serial);
 }
 
-static int prepare(struct runner *all, struct runner *alone, const struct pack *p, const struct bench *b, const struct kernels *k,
+static int prepare(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
                    const struct config *c, int threads, struct lora_error *err)
 {
     int i;
@@ -451,27 +460,26 @@ static int prepare(struct runner *all, struct runner *alone, const struct pack *
         if (bench_model(&all[i].m, b, &b->types[i], c, threads, err)
             || open_lora(&all[i].l, &all[i].a, b, k, all[i].m, p, threads, err)) return -1;
     }
-    return alone ? open_lora(&alone->l, &alone->a, b, k, all[0].m, p, 1, err) : 0;
+    return 0;
 }
 
 int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
                struct text *json, struct lora_error *err)
 {
     struct kernels w = wrapped(k, b->rank);
-    struct runner *all = new_array((size_t)b->n_types + 1, sizeof *all, err);     /* the last: alone */
-    struct runner *alone = all && threads > 1 && !b->profile ? &all[b->n_types] : NULL;
+    struct runner *all = new_array((size_t)b->n_types, sizeof *all, err);
     struct pack p;
     int bad = !all, i;
     memset(&p, 0, sizeof p);
-    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, alone, &p, b, b->profile ? &w : k, c, threads, err)
-        || measure_with_memory(all, alone, &p, b, k, c, threads, err);
-    if (!bad && alone) show_serial(all, alone, b, threads, json);       /* before the medians sort the rounds */
+    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, &p, b, b->profile ? &w : k, c, threads, err)
+        || measure_with_memory(all, &p, b, k, c, threads, err);
+    if (!bad && threads > 1 && !b->profile) show_serial(&all[0], b, threads, json);       /* before the medians sort the rounds */
     if (!bad) show_steps(all, b, &p, json);
     if (!bad && b->profile) {
         show_profile(b, json);
         show_shares(all, b, json);
     }
-    for (i = 0; all && i <= b->n_types; i++) {
+    for (i = 0; all && i < b->n_types; i++) {
         lora_close(all[i].l);
         adapter_free(all[i].a);
         bench_model_free(all[i].m);
