@@ -39,8 +39,9 @@ HAVE_AVX512 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m51
 HAVE_BF16 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_dpbf16_ps(a$(comma)_mm512_cvtne2ps_pbh(a$(comma)a)$(comma)_mm512_cvtne2ps_pbh(a$(comma)a));return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512bf16),1,0)
 HAVE_AMX := $(if $(call probe,\043include <immintrin.h>\n\043include <sys/syscall.h>\nint main(void){_tile_zero(0);_tile_dpbf16ps(0$(comma)1$(comma)2);return SYS_arch_prctl;}\n,-mamx-tile -mamx-bf16),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' > $(PROBES))
-$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built); products in bf16 $(if $(filter 1,$(HAVE_BF16)),built$(if $(filter 1,$(HAVE_AMX)),$(comma) with AMX),not built))
+HAVE_EMULATOR := $(if $(call probe,\043include <ucontext.h>\n\043include <setjmp.h>\n\043include <sys/mman.h>\nstatic __attribute__((section("shared_here"))) int x;\nextern char __start_shared_here[]$(comma)__stop_shared_here[];\nint main(void){ucontext_t c;getcontext(&c);return x+(int)(__stop_shared_here-__start_shared_here)-(int)sizeof x+!MAP_ANONYMOUS+!MAP_NORESERVE;}\n,-D_GNU_SOURCE),1,0)
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' > $(PROBES))
+$(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built); products in bf16 $(if $(filter 1,$(HAVE_BF16)),built$(if $(filter 1,$(HAVE_AMX)),$(comma) with AMX),not built); emulator of CUDA $(if $(filter 1,$(HAVE_EMULATOR)),built,not built (needs ELF and ucontext.h)))
 endif
 include $(PROBES)
 endif
@@ -133,6 +134,22 @@ $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 	@mkdir -p $(@D)
 	$(SHARED) -DFAULT=$* -o $@ $<
 
+# The CUDA kernels over the emulator: a backend for `lora verify --backend $(BUILD)/test/cuda_emulated.so`. Their files
+# are copied, as emulate.awk adds what a launch needs, and compiled by the C compiler.
+EMULATED := $(patsubst %,$(BUILD)/test/cuda/%,$(wildcard *.cu *.cuh))
+EMULATE = $(CC) $(filter-out -fsanitize=% -fno-sanitize-recover=all -fopenmp,$(LORA_CFLAGS)) -fPIC -MMD -MP -I.
+.SECONDARY: $(EMULATED)
+$(BUILD)/test/cuda/%: % test/emulate.awk
+	@mkdir -p $(@D)
+	awk -v file=$< -f test/emulate.awk $< > $@
+$(BUILD)/test/cuda/%.o: $(BUILD)/test/cuda/%.cu $(EMULATED) $(PROBES)
+	$(EMULATE) -x c -c -o $@ $<
+$(BUILD)/test/emulator.o: test/emulator.c $(PROBES)
+	@mkdir -p $(@D)
+	$(EMULATE) -c -o $@ $<
+$(BUILD)/test/cuda_emulated.so: $(BUILD)/test/cuda/kernels_cuda.o $(BUILD)/test/emulator.o
+	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+
 # The rungs from the fourth on are for vectors; which sums may be added in another order, they say themselves.
 $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast
 $(BUILD)/docs/ladder/run: $(LADDER) $(BUILD)/jobs/measure.o $(BUILD)/jobs/system.o $(BUILD)/liblora.a
@@ -142,7 +159,7 @@ ladder: $(BUILD)/docs/ladder/run
 	@$(BUILD)/docs/ladder/run $(ARGS)
 
 test: $(BUILD)/docs/ladder/run
-test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS)
+test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) $(if $(filter 1,$(HAVE_EMULATOR)),$(BUILD)/test/cuda_emulated.so)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 # Builds with all processors: the whole is to take less than a minute on two.

@@ -1,0 +1,40 @@
+# emulate.awk - a .cu or .cuh file for a C compiler over test/emulator.h: the same lines, and after each kernel, which is
+# `static __global__ void NAME(parameters)` with its braces in the first column, what a launch needs: a struct of its
+# parameters, a function that calls it with them, and launch_NAME(grid, threads, parameters). Say -v file=NAME.
+function trim(s) { gsub(/^[ \t\n]+|[ \t\n]+$/, "", s); return s }
+function kernel_end(   n, i, part, fields, names, values, calls) {
+    n = split(parameters, part, ",")
+    for (i = 1; i <= n; i++) {
+        part[i] = trim(part[i])
+        match(part[i], /[A-Za-z_][A-Za-z_0-9]*$/)
+        name = substr(part[i], RSTART)
+        fields = fields " " part[i] ";"
+        values = values (i > 1 ? ", " : "") name
+        calls = calls (i > 1 ? ", " : "") "a->" name
+    }
+    printf "struct arguments_%s {%s };", kernel, fields
+    printf " static void thread_%s(const void *p) { const struct arguments_%s *a = (const struct arguments_%s *)p; %s(%s); }", \
+        kernel, kernel, kernel, kernel, calls
+    printf " static inline void launch_%s(dim3 grid, int threads, %s) { struct arguments_%s a = { %s };", \
+        kernel, parameters, kernel, values
+    printf " emulator_launch(\"%s\", thread_%s, &a, sizeof a, grid, threads); }\n", kernel, kernel
+    printf "#line %d \"%s\"\n", NR + 1, file
+    kernel = ""
+}
+BEGIN { printf "#line 1 \"%s\"\n", file }
+{ print }
+/^static __global__ void / { head = ""; reading = 1 }
+reading { head = head " " $0 }
+reading && /^\{/ {
+    reading = 0
+    gsub(/\/\*[^*]*\*\//, "", head)
+    sub(/[ \t]*\{.*$/, "", head)
+    gsub(/__launch_bounds__[ \t]*\([^)]*\)/, "", head)
+    kernel = parameters = head
+    sub(/[ \t]*\(.*$/, "", kernel)
+    sub(/^.*[ \t]/, "", kernel)
+    sub(/^[^(]*\(/, "", parameters)
+    sub(/\)[ \t]*$/, "", parameters)
+}
+kernel != "" && /^\}/ { kernel_end() }
+END { if (kernel != "" || reading) { print "#error the kernel " kernel head " has no } in the first column"; exit 1 } }

@@ -1,0 +1,93 @@
+/* emulator.h - CUDA in small, for device.cuh without nvcc: blocks one after the other, the threads of a block by turns,
+ * each with a stack of its own; barriers, shuffles and mma are where they wait for each other. It is not for speed: it
+ * is so that the kernels' logic runs, and is checked, on every machine. What it finds wrong ends the launch:
+ *
+ *     a barrier or a function of the warp that not all threads come to
+ *     shared memory that is read before this block wrote it (it starts as NaN)
+ *     memory outside of the device's allocations; host code that looks into a device's buffer ends by a signal
+ *     where the compiler can count accesses (-fsanitize=thread): two threads at the same bytes without a barrier
+ *     between them, at least one writing; the same of two blocks of one launch
+ *
+ * The launch's results are then not to be trusted, the next call of the runtime that can fail answers
+ * cudaErrorLaunchFailure, the words are on stderr and in emulator_fault(). Blocks and threads run in another order
+ * from launch to launch, so that a result that depends on it differs.
+ *
+ * EMULATOR_MEMORY=bytes is the device's memory (default: 1 GiB), EMULATOR_DEVICES=0 takes the device away. */
+#ifndef EMULATOR_H
+#define EMULATOR_H
+
+#include <math.h>
+#include <stddef.h>
+
+/* ---- the language ---- */
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+#define __shared__ static __attribute__((section("emulator_shared")))
+
+typedef struct dim3 { unsigned x, y, z; } dim3;
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+typedef struct __align__(8) float2 { float x, y; } float2;
+typedef struct __align__(16) float4 { float x, y, z, w; } float4;
+typedef struct __align__(8) uint2 { unsigned x, y; } uint2;
+typedef struct __align__(16) uint4 { unsigned x, y, z, w; } uint4;
+
+#define __syncthreads() emulator_barrier(__FILE__, __LINE__)
+void emulator_barrier(const char *file, int line);
+
+/* As device.cuh says. */
+float shuffle_float(float v, int lane);
+int shuffle_int(int v, int lane);
+float shuffle_xor_float(float v, int mask);
+int shuffle_xor_int(int v, int mask);
+double shuffle_xor_double(double v, int mask);
+void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]);
+
+/* ---- launches ---- launch_KERNEL is written by emulate.awk. */
+
+#define LAUNCH(kernel, grid, threads, ...) launch_##kernel(grid, (int)(threads), __VA_ARGS__)
+typedef void emulator_thread(const void *arguments);
+/* What a kernel finds is what `thread` calls with arguments[bytes], in each thread. */
+void emulator_launch(const char *kernel, emulator_thread *thread, const void *arguments, size_t bytes, dim3 grid, int threads);
+
+/* The first fault since the last call, or NULL. */
+const char *emulator_fault(void);
+
+/* ---- the runtime, as far as it is used ---- */
+
+typedef enum cudaError {
+    cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
+    cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorLaunchFailure = 719
+} cudaError_t;
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem, sharedMemPerBlock;
+    int major, minor, multiProcessorCount;
+};
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
+};
+
+cudaError_t cudaMalloc(void **p, size_t bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind);
+cudaError_t cudaMemset(void *p, int byte, size_t n);
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int device);
+cudaError_t cudaDeviceSynchronize(void);
+cudaError_t cudaGetLastError(void);             /* and forgets it */
+cudaError_t cudaPeekAtLastError(void);
+const char *cudaGetErrorString(cudaError_t error);
+const char *cudaGetErrorName(cudaError_t error);
+
+#endif
