@@ -11,30 +11,6 @@
 
 /* ---- half precision ---- */
 
-static uint32_t bits_of(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-
-static float float_of(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
-/* The exponent's bias is 15 in one and 127 in the other: times 2^112, exactly, which makes numbers
- * of the subnormal ones too. Infinity and NaN have all exponent bits set. */
-float f16_to_f32(uint16_t h)
-{
-    uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
-    uint32_t u = bits_of(float_of(magnitude) * 0x1p112f);
-    if (magnitude >= 0x0f800000) u = magnitude | 0x7f800000;
-    return float_of(u | (uint32_t)(h & 0x8000) << 16);
-}
-
 uint16_t f32_to_f16(float f)
 {
     uint32_t u = bits_of(f), magnitude = u & 0x7fffffff, sign = u >> 16 & 0x8000, h;
@@ -47,29 +23,7 @@ uint16_t f32_to_f16(float f)
     return (uint16_t)(sign | h);
 }
 
-float bf16_to_f32(uint16_t h) { return float_of((uint32_t)h << 16); }
-
-uint16_t f32_to_bf16(float f)
-{
-    uint32_t u = bits_of(f);
-    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 /* ---- plain types ---- */
-
-int weight_file_row(const struct weight *w, int row)
-{
-    int d = w->head_rows, r;
-    if (!d) return row;
-    r = row % d;
-    return row - r + 2 * (r % (d / 2)) + r / (d / 2);
-}
-
-size_t weight_element(const struct weight *w, int row, int col)
-{
-    return w->offset + (size_t)weight_file_row(w, row) * (size_t)w->cols + (size_t)col;
-}
 
 static void decode_f32(const struct weight *w, int row, int col, int n, float *out)
 {

@@ -7,6 +7,12 @@
 
 #include "util.h"
 
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Storage types of files, and of weights. The order is ours; names and sizes are in weight_types. */
 enum weight_type {
     TYPE_F32, TYPE_F16, TYPE_BF16,              /* safetensors and GGUF */
@@ -65,14 +71,60 @@ int weight_bytes(size_t *out, const struct weight *w);
 /* Any col and n with col + n <= cols: columns need not fall on block edges. TYPE_REAL is not
  * decoded here (only its backend can). */
 void weight_decode(const struct weight *w, int row, int col, int n, float *out);
-/* Index in the data of W[row][col], in elements. */
-size_t weight_element(const struct weight *w, int row, int col);
 /* Row of the file that holds row `row` of the model (head_rows). */
-int weight_file_row(const struct weight *w, int row);
+static inline HOST_DEVICE int weight_file_row(const struct weight *w, int row)
+{
+    int d = w->head_rows, r;
+    if (!d) return row;
+    r = row % d;
+    return row - r + 2 * (r % (d / 2)) + r / (d / 2);
+}
 
-float f16_to_f32(uint16_t h);
+/* Index in the data of W[row][col], in elements. */
+static inline HOST_DEVICE size_t weight_element(const struct weight *w, int row, int col)
+{
+    return w->offset + (size_t)weight_file_row(w, row) * (size_t)w->cols + (size_t)col;
+}
+
+/* ---- half precision ---- */
+
+static inline HOST_DEVICE uint32_t bits_of(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+static inline HOST_DEVICE float float_of(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+/* The exponent's bias is 15 in one and 127 in the other: times 2^112, exactly, which makes numbers
+ * of the subnormal ones too. Infinity and NaN have all exponent bits set. */
+static inline HOST_DEVICE float f16_to_f32(uint16_t h)
+{
+    uint32_t magnitude = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t u = bits_of(float_of(magnitude) * 0x1p112f);
+    if (magnitude >= 0x0f800000) u = magnitude | 0x7f800000;
+    return float_of(u | (uint32_t)(h & 0x8000) << 16);
+}
+
+static inline HOST_DEVICE float bf16_to_f32(uint16_t h) { return float_of((uint32_t)h << 16); }
+
+/* To nearest, ties to even; NaN stays NaN. */
+static inline HOST_DEVICE uint16_t f32_to_bf16(float f)
+{
+    uint32_t u = bits_of(f);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
 uint16_t f32_to_f16(float f);           /* to nearest, ties to even; overflow gives infinity */
-float bf16_to_f32(uint16_t h);
-uint16_t f32_to_bf16(float f);          /* to nearest, ties to even; NaN stays NaN */
 
+#ifdef __cplusplus
+}
+#endif
 #endif
