@@ -132,14 +132,6 @@ void decode_8bit(float *out, const unsigned char *codes, const float *absmax, si
 
 /* ---- weights ---- */
 
-float quantised_scale(const struct quantised *q, size_t i)
-{
-    float product;
-    if (q->absmax) return q->absmax[i];
-    product = q->map[q->codes[i]] * q->nested[i / (size_t)q->nested_block];
-    return product + q->offset;
-}
-
 void decode_4bit_weight(const struct weight *w, int row, int col, int n, float *out)
 {
     const struct quantised *q = w->q;

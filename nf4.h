@@ -163,8 +163,17 @@ int weight_difference(struct weight_error *e, const struct weight *a, const stru
 int weight_quantise_error(struct weight_error *e, const struct weight *w, const struct quantise *how, int threads,
                           const char *name, struct lora_error *err);
 
-/* ---- for weight.c's table, and for decoders in vectors ---- */
-float quantised_scale(const struct quantised *q, size_t i);     /* absmax of block i */
+/* ---- for weight.c's table, and for decoders in vectors and on a device ---- */
+
+/* absmax of block i */
+static inline HOST_DEVICE float quantised_scale(const struct quantised *q, size_t i)
+{
+    float product;
+    if (q->absmax) return q->absmax[i];
+    product = q->map[q->codes[i]] * q->nested[i / (size_t)q->nested_block];
+    return product + q->offset;
+}
+
 void decode_4bit_weight(const struct weight *w, int row, int col, int n, float *out);
 void decode_int8_weight(const struct weight *w, int row, int col, int n, float *out);
 
