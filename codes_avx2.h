@@ -1,5 +1,5 @@
 /* codes_avx2.h - the small integers of GGUF's blocks in vectors, and the numbers of 4-bit codes: what
- * decoding (decode_avx2.c) and products of few rows (few_avx2.c) share. blocks.c has the layouts.
+ * decoding (decode_avx2.c) and products of few rows (few_avx2.c) share. blocks.h has the layouts.
  *
  * The types differ in where the bits of a number lie and agree in what is made of them. So each function
  * codes_TYPE() gathers 32 numbers, part `part` of the block at p, as one vector of bytes without sign, and

@@ -9,7 +9,7 @@
 
 /* ---- integers times a scale ---- */
 
-/* out[8] = q * d + m, unfused as in blocks.c; m is left out where the type has none (-0 + 0 is not -0) */
+/* out[8] = q * d + m, unfused as in blocks.h; m is left out where the type has none (-0 + 0 is not -0) */
 ALWAYS_INLINE void put8(float *out, __m128i q, __m256 d, const float *m)
 {
     __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), d);

@@ -52,26 +52,29 @@ static void decode_bf16(const struct weight *w, int row, int col, int n, float *
     }
 }
 
-/* ---- GGUF's blocks: blocks.c unpacks them ---- */
+/* ---- GGUF's blocks: blocks.h unpacks them ---- */
 
-/* A strip: what falls on part of a block goes through a block of its own. */
+/* A strip: what falls on part of a piece of 32 goes through a piece of its own. */
 static void decode_blocks(const struct weight *w, int row, int col, int n, float *out)
 {
     const struct weight_type_info *t = &weight_types[w->type];
     size_t e = weight_element(w, row, col);
     const unsigned char *p = (const unsigned char *)w->data + e / (size_t)t->block * (size_t)t->bytes;
-    int skip = (int)(e % (size_t)t->block);
-    float whole[LARGEST_BLOCK];
-    for (; n > 0; p += t->bytes, skip = 0) {
-        int m = t->block - skip < n ? t->block - skip : n;
-        if (m == t->block) {
-            t->unpack(p, out);
+    int at = (int)(e % (size_t)t->block), skip = at % 32, piece = at / 32;
+    float whole[32];
+    for (; n > 0; skip = 0) {
+        int m = 32 - skip < n ? 32 - skip : n;
+        if (m == 32) {
+            t->unpack(p, piece, out);
         } else {
-            t->unpack(p, whole);
+            t->unpack(p, piece, whole);
             memcpy(out, whole + skip, (size_t)m * sizeof *out);
         }
         out += m;
         n -= m;
+        if (++piece * 32 < t->block) continue;
+        piece = 0;
+        p += t->bytes;
     }
 }
 

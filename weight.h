@@ -16,7 +16,7 @@ extern "C" {
 /* Storage types of files, and of weights. The order is ours; names and sizes are in weight_types. */
 enum weight_type {
     TYPE_F32, TYPE_F16, TYPE_BF16,              /* safetensors and GGUF */
-    TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_Q5_0, TYPE_Q5_1,      /* GGUF's blocks (blocks.c has their layout) */
+    TYPE_Q8_0, TYPE_Q4_0, TYPE_Q4_1, TYPE_Q5_0, TYPE_Q5_1,      /* GGUF's blocks (blocks.h has their layout) */
     TYPE_Q2_K, TYPE_Q3_K, TYPE_Q4_K, TYPE_Q5_K, TYPE_Q6_K, TYPE_IQ4_NL,
     TYPE_NF4, TYPE_FP4, TYPE_INT8,              /* bitsandbytes (nf4.h has their layout) */
     TYPE_F64, TYPE_I64, TYPE_I32, TYPE_I16, TYPE_I8, TYPE_U8, TYPE_BOOL,  /* in files, not weights */
@@ -59,7 +59,8 @@ struct weight_type_info {
     int gguf;                   /* ggml's number, or -1 */
     int block, bytes;           /* elements in a block and its bytes */
     decoder *decode;            /* out[i] = W[row][col + i], i < n; NULL: not a weight */
-    void (*unpack)(const unsigned char *p, float *out); /* one block to `block` numbers; NULL: no blocks */
+    /* Numbers 32 piece .. 32 piece + 31 of the block at p; NULL: no blocks */
+    void (*unpack)(const unsigned char *p, int piece, float *out);
 };
 extern const struct weight_type_info weight_types[TYPE_COUNT];
 

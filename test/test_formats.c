@@ -115,9 +115,9 @@ static float one_element(int type, const unsigned char *data, size_t i)
     case TYPE_Q8_0: return (float)half_value(p[0] | (unsigned)p[1] << 8) * (float)(p[2 + j] < 128 ? p[2 + j] : p[2 + j] - 256);
     }
     if (type > TYPE_Q4_1) {
-        float all[256];
-        weight_types[type].unpack(data + i / (size_t)block * (size_t)bytes, all);
-        return all[i % (size_t)block];
+        float all[32];
+        weight_types[type].unpack(data + i / (size_t)block * (size_t)bytes, (int)(i % (size_t)block / 32), all);
+        return all[j];
     }
     d = (float)half_value(p[0] | (unsigned)p[1] << 8);
     q = p[bytes - 16 + j % 16];
