@@ -15,9 +15,9 @@ function kernel_end(   n, i, part, fields, names, values, calls) {
     printf "struct arguments_%s {%s };", kernel, fields
     printf " static void thread_%s(const void *p) { const struct arguments_%s *a = (const struct arguments_%s *)p; %s(%s); }", \
         kernel, kernel, kernel, kernel, calls
-    printf " static inline void launch_%s(dim3 grid, int threads, %s) { struct arguments_%s a = { %s };", \
+    printf " static inline void launch_%s(dim3 grid, int threads, %s) { struct arguments_%s arguments = { %s };", \
         kernel, parameters, kernel, values
-    printf " emulator_launch(\"%s\", thread_%s, &a, sizeof a, grid, threads); }\n", kernel, kernel
+    printf " emulator_launch(\"%s\", thread_%s, &arguments, sizeof arguments, grid, threads); }\n", kernel, kernel
     printf "#line %d \"%s\"\n", NR + 1, file
     kernel = ""
 }
