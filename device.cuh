@@ -107,6 +107,26 @@ static inline __device__ float block_max(float v, float *partial)
     return warp_max(partial[lane < warps ? lane : 0]);
 }
 
+static inline __device__ int warp_min_int(int v)
+{
+    int i, other;
+    for (i = WARP / 2; i; i /= 2) {
+        other = shuffle_xor_int(v, i);
+        v = other < v ? other : v;
+    }
+    return v;
+}
+
+static inline __device__ int block_min_int(int v, int *partial)
+{
+    int lane = (int)threadIdx.x % WARP, warps = (int)blockDim.x / WARP;
+    v = warp_min_int(v);
+    __syncthreads();
+    if (!lane) partial[threadIdx.x / WARP] = v;
+    __syncthreads();
+    return warp_min_int(partial[lane < warps ? lane : 0]);
+}
+
 static inline __device__ unsigned float_bits(float f)
 {
     union { float f; unsigned u; } both;
