@@ -250,12 +250,12 @@ extern const struct kernels *const kernels_all[];
 /* "auto", a name, or the path (with a / in it) of a shared object -> the table, or NULL with an error that lists
  * the names and why it is not usable.
  *
- * A shared object exports one function,
- *     const struct kernels *lora_kernels(void);
- * a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels), elem = 4, a name, and whatever operations it has,
- * be it one, for one weight type: entries may be empty (see below), but for one with memory of its own, where only
- * has_bf16, linear, linear_dx and failed may be. It is never unloaded. docs/backend.c is a whole one. */
+ * A shared object exports one function, lora_kernels(): a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels),
+ * elem = 4, a name, and whatever operations it has, be it one, for one weight type: entries may be empty (see below), but
+ * for one with memory of its own, where only has_bf16, linear, linear_dx and failed may be. It is never unloaded.
+ * docs/backend.c is a whole one. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
+const struct kernels *lora_kernels(void);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */
 int kernels_check_compute(const struct kernels *k, int compute, struct lora_error *err);

@@ -35,5 +35,4 @@ static const struct kernels table = {
     .elem = sizeof(float), .matmul = matmul
 };
 
-const struct kernels *lora_kernels(void);
 const struct kernels *lora_kernels(void) { return &table; }
