@@ -398,6 +398,8 @@ static void rope(struct kernel_ctx *c, buf *x, const buf *cosines, const buf *si
 
 /* ---- attention ---- */
 
+#include "attention_cuda.cuh"
+
 /* ---- SwiGLU ---- */
 
 /* *s = sigmoid(z) and *rest = 1 - s, each to 4 u: of the two powers of e the one is taken that is at most 1. */
@@ -664,7 +666,7 @@ static const struct kernels table = {
     .matmul = NULL, .matmul_dx = NULL, .matmul_dw = NULL, .bias_backward = bias_backward,
     .linear = NULL, .linear_dx = NULL,          /* kernels_linear() makes them of products */
     .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,
-    .rope = rope, .attention = NULL, .attention_backward = NULL,
+    .rope = rope, .attention = attention, .attention_backward = attention_backward,
     .swiglu = swiglu, .swiglu_backward = swiglu_backward, .dropout = dropout,
     .cross_entropy = cross_entropy,
     .adamw = adamw, .adamw8bit = adamw8bit, .sum_squares = sum_squares, .not_finite = not_finite
