@@ -14,6 +14,10 @@ CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -pedantic $(if $(WERROR),-Werror)
 LORA_CFLAGS := -std=c99 -D_POSIX_C_SOURCE=200809L $(WARN) $(CFLAGS) -ffp-contract=off -fno-math-errno
 LORA_LDFLAGS := $(LDFLAGS)
+# liblora_cuda.so is looked for beside the program first.
+ifeq ($(shell uname),Linux)
+LORA_LDFLAGS += -Wl,-rpath,'$$ORIGIN'
+endif
 LORA_LIBS   := -lm$(if $(filter Linux,$(shell uname)), -ldl)
 ifdef SANITIZE
 LORA_CFLAGS  += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -60,7 +64,7 @@ SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
-OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
+OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/%.so,own own_without_rope) $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
 LADDER  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/*.c))
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
@@ -149,6 +153,12 @@ $(BUILD)/test/emulator.o: test/emulator.c $(PROBES)
 	$(EMULATE) -c -o $@ $<
 $(BUILD)/test/cuda_emulated.so: $(BUILD)/test/cuda/kernels_cuda.o $(BUILD)/test/emulator.o
 	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+
+# The reference as a table with its own memory, and without one of its entries.
+OWN := weight.c nf4.c util.c
+$(BUILD)/test/own.so $(BUILD)/test/own_without_rope.so: test/own_backend.c kernels_ref.c kernels.h $(OWN) $(PROBES)
+	@mkdir -p $(@D)
+	$(CC) $(LORA_CFLAGS) -fPIC -shared -I. $(if $(findstring without,$@),-DLACKS=rope) $(LORA_LDFLAGS) -o $@ $< $(OWN) -lm
 
 # The rungs from the fourth on are for vectors; which sums may be added in another order, they say themselves.
 $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast

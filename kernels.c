@@ -24,6 +24,14 @@ static void list_names(struct text *names)
     int i;
     text_puts(names, "auto");
     for (i = 0; kernels_all[i]; i++) text_printf(names, ", %s", kernels_all[i]->name);
+    text_puts(names, ", cuda");
+}
+
+int kernels_known(const char *name)
+{
+    int i, known = !strcmp(name, "auto") || !strcmp(name, "cuda") || strchr(name, '/');
+    for (i = 0; kernels_all[i]; i++) known |= !strcmp(name, kernels_all[i]->name);
+    return known;
 }
 
 /* The functions of a table that one below may stand in for, one by one, because C has no way to walk the members of a
@@ -58,7 +66,7 @@ static int check_table(const struct kernels *k, const char *path, struct lora_er
         expected(err, "abi %d of %zu bytes", KERNELS_ABI, sizeof *k);
         if (k) found(err, "abi %d of %d bytes", k->abi, k->bytes);
         else found(err, "NULL");
-        return hint(err, "it has to be compiled with this version's kernels.h");
+        return hint(err, "it has to be compiled with this version's kernels.h%s", strcmp(path, KERNELS_CUDA) ? "" : ": make cuda");
     }
     if (k->elem != sizeof(float) || !k->name || !*k->name || k->name[strspn(k->name, NAME_LETTERS)]) {
         fail(err, "not a table of kernels", "%s", path);
@@ -94,6 +102,15 @@ static const struct kernels *load(const char *path, struct lora_error *err)
     return NULL;
 }
 
+/* A name without a / is for the loader to find, in the program's own directory first (the Makefile's rpath). */
+static const struct kernels *load_cuda(struct lora_error *err)
+{
+    const struct kernels *k = load(KERNELS_CUDA, err);
+    if (!k && err && !err->hint[0])
+        hint(err, "`make cuda` builds it where nvcc is: it lies beside the program, or where the loader looks");
+    return k;
+}
+
 const struct kernels *kernels_find(const char *name, struct lora_error *err)
 {
     struct text names = { NULL, 0, 0, 0 };
@@ -101,6 +118,7 @@ const struct kernels *kernels_find(const char *name, struct lora_error *err)
     int i;
     if (!strcmp(name, "auto")) return best();
     if (strchr(name, '/')) return load(name, err);
+    if (!strcmp(name, "cuda")) return load_cuda(err);
     for (i = 0; kernels_all[i] && strcmp(kernels_all[i]->name, name); i++) ;
     if (kernels_all[i] && kernels_all[i]->usable(why, sizeof why)) return kernels_all[i];
     fail(err, "cannot use the backend", "%s", name);

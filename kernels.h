@@ -248,7 +248,8 @@ extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2, kernels_av
 extern const struct kernels *const kernels_all[];
 
 /* "auto", a name, or the path (with a / in it) of a shared object -> the table, or NULL with an error that lists
- * the names and why it is not usable.
+ * the names and why it is not usable. "cuda" is not one of kernels_all, and auto never takes it: it is the shared object
+ * KERNELS_CUDA, looked for beside the program and then where the loader looks.
  *
  * A shared object exports one function, lora_kernels(): a table with abi = KERNELS_ABI, bytes = sizeof(struct kernels),
  * elem = 4, a name, and whatever operations it has, be it one, for one weight type: entries may be empty (see below), but
@@ -256,6 +257,9 @@ extern const struct kernels *const kernels_all[];
  * docs/backend.c is a whole one. */
 const struct kernels *kernels_find(const char *name, struct lora_error *err);
 const struct kernels *lora_kernels(void);
+#define KERNELS_CUDA "liblora_cuda.so"
+/* 1: "auto", the name of a table, whether it is usable here or not, or something with a / in it. */
+int kernels_known(const char *name);
 
 /* Can the table multiply like this here? 0, or -1 with an error that says what is missing. */
 int kernels_check_compute(const struct kernels *k, int compute, struct lora_error *err);

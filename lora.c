@@ -433,7 +433,7 @@ int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, s
     l->training = 0;
     forward(l, p);
     loss(l, p, 0, 0);
-    return check_supported(l, err) || bring_losses(l, p, losses, best, err) ? -1 : 0;
+    return check_supported(l, err) || bring_losses(l, p, losses, best, err) || lora_check(l, err) ? -1 : 0;
 }
 
 int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
@@ -448,7 +448,7 @@ int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *
     forward(l, p);
     loss(l, p, 1, grad_scale);
     backward(l, p);
-    return check_supported(l, err) || bring_losses(l, p, losses, best, err) ? -1 : 0;
+    return check_supported(l, err) || bring_losses(l, p, losses, best, err) || lora_check(l, err) ? -1 : 0;
 }
 
 int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err)
@@ -470,7 +470,7 @@ int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lo
         head_forward(l, l->logit_row, m);
         l->k->down(&l->ctx, logits + (size_t)i * (size_t)l->c->V, l->logits, (size_t)m * (size_t)l->c->V);
     }
-    return check_supported(l, err);
+    return check_supported(l, err) || lora_check(l, err) ? -1 : 0;
 }
 
 /* ---- the optimizer's step ------------------------------------------------------------------- */
@@ -524,6 +524,7 @@ int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct l
     }
     sum = l->k->sum_squares(&l->ctx, l->grads, l->n_params);
     *norm = sqrt(sum);
+    if (lora_check(l, err)) return -1;
     if (!(sum - sum == 0)) {
         if (name_not_finite(l, l->grads, "a gradient is not finite", err)) return -1;
         fail(err, "the gradient's norm is not finite", "all trained tensors");

@@ -57,7 +57,7 @@ struct lora_setup {
     int optim;                          /* enum lora_optim */
     const char *page_directory;         /* of the file of OPTIM_PAGED_ADAMW; NULL: $TMPDIR, or /tmp */
     struct lora_sizes sizes;
-    size_t max_memory;                  /* bytes the arena may take, 0: no limit */
+    size_t max_memory;                  /* bytes the arena may take, 0: no limit but what a backend's own memory has */
 };
 
 /* Bytes by purpose. The same code that carves the arena fills it in (design: "Plan"). */
@@ -69,9 +69,10 @@ struct lora_plan {
     size_t workspace;       /* the rest of the working memory */
     size_t cache;           /* keys and values of generation */
     size_t total;           /* the arena: the sum */
-    size_t mapped;          /* bytes of the model's files that are used where they lie */
+    size_t mapped;          /* bytes of the model's files that are used where they lie; on a backend with its own
+                             * memory, that are copied from there */
     size_t paged;           /* moments in a file of their own; then `moments` is 0 */
-    size_t quantised;       /* bytes of weights that were quantised while loading, in the model's memory */
+    size_t quantised;       /* bytes of weights that were quantised while loading, in the model's memory, also then */
 };
 
 /* One trained tensor: where it lies in the flat buffers. */
@@ -123,6 +124,9 @@ void lora_set(struct lora *l, int buffer, const float *values);
 void lora_set64(struct lora *l, int buffer, const double *values);
 void lora_get_codes(const struct lora *l, int buffer, unsigned char *out);
 int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes);     /* -1: the backend could not */
+/* -1 with an error when the backend says that something failed (kernels.h): ask it after what was brought back, and
+ * before that is written. What lora_train(), lora_eval(), lora_logits() and lora_step() bring back they ask about. */
+int lora_check(const struct lora *l, struct lora_error *err);
 long long lora_steps(const struct lora *l);
 void lora_set_steps(struct lora *l, long long steps);
 

@@ -82,6 +82,8 @@ struct lora {
     void *pages;                /* mapping of OPTIM_PAGED_ADAMW */
     size_t *adapter_start;      /* [n_adapters] offset of each adapter's values in params */
 
+    struct quantised *copied;   /* [n_copied] of weights in the backend's own memory: where their scales lie there */
+    int n_copied;
     struct weight embed, head;
     buf *d_embed, *d_head;
     struct norm final_norm;

@@ -166,9 +166,9 @@ static void carve_matrix(struct lora *l, struct arena *a, int id, int layer, str
     }
     *w = *m;
     if (weight_bytes(&bytes, m)) a->failed = 1;
-    else if (l->k->own_memory) w->data = arena_take(a, bytes, 1);
     else if (m->q && m->q->heap >= bytes) l->plan.quantised += m->q->heap;      /* made while loading */
     else l->plan.mapped += bytes;
+    if (l->k->own_memory) kernels_lay_weight(w, &l->copied[l->n_copied++], m, a);
 }
 
 /* A vector (norm or bias) is small and always copied as reals. */
@@ -231,6 +231,7 @@ static void take_rows(const struct lora *l, struct linear *lin, const struct lin
 static void carve_weights(struct lora *l, struct arena *a)
 {
     int i, layer;
+    l->n_copied = 0;
     carve_matrix(l, a, T_EMBED, 0, &l->embed, &l->d_embed);
     for (layer = 0; layer < l->c->L; layer++) {
         struct layer *y = &l->layers[layer];
@@ -502,12 +503,8 @@ static int load_vector(struct lora *l, int id, int layer, buf *to, struct lora_e
 
 static int load_matrix(struct lora *l, const struct weight *from, const struct weight *to, struct lora_error *err)
 {
-    size_t bytes;
-    if (!l->k->own_memory || to->type == TYPE_REAL || type_bytes(&bytes, from->type, area(from->rows, from->cols)))
-        return 0;
-    if (from->q) return fail(err, "the backend cannot read a weight type", "%s: %s", l->k->name, weight_types[from->type].name);
-    if (!l->k->up_bytes((struct kernel_ctx *)&l->ctx, (void *)to->data, from->data, bytes)) return 0;
-    return fail(err, "cannot copy weights to the device", "%s", l->k->name);
+    if (!l->k->own_memory || to->type == TYPE_REAL || !kernels_up_weight(l->k, &l->ctx, to, from)) return 0;
+    return fail(err, "cannot copy weights to the backend's memory", "%s: %s", l->k->name, weight_types[from->type].name);
 }
 
 static int load_weights(struct lora *l, struct lora_error *err)
@@ -604,7 +601,8 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
     l->x = new_array(L + 1, sizeof *l->x, err);
     l->adapter_start = new_array((size_t)s->n_adapters, sizeof(size_t), err);
     l->branches = new_array(L * 7 * (size_t)s->n_adapters, sizeof *l->branches, err);
-    if (!l->layers || !l->acts || !l->x || !l->adapter_start || !l->branches
+    l->copied = new_array(s->kernels->own_memory ? L * 7 + 2 : 0, sizeof *l->copied, err);
+    if (!l->layers || !l->acts || !l->x || !l->adapter_start || !l->branches || !l->copied
         || (s->full ? table_full(l, err) : table_adapters(l, s, err)) || table_moments(l, err)) {
         lora_close(l);
         return NULL;
@@ -631,27 +629,38 @@ int lora_plan(struct lora_plan *plan, const struct lora_setup *setup, struct lor
     return bad;
 }
 
+/* What the arena may take: what the caller said, and no more than there is in a memory of the backend's own. */
+static size_t arena_limit(const struct lora *l, const struct lora_setup *s)
+{
+    size_t there = l->k->own_memory && l->k->memory ? l->k->memory() : 0;
+    return there && (!s->max_memory || there < s->max_memory) ? there : s->max_memory;
+}
+
 static int fail_plan(const struct lora *l, size_t limit, struct lora_error *err)
 {
-    fail(err, "not enough memory for the plan", "activations %.0f MB, trained %.0f MB, the rest %.0f MB",
-         (double)l->plan.activations / 1e6,
+    int is_own = l->k->own_memory;
+    fail(err, "not enough memory for the plan", "%s%sactivations %.0f MB, trained %.0f MB, the rest %.0f MB",
+         is_own ? l->k->name : "", is_own ? ": " : "", (double)l->plan.activations / 1e6,
          (double)(l->plan.trainable + l->plan.gradients + l->plan.moments) / 1e6,
          (double)(l->plan.weights + l->plan.workspace + l->plan.cache) / 1e6);
     expected(err, "at most %.0f MB", (double)limit / 1e6);
     found(err, "%.0f MB", (double)l->plan.total / 1e6);
-    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit, or a larger --max-memory");
+    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit, %sor a larger %s",
+                is_own ? "--load-in-4bit, " : "", is_own ? "device (or --max-memory)" : "--max-memory");
 }
 
 int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *err)
 {
     struct lora *l = prepare(s, err);
     struct arena a;
+    size_t limit;
     int i;
     *out = NULL;
     if (!l) return -1;
     if (count(l, s, err)) goto bad;
-    if (s->max_memory && l->plan.total > s->max_memory) {
-        fail_plan(l, s->max_memory, err);
+    limit = arena_limit(l, s);
+    if (limit && l->plan.total > limit) {
+        fail_plan(l, limit, err);
         goto bad;
     }
     memset(&a, 0, sizeof a);
@@ -671,6 +680,7 @@ int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *
     if (load_weights(l, err) || load_rope(l, err)) goto bad;
     for (i = 0; i < s->n_adapters; i++)
         l->k->up(&l->ctx, at(l->k, l->params, l->adapter_start[i]), s->adapters[i]->values, s->adapters[i]->size);
+    if (lora_check(l, err)) goto bad;
     *out = l;
     return 0;
 bad:
@@ -689,6 +699,7 @@ void lora_close(struct lora *l)
     free(l->x);
     free(l->adapter_start);
     free(l->branches);
+    free(l->copied);
     free(l->trained);
     free(l->moments);
     free(l->runs);
@@ -736,6 +747,12 @@ void lora_get(const struct lora *l, int buffer, float *out)
 {
     struct kernel_ctx c = l->ctx;
     l->k->down(&c, out, flat(l, buffer), lora_buffer_size(l, buffer));
+}
+
+int lora_check(const struct lora *l, struct lora_error *err)
+{
+    struct kernel_ctx c = l->ctx;
+    return kernels_check(l->k, &c, err);
 }
 
 const float *lora_floats(const struct lora *l, int buffer)

@@ -6,23 +6,34 @@
 
 static const struct option options[] = { { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 } };
 
+static void put_table(const struct kernels *k, int is_best)
+{
+    char why[256] = "", bf16[256] = "";
+    int usable = k->usable(why, sizeof why);
+    printf("%-8s %-10s %s%s%s%s\n", k->name, usable ? "usable" : "not usable", k->about ? k->about : "", why[0] ? ": " : "", why,
+           is_best ? " (auto takes this one)" : "");
+    if (!k->has_bf16) return;
+    usable = k->has_bf16(bf16, sizeof bf16);
+    printf("%-8s %-10s --compute bf16: %s\n", "", usable ? "usable" : "not usable", bf16);
+}
+
+/* The one that lies in a file of its own, which may not be there. */
+static void put_cuda(void)
+{
+    struct lora_error err = { 0 };
+    const struct kernels *k = kernels_find("cuda", &err);
+    if (k) put_table(k, 0);
+    else printf("%-8s %-10s NVIDIA GPUs: %s%s%s; %s\n", "cuda", "not usable", err.what, err.found[0] ? ": " : "", err.found, err.hint);
+}
+
 static int run(int argc, char **argv)
 {
     char *given;
     int i, unused, code = job_options(&job_backends, &unused, argc, argv, &given);
     const struct kernels *best = kernels_find("auto", NULL);
     if (code >= 0) return code;
-    for (i = 0; kernels_all[i]; i++) {
-        const struct kernels *k = kernels_all[i];
-        char why[256] = "", bf16[256] = "";
-        int usable = k->usable(why, sizeof why);
-        printf("%-8s %-10s %s%s%s%s\n", k->name, usable ? "usable" : "not usable", k->about,
-               why[0] ? ": " : "", why, k == best ? " (auto takes this one)" : "");
-        if (k->has_bf16) {
-            usable = k->has_bf16(bf16, sizeof bf16);
-            printf("%-8s %-10s --compute bf16: %s\n", "", usable ? "usable" : "not usable", bf16);
-        }
-    }
+    for (i = 0; kernels_all[i]; i++) put_table(kernels_all[i], kernels_all[i] == best);
+    put_cuda();
     job_free_options(&job_backends, &unused, given);
     return EXIT_DONE;
 }

@@ -145,20 +145,9 @@ static int check_own(const struct model *m, const struct quantise *own, const st
     return hint(err, "leave the option out, or name the model that this one was quantised from");
 }
 
-/* Bytes of the scales of a weight that is not there. */
-static size_t scale_bytes(const struct weight *w, const struct quantise *how)
+size_t base_bytes(const struct weight *w)
 {
-    size_t n;
-    if (how->type == TYPE_INT8) return (size_t)w->rows * sizeof(float);
-    n = block_count((size_t)w->rows * (size_t)w->cols, how->block);
-    return how->double_quant ? n + block_count(n, NESTED_BLOCK) * sizeof(float) : n * sizeof(float);
-}
-
-size_t base_bytes(const struct weight *w, const struct quantise *how)
-{
-    size_t bytes, count = (size_t)w->rows * (size_t)w->cols;
-    int shape_only = !w->q && (w->type == TYPE_NF4 || w->type == TYPE_FP4 || w->type == TYPE_INT8);
-    if (shape_only) return (w->type == TYPE_INT8 ? count : (count + 1) / 2) + scale_bytes(w, how);
+    size_t bytes;
     return weight_bytes(&bytes, w) ? 0 : bytes;
 }
 

@@ -42,7 +42,7 @@ static int prepare(struct runner *r, const struct bench *b, int type, const stru
     if (!file) r->s.model = r->made;
     r->s.kernels = k;
     r->s.threads = threads;
-    r->s.max_memory = memory_limit(&b->common);
+    r->s.max_memory = memory_limit(&b->common, k);
     r->bytes = weights_read(r->s.model);
     r->all = new_array((size_t)b->batch, sizeof *r->all, err);
     r->list = new_array((size_t)b->batch, sizeof *r->list, err);

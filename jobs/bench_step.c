@@ -231,7 +231,7 @@ static int open_lora(struct lora **l, struct adapter **a, const struct bench *b,
     setup.sizes.positions = b->row_tokens;
     setup.sizes.backward = 1;
     setup.sizes.keep = -1;
-    setup.max_memory = memory_limit(&b->common);
+    setup.max_memory = memory_limit(&b->common, k);
     return lora_open(l, &setup, err);
 }
 

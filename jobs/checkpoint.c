@@ -51,7 +51,9 @@ const float *run_floats(const struct run *r, int buffer, float **copy, struct lo
     if (there) return there;
     if (!(*copy = new_array(lora_buffer_size(r->lora, buffer), sizeof **copy, err))) return NULL;
     lora_get(r->lora, buffer, *copy);
-    return *copy;
+    if (!lora_check(r->lora, err)) return *copy;
+    free(*copy);
+    return *copy = NULL;
 }
 
 int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err)
@@ -110,7 +112,7 @@ static int put_flat(struct run *r, struct st_writer *w, int i, struct lora_error
     if (flats[i].is_codes) lora_get_codes(r->lora, flats[i].buffer, values);
     else if (is_double(r)) lora_get64(r->lora, flats[i].buffer, values);
     else lora_get(r->lora, flats[i].buffer, values);
-    bad = st_writer_put(w, values, n * elem, err);
+    bad = lora_check(r->lora, err) || st_writer_put(w, values, n * elem, err);
     free(values);
     return bad;
 }

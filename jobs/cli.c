@@ -565,9 +565,7 @@ static int wants_help(const struct job *job, int argc, char **argv)
 
 int job_check_backend(const char *name, struct lora_error *err)
 {
-    int i, known = !strcmp(name, "auto") || strchr(name, '/');
-    for (i = 0; kernels_all[i]; i++) known |= !strcmp(name, kernels_all[i]->name);
-    if (known || kernels_find(name, err)) return 0;
+    if (kernels_known(name) || kernels_find(name, err)) return 0;
     snprintf(err->what, sizeof err->what, "wrong value");
     snprintf(err->where, sizeof err->where, "--backend");
     return found(err, "\"%s\"", name);

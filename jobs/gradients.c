@@ -90,6 +90,10 @@ static int write_gradients(struct work *w, struct lora_error *err)
     if (!g) return -1;
     if (doubles) lora_get64(w->lora, LORA_GRADIENTS, (double *)g);
     else lora_get(w->lora, LORA_GRADIENTS, (float *)g);
+    if (lora_check(w->lora, err)) {
+        free(g);
+        return -1;
+    }
     for (j = 0; j < size; j++) {
         double x = doubles ? ((double *)g)[j] : ((float *)g)[j];
         w->norm += x * x;

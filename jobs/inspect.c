@@ -88,7 +88,7 @@ static void finish(struct listing *l)
 
 /* ---- a model ---- */
 
-static void list_weights(struct listing *l, const struct model *m, const struct quantise *how)
+static void list_weights(struct listing *l, const struct model *m)
 {
     const struct config *c = &m->config;
     int step, id, layer;
@@ -104,7 +104,7 @@ static void list_weights(struct listing *l, const struct model *m, const struct 
             w = model_weight(m, id, layer);
             dims[0] = (size_t)tensor_rows(c, id);
             dims[1] = (size_t)tensor_cols(c, id);
-            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w, how), dims,
+            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w), dims,
                        tensor_specs[id].cols == '1' ? 1 : 2);
         }
 }
@@ -177,7 +177,7 @@ static int list_model(struct listing *l, const struct settings *s, struct lora_e
     if (!bad) {
         put_shape(l, m, s->common.model);
         if (s->quant_type >= 0 && s->common.base.in_4bit <= 0) bad = list_errors(l, m, s, err);
-        list_weights(l, m, &how);
+        list_weights(l, m);
     }
     model_close(m);
     return bad ? -1 : 0;

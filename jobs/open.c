@@ -136,8 +136,8 @@ static int open_session(struct run *r, struct lora_error *err)
     struct session *s = &r->session;
     if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
     s->threads = usable_threads(c->threads);
-    s->max_memory = memory_limit(c);
     if (base_asked(&s->base, &c->base, err) || session_kernels(s, c, err)) return -1;
+    s->max_memory = memory_limit(c, s->kernels);
     return shape_open(&s->model, c->model, &s->base, err);
 }
 

@@ -12,10 +12,11 @@ static int plan_with(struct run *r, int keep, struct lora_error *err)
     return lora_plan(&r->plan, &r->setup, err);
 }
 
-/* What --max-memory leaves for the arena, of a run that has been planned once. */
+/* What --max-memory leaves for the arena, of a run that has been planned once: all of it where the arena lies in
+ * memory of the table's own. */
 static size_t arena_limit(const struct run *r)
 {
-    size_t most = r->session.max_memory, heap = plan_heap(r);
+    size_t most = r->session.max_memory, heap = r->setup.kernels->own_memory ? 0 : plan_heap(r);
     return !most ? 0 : most > heap ? most - heap : 1;
 }
 
@@ -70,14 +71,17 @@ static double product_rate(const struct run *r)
     struct kernels k;
     struct kernel_ctx ctx = { .compute = r->setup.compute };
     struct kernel_sizes sizes = { 0 };
-    struct weight w;
+    struct weight w, there;
+    struct quantised scales;
+    void *copy = NULL;
+    float one;
     int N = r->setup.sizes.N < 256 ? r->setup.sizes.N : 256, n = 0, opened;
     double start, best = 0;
     buf *x, *y;
     kernels_complete(&k, r->setup.kernels);
     w = *model_weight(r->setup.model, T_WDOWN, 0);
     if (w.rows > 512) w.rows = 512;
-    if (!w.data || k.own_memory) return -1;
+    if (!w.data) return -1;
     sizes.threads = ctx.threads = r->setup.threads;
     sizes.N = N;
     sizes.width = w.cols > w.rows ? w.cols : w.rows;
@@ -87,13 +91,16 @@ static double product_rate(const struct run *r)
     x = k.alloc(&ctx, (size_t)N * (size_t)w.cols * (size_t)k.elem);
     y = k.alloc(&ctx, (size_t)N * (size_t)w.rows * (size_t)k.elem);
     opened = x && y && (ctx.work || !ctx.work_bytes) && (!k.open || !k.open(&ctx));
+    if (opened && k.own_memory && (copy = kernels_copy_weight(&k, &ctx, &there, &scales, &w)) != NULL) w = there;
     start = seconds_now();
-    while (opened && (n < 5 || seconds_now() - start < 0.1)) {
+    while (opened && (copy || !k.own_memory) && (n < 5 || seconds_now() - start < 0.1)) {
         double before = seconds_now(), seconds;
         if (kernels_matmul(&k, &ctx, y, x, &w, NULL, 1, 0, N)) break;
+        k.down(&ctx, &one, y, 1);       /* a device is done when something comes back */
         seconds = seconds_now() - before;
         if (!n++ || seconds < best) best = seconds;     /* others may be at work here: the best counts */
     }
+    if (copy) k.release(&ctx, copy);
     if (opened && k.close) k.close(&ctx);
     if (x) k.release(&ctx, x);
     if (y) k.release(&ctx, y);
@@ -113,11 +120,11 @@ double plan_seconds(const struct run *r)
 struct base { size_t data[2][TYPE_COUNT], scales[2][TYPE_COUNT], bytes[2]; };
 enum { HEAP, MAPPED };
 
-static void add_weight(struct base *b, const struct weight *w, const struct quantise *how)
+static void add_weight(struct base *b, const struct weight *w)
 {
     int quantised = w->type == TYPE_NF4 || w->type == TYPE_FP4 || w->type == TYPE_INT8;
-    size_t all = base_bytes(w, how), count = (size_t)w->rows * (size_t)w->cols, data = all;
-    int place = quantised && (!w->q || w->q->heap >= all) ? HEAP : MAPPED;
+    size_t all = base_bytes(w), count = (size_t)w->rows * (size_t)w->cols, data = all;
+    int place = quantised && w->q->heap >= all ? HEAP : MAPPED;
     if (quantised) data = w->type == TYPE_INT8 ? count : (count + 1) / 2;
     b->data[place][w->type] += data;
     b->scales[place][w->type] += all - data;
@@ -127,16 +134,17 @@ static void add_weight(struct base *b, const struct weight *w, const struct quan
     else b->bytes[HEAP] += w->q->heap - all;
 }
 
-/* Norms and biases are copied into the arena; under `full`, and for a table with its own memory, all is. */
+/* Norms and biases are copied into the arena; under `full` all is. On a table with its own memory all is copied there
+ * too, and this is where it is copied from. */
 static void add_base(struct base *b, const struct run *r)
 {
     const struct config *c = &r->setup.model->config;
     int id, layer;
     memset(b, 0, sizeof *b);
-    for (id = 0; id < T_COUNT && !r->setup.full && !r->setup.kernels->own_memory; id++) {
+    for (id = 0; id < T_COUNT && !r->setup.full; id++) {
         if (!tensor_present(c, id) || tensor_specs[id].cols == '1' || (id == T_HEAD && c->tied)) continue;
         for (layer = 0; layer < (tensor_layered(id) ? c->L : 1); layer++)
-            add_weight(b, model_weight(r->setup.model, id, layer), &r->session.base);
+            add_weight(b, model_weight(r->setup.model, id, layer));
     }
 }
 
@@ -195,6 +203,7 @@ static void put_rest(FILE *f, const struct run *r)
 {
     struct base b;
     size_t heap;
+    int own = r->setup.kernels->own_memory;
     add_base(&b, r);
     heap = heap_bytes(r, &b);
     put_bytes(f, "base weights, quantised here", b.bytes[HEAP]);
@@ -202,13 +211,14 @@ static void put_rest(FILE *f, const struct run *r)
     put_bytes(f, "a copy of what is trained", copy_bytes(r));
     put_bytes(f, "tokenizer", tokenizer_memory(r->session.tokenizer));
     put_bytes(f, "rows", row_bytes(r));
-    put_bytes(f, "heap: all of these", heap);
-    put_bytes(f, "peak: arena and heap", r->plan.total + heap);
+    put_bytes(f, own ? "heap here: all of these" : "heap: all of these", heap);
+    if (!own) put_bytes(f, "peak: arena and heap", r->plan.total + heap);
     put_bytes(f, "base weights, mapped from the file", b.bytes[MAPPED]);
     put_types(f, &b, MAPPED);
+    if (own && r->setup.kernels->memory) put_bytes(f, "free on the device", r->setup.kernels->memory());
     if (!r->session.max_memory) return;
-    put_bytes(f, "--max-memory", r->session.max_memory);
-    if (r->plan.total + heap > r->session.max_memory) fprintf(f, "  it does not fit\n");
+    put_bytes(f, own ? "--max-memory, on the device" : "--max-memory", r->session.max_memory);
+    if (r->plan.total + (own ? 0 : heap) > r->session.max_memory) fprintf(f, "  it does not fit\n");
 }
 
 void plan_print(FILE *f, const struct run *r, double seconds)
@@ -228,7 +238,7 @@ void plan_print(FILE *f, const struct run *r, double seconds)
     put_bytes(f, "moments of the optimizer", p->moments);
     put_bytes(f, activations, p->activations);
     put_bytes(f, "workspace", p->workspace);
-    put_bytes(f, "arena: all of these", p->total);
+    put_bytes(f, r->setup.kernels->own_memory ? "on the device: all of these" : "arena: all of these", p->total);
     put_bytes(f, "moments, mapped from a file", p->paged);
     put_rest(f, r);
     fprintf(f, "steps: %lld (%lld an epoch), %lld of them warm-up; %d rows a step, packs of at most %d tokens\n",

@@ -283,13 +283,13 @@ int session_open(struct session *s, const struct common *c, const struct option_
     memset(s, 0, sizeof *s);
     s->threads = usable_threads(c->threads);
     s->seed = (uint64_t)c->seed;
-    s->max_memory = memory_limit(c);
     s->prompt_template = c->prompt_template;
     if (!c->model) {
         fail(err, "no model", "--model");
         return expected(err, "a Hugging Face directory or a .gguf file");
     }
     if (session_kernels(s, c, err)) return -1;
+    s->max_memory = memory_limit(c, s->kernels);
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
     if (base_asked(&s->base, &c->base, err)) return -1;
     s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
@@ -331,7 +331,8 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
     setup.n_adapters = s->adapter != NULL;
     setup.seed = s->seed;
     setup.sizes = *sizes;
-    if (s->max_memory) {        /* the base that was quantised here and the tokenizer lie outside the arena */
+    setup.max_memory = s->max_memory;
+    if (s->max_memory && !s->kernels->own_memory) {     /* the base that was quantised here and the tokenizer lie beside the arena */
         size_t heap = base_heap(s->model) + tokenizer_memory(s->tokenizer);
         setup.max_memory = s->max_memory > heap ? s->max_memory - heap : 1;
     }

@@ -78,8 +78,7 @@ int base_load(struct model *m, const struct quantise *asked, const struct base_s
 /* The linears that are or would be quantised: how many, their elements and bytes. */
 size_t base_linears(const struct model *m, size_t *elements, size_t *bytes);
 size_t base_heap(const struct model *m);        /* bytes of its weights that lie in the heap: not used in the file */
-/* Bytes of a weight with its scales; of a shape's (shape_open) what they would be as `how` says. */
-size_t base_bytes(const struct weight *w, const struct quantise *how);
+size_t base_bytes(const struct weight *w);                      /* with its scales */
 const char *base_kind(int type);                                /* "nf4", "fp4", "int8", "none" */
 char *base_text(char *text, size_t n, const struct quantise *how);     /* for people; 80 bytes do */
 
@@ -88,7 +87,7 @@ char *base_text(char *text, size_t n, const struct quantise *how);     /* for pe
 /* Is the path such a file, or a directory with one and without weights? */
 int shape_alone(const char *path);
 /* The model without weights: rows and columns of its tensors, said to be BF16 (linears: as base says, if
- * it is not NULL), their data and q NULL. */
+ * it is not NULL), their data NULL, and what their q points at never to be read. */
 int shape_open(struct model **m, const char *path, const struct quantise *base, struct lora_error *err);
 
 /* ---- identity.c: what travels with an adapter, as hashes of what it does and not of a file's bytes, so

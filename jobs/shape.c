@@ -24,6 +24,27 @@ int shape_alone(const char *path)
                              && !has(path, "model.safetensors.index.json"));
 }
 
+/* How its numbers would be made: sizes, and arrays of which only so much is said that they would be there. */
+static int shape_scales(struct weight *w, const struct quantise *how, struct lora_error *err)
+{
+    static const float floats[1];
+    static const unsigned char bytes[1];
+    size_t n = (size_t)w->rows * (size_t)w->cols, all;
+    struct quantised *q = new_array(1, sizeof *q, err);
+    if (!(w->q = q)) return -1;
+    q->block = how->type == TYPE_INT8 ? 0 : how->block;
+    q->scales = how->type == TYPE_INT8 ? (size_t)w->rows : block_count(n, how->block);
+    q->code = how->type == TYPE_INT8 ? NULL : floats;
+    q->absmax = how->double_quant ? NULL : floats;
+    if (how->double_quant) {
+        q->codes = bytes;
+        q->map = q->nested = floats;
+        q->nested_block = NESTED_BLOCK;
+    }
+    q->heap = weight_bytes(&all, w) ? 0 : all;
+    return 0;
+}
+
 /* The table of tensors, with no data: BF16, as the hub has most; the linears of the layers as they would be
  * quantised. */
 static int shape_weights(struct model *m, const struct quantise *base, struct lora_error *err)
@@ -37,6 +58,7 @@ static int shape_weights(struct model *m, const struct quantise *base, struct lo
             w->type = base && base->type && tensor_layered(id) && tensor_specs[id].linear ? base->type : TYPE_BF16;
             w->rows = tensor_rows(&m->config, id);
             w->cols = tensor_cols(&m->config, id);
+            if (w->type != TYPE_BF16 && shape_scales(w, base, err)) return -1;
         }
     return m->weights ? 0 : -1;
 }

@@ -5,6 +5,7 @@
 #include <sys/sysctl.h>
 #endif
 #include "job.h"
+#include "../kernels.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -104,9 +105,10 @@ size_t available_memory(void)
     return (size_t)most;
 }
 
-size_t memory_limit(const struct common *c)
+size_t memory_limit(const struct common *c, const struct kernels *k)
 {
-    return c->max_memory ? c->max_memory : available_memory() / 4 * 3;
+    if (c->max_memory) return c->max_memory;
+    return (!k->own_memory ? available_memory() : k->memory ? k->memory() : 0) / 4 * 3;
 }
 
 long peak_memory_kib(void)

@@ -73,6 +73,52 @@ expect 2 verify --dump "$dir/none" --backend ref
 expect 2 verify --backend backend.so
 says "a path has a / in it: ./backend.so"
 
+own="$build/test/own.so"
+begin "a table with its own memory: the weights of all types are copied there, and it can say that something failed"
+for op in embed matmul linear_dx rope; do expect 0 verify --backend "$own" --op $op; done
+grep -q '^rope  *[0-9]* *0 *0 ' "$dir/out" || wrong "$(cat "$dir/out")"
+expect 1 verify --backend "$build/test/own_without_rope.so"
+says "expected every entry in a table with memory of its own, found no rope"
+OWN_SHUT=1 expect 1 verify --backend "$own" --op rope
+says "cannot start the backend: own"
+OWN_FAILS=20 expect 1 verify --backend "$own" --op matmul
+says "failed: .*: the launch of product 20"
+
+begin "it trains over each kind of base, to the same bytes, plans its memory, and stops where that is too small"
+for base in "" "--load-in-4bit --double-quant" "--load-in-4bit --quant-type fp4 --optim adamw8bit" "--load-in-8bit" "--method full"; do
+    rank="--lora-r 4"; [ "$base" = "--method full" ] && rank=
+    for b in ref "$own"; do
+        expect 0 train --model "$dir/model" --data "$dir/rows.jsonl" $rank $base --learning-rate 0.01 --max-steps 3 --batch-size 4 \
+            --backend "$b" --overwrite --out "$dir/run-$(basename "$b" .so)"
+    done
+    weights=adapter_model.safetensors; [ -z "$rank" ] && weights=model.safetensors
+    cmp "$dir/run-ref/$weights" "$dir/run-own/$weights" || wrong "other weights: $base"
+done
+expect 0 init --config "$dir/config.json" --out "$dir/half" --dtype bf16
+base_bytes() { awk '/copies of base/ { print $(NF - 2) }' "$dir/out"; }
+expect 0 plan --model "$dir/half" --backend "$own" --load-in-4bit --double-quant --max-length 64 --lora-r 4
+says "on the device: all of these"
+says "free on the device  *1073741824 "
+says "max-memory, on the device  *805306368 "
+base=$(base_bytes)
+mkdir -p "$dir/shape" && cp "$dir/half/config.json" "$dir/shape"
+expect 0 plan --model "$dir/shape" --backend "$own" --load-in-4bit --double-quant --max-length 64 --lora-r 4
+[ "$base" -gt 10000 ] && [ "$base" = "$(base_bytes)" ] || wrong "copies of the base: $base planned, of its shape alone $(base_bytes)"
+OWN_MEMORY=50000 expect 1 train --model "$dir/model" --data "$dir/rows.jsonl" --backend "$own" --max-memory 1G --overwrite --out "$dir/run-own"
+says "not enough memory for the plan: own: .*: expected at most 0 MB"
+says "hint: .*--load-in-4bit.* or a larger device"
+OWN_FAILS=40 expect 1 train --model "$dir/model" --data "$dir/rows.jsonl" --backend "$own" --overwrite --out "$dir/run-own"
+says "the backend failed: own: found the launch of product 40"
+
+begin "cuda is listed, and where it is not usable it says why"
+expect 0 backends
+says "^cuda  *\(not \)*usable"
+grep -q '^cuda  *usable' "$dir/out" || {
+    expect 1 verify --backend cuda
+    says "cannot use the backend: .*cuda"
+    says "hint: .*make cuda"
+}
+
 begin "the cases as files"
 expect 0 verify --op rmsnorm --dump "$dir/cases"
 [ -s "$dir/cases/rmsnorm.safetensors" ] && grep -q '"rmsnorm/0000":{"case":"N' "$dir/cases/cases.json" || wrong "no cases"

@@ -34,7 +34,9 @@ struct call {
     struct kernel_ctx *c;
     buf *b[MAX_OPERANDS];
     struct weight w;
+    struct quantised q;         /* w's, in a table's own memory */
     double returned;
+    int unread;                 /* the table cannot read w, and what it was asked for was made of others */
 };
 typedef int caller(struct call *x, const struct trial *t);
 
@@ -57,6 +59,8 @@ struct trial {
     struct adamw_step step;
     double returned, returned_bound;
     const char *fault;
+    char failure[256];          /* what the table said of it */
+    int unread;
 };
 
 struct oracle {
@@ -69,6 +73,7 @@ struct oracle {
     int compute;                /* how it multiplies by frozen weights */
     uint64_t cases;
     int failed, stopped, no_memory;
+    const char *not_opened;     /* the table whose open() failed */
 };
 
 static double *numbers(struct trial *t, size_t n)
@@ -236,7 +241,7 @@ static void check_scratch(struct trial *t, const struct kernels *k, struct kerne
         if (mark[i] != MARK) t->fault = "wrote behind its scratch memory";
 }
 
-/* The weight where the table can read it: at an odd address, as in a file. */
+/* The weight where the table can read it: in the host's memory at an odd address, as in a file. */
 static void *place_weight(const struct trial *t, struct call *x)
 {
     void *p;
@@ -246,10 +251,10 @@ static void *place_weight(const struct trial *t, struct call *x)
         return NULL;
     }
     if (!t->weight_bytes) return NULL;
+    if (x->k->own_memory) return kernels_copy_weight(x->k, x->c, &x->w, &x->q, &t->weight);
     p = x->k->alloc(x->c, t->weight_bytes + 1);
-    x->w.data = p ? (char *)p + !x->k->own_memory : NULL;
-    if (p && x->k->own_memory) x->k->up_bytes(x->c, p, t->weight.data, t->weight_bytes);
-    else if (p) memcpy((char *)p + 1, t->weight.data, t->weight_bytes);
+    x->w.data = p ? (char *)p + 1 : NULL;
+    if (p) memcpy((char *)p + 1, t->weight.data, t->weight_bytes);
     return p;
 }
 
@@ -266,10 +271,12 @@ static int run_on(struct trial *t, const struct kernels *k, int threads, double 
     x.k = k;
     x.c = &c;
     work = scratch(k, &c, t);
-    if (k->open(&c)) {
-        if (work) k->release(&c, work);
+    if (work && k->open(&c)) {
+        k->release(&c, work);
+        t->o->not_opened = k->name;
         return -1;
     }
+    if (!work) return -1;
     for (i = 0; i < t->operands; i++) {
         if (t->operand[i].absent) continue;
         p[i] = place(t, k, &c, &t->operand[i]);
@@ -277,17 +284,19 @@ static int run_on(struct trial *t, const struct kernels *k, int threads, double 
         else x.b[i] = (buf *)((char *)p[i] + guard_of(t) * (size_t)(t->operand[i].is_int ? 4 : k->elem));
     }
     w = place_weight(t, &x);
-    if (!work || (t->weight_bytes && !w) || t->o->arena.failed) rc = -1;
+    if ((t->weight_bytes && !w) || t->o->arena.failed) rc = -1;
     if (!rc) {
         rc = t->call(&x, t);
         *returned = x.returned;
+        t->unread = x.unread;
         for (i = 0; i < t->operands; i++)
             if (!t->operand[i].absent) fetch(t, k, &c, &t->operand[i], p[i], got[i]);
         check_scratch(t, k, &c, work);
     }
+    if (k->failed && k->failed(&c, t->failure, sizeof t->failure)) t->fault = t->failure;
     for (i = 0; i < t->operands; i++) if (p[i]) k->release(&c, p[i]);
     if (w) k->release(&c, w);
-    if (work) k->release(&c, work);
+    k->release(&c, work);
     k->close(&c);
     return rc;
 }
@@ -407,8 +416,9 @@ static void trial_end(struct trial *t, bounder *bounds)
     results_new(t, got);
     results_new(t, again);
     rc = run_on(t, &t->o->test, 1, got, &returned);
-    if (rc < 0) t->o->no_memory = 1;
-    if (rc == KERNEL_UNSUPPORTED) r.supported = 0;
+    if (rc < 0 && !t->failure[0]) t->o->no_memory = 1;
+    if (rc == KERNEL_UNSUPPORTED || t->unread) r.supported = 0;
+    if (rc < 0) r.fault = t->failure[0] ? t->failure : NULL;
     if (!rc) {
         compare(&r, t, got, returned);
         if (!r.fault && (run_on(t, &t->o->test, threads, again, &returned_again)
@@ -509,6 +519,7 @@ int oracle_run_compute(const struct kernels *under_test, int compute, const stru
     }
     free(o.arena.base);
     if (!known) return fail(err, "unknown operation", "%s", op);
+    if (o.not_opened) return fail(err, "cannot start the backend", "%s", o.not_opened);
     if (o.no_memory) return fail_memory(err, "a case of the oracle", ARENA_BYTES);
     return o.failed;
 }

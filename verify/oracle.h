@@ -33,7 +33,8 @@ struct oracle_result {
     const char *op, *label;     /* "matmul", "N 17 O 33 I 5 Q4_1 +=" */
     uint64_t seed;              /* the key of its random numbers */
     const char *fault;          /* NULL, or what is wrong */
-    int supported;              /* 0: the table answered KERNEL_UNSUPPORTED: nothing was compared */
+    int supported;              /* 0: the table answered KERNEL_UNSUPPORTED: nothing was compared, or, of a linear, what is
+                                 * made of its products in place of it */
     int compared;               /* numbers */
     double share, err, bound;   /* the worst, as a share of its bound */
     const char *operand;        /* where that is: "out", or what the operation returned */

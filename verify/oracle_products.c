@@ -431,17 +431,23 @@ static struct weight real_operand(const struct call *x, int i, int rows, int col
     return w;
 }
 
+/* Where the table has the entry but cannot read w, its products are tried in its place: as not read, all the same. */
 static int call_linear(struct call *x, const struct trial *t)
 {
     struct weight a = real_operand(x, 4, t->M, t->weight.cols), b = real_operand(x, 5, t->weight.rows, t->M);
+    const struct kernels *k = x->k;
     struct low_rank ab;
     buf *out = t->flag & H_ALONE ? NULL : x->b[0];
+    int f32 = x->c->compute == COMPUTE_F32, add = !!(t->flag & 8), add_h = !!(t->flag & ADD_H);
     ab.a = t->flag & NO_A ? NULL : &a;
     ab.b = &b;
     ab.scale = t->scale;
-    if (t->flag & BACKWARD)
-        return kernels_linear_dx(x->k, x->c, out, x->b[1], x->b[2], &x->w, &ab, !!(t->flag & ADD_H), !!(t->flag & 8), t->N);
-    return kernels_linear(x->k, x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, !!(t->flag & 8), t->N);
+    if (t->flag & BACKWARD) {
+        if (f32 && k->linear_dx && !(x->unread = k->linear_dx(x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N))) return 0;
+        return kernels_linear_dx(k, x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N);
+    }
+    if (f32 && k->linear && !(x->unread = k->linear(x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, add, t->N))) return 0;
+    return kernels_linear(k, x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, add, t->N);
 }
 
 /* h[n,j] (or gh): its bound, and the oracle checked. */
