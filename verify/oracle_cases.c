@@ -547,7 +547,7 @@ static void cross_entropy_cases(struct oracle *o)
             add_operand(&t, IN, 3 * (size_t)U + 2, NORMAL);
             if (o->arena.failed) { o->no_memory = 1; return; }
             for (j = 0; j < (size_t)U * V; j++) {
-                if (variant / 2 == 1) z[j] = floor(z[j] * 2);               /* ties */
+                if (variant / 2 == 1) z[j] = fmin(floor(z[j] * 2), 2);      /* ties of the largest, too */
                 if (variant / 2 == 2) z[j] = rounded(z[j] * (j % 3 ? 40 : 400));
             }
             first[0] = 2;                                   /* a chunk of a longer list */
