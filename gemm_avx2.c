@@ -21,7 +21,7 @@
 #ifdef HAVE_AVX2
 
 enum {
-    GROUP = 32,             /* columns that a copied strip fills: a block of the quantised types */
+    GROUP = 64,             /* columns that a copied strip fills: a block of the quantised types */
     MC = 768,               /* rows packed at a time */
     KS = 5 * KC,            /* terms packed at a time: whole runs */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
@@ -201,32 +201,22 @@ static void pack_panels(const struct product *g, int n, int k, int K, float *scr
 
 /* ---- fetching ---- */
 
-/* What a panel of columns n .. and terms k .. k + K - 1 of the first part is made of: rows of the weight. */
-struct strips { const struct weight *w; int row, rows, col, cols; };
-
-static struct strips strips_of(const struct product *g, int n, int k, int K)
+/* What the panel of columns n .. and terms k .. k + K - 1 of the first part is made of, to be asked for by tiles of
+ * `terms` terms together. */
+static struct ahead strips_of(const struct product *g, int n, int k, int K, long long terms)
 {
-    struct strips s = { g->part[0].w, 0, 0, 0, 0 };
-    int terms = smaller(K, g->part[0].K - k), width = smaller(g->transposed ? NR : GROUP, g->N - n);
-    if (terms <= 0 || width <= 0) return s;
-    s.row = g->transposed ? n : k;
-    s.rows = g->transposed ? width : terms;
-    s.col = g->transposed ? k : n;
-    s.cols = g->transposed ? terms : width;
-    return s;
-}
-
-/* Brings rows i of `parts` nearer. */
-static void fetch(const struct strips *s, int i, int parts)
-{
-    int real = s->w->type == TYPE_REAL, block = real ? 1 : weight_types[s->w->type].block;
-    size_t bytes = real ? sizeof(float) : (size_t)weight_types[s->w->type].bytes;
-    int r = (int)((long long)s->rows * i / parts), end = (int)((long long)s->rows * (i + 1) / parts);
-    for (; r < end; r++) {
-        size_t first = avx2_element(s->w, s->row + r, s->col) / (size_t)block * bytes, b;
-        size_t n = ((size_t)s->cols + (size_t)block - 1) / (size_t)block * bytes;
-        for (b = 0; b < n; b += 64) _mm_prefetch((const char *)s->w->data + first + b, _MM_HINT_T1);
-    }
+    const struct weight *w = g->part[0].w;
+    int real = w->type == TYPE_REAL, block = real ? 1 : weight_types[w->type].block;
+    int run = smaller(K, g->part[0].K - k), width = smaller(g->transposed ? NR : GROUP, g->N - n);
+    size_t bytes = real ? sizeof(float) : (size_t)weight_types[w->type].bytes;
+    struct ahead f = { NULL, 0, 0, 0, 0, 1 };
+    if (!g->fetch || run <= 0 || width <= 0) return f;
+    f.rows = g->transposed ? width : run;
+    f.bytes = ((size_t)(g->transposed ? run : width) + (size_t)block - 1) / (size_t)block * bytes;
+    f.apart = (size_t)w->cols / (size_t)block * bytes;
+    f.row = (const char *)w->data + avx2_element(w, g->transposed ? n : k, g->transposed ? k : n) / (size_t)block * bytes;
+    f.every = larger(1, (int)(terms / (f.rows * (long long)(f.bytes / 64 + 1))));
+    return f;
 }
 
 /* ---- tiles ---- */
@@ -270,7 +260,7 @@ NEVER_INLINE static void put_block(int mr, const float *block, float *c, const s
 
 /* One tile of C over one run of K. */
 ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *panel,
-                             const struct product *g, int m, int n, int first)
+                             const struct product *g, int m, int n, int first, struct ahead *next)
 {
     float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
     int columns = smaller(NR, g->N - n), r;
@@ -281,7 +271,7 @@ ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t 
             _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
             _mm_prefetch((const char *)(c + (size_t)r * g->c_row + columns - 1), _MM_HINT_T0);
         }
-    t = tile_of(mr, vectors, K, a, row, step, panel, NR);
+    t = tile_of(mr, vectors, K, a, row, step, panel, NR, next);
     if (columns == vectors * LANES && !(first && g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
         if (first && !g->accumulate) {
             put_tile(mr, &t, c, g->c_row, &plain);
@@ -302,26 +292,27 @@ ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t r
 {
     switch (mr) {
 #ifdef WIDE
-    case 12: tile_rows(12, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 11: tile_rows(11, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 10: tile_rows(10, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 9: tile_rows(9, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 8: tile_rows(8, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 7: tile_rows(7, vectors, K, a, row, step, panel, g, m, n, first); break;
+    case 12: tile_rows(12, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 11: tile_rows(11, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 10: tile_rows(10, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 9: tile_rows(9, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 8: tile_rows(8, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 7: tile_rows(7, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
 #endif
-    case 6: tile_rows(6, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 5: tile_rows(5, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 4: tile_rows(4, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 3: tile_rows(3, vectors, K, a, row, step, panel, g, m, n, first); break;
-    case 2: tile_rows(2, vectors, K, a, row, step, panel, g, m, n, first); break;
-    default: tile_rows(1, vectors, K, a, row, step, panel, g, m, n, first);
+    case 6: tile_rows(6, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 5: tile_rows(5, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 4: tile_rows(4, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 3: tile_rows(3, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 2: tile_rows(2, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    default: tile_rows(1, vectors, K, a, row, step, panel, g, m, n, first, NULL);
     }
 }
 
 /* All of a packed tile's rows: what nearly all tiles are, with steps that the compiler knows. */
-static void tile_packed(int K, const float *a, const float *panel, const struct product *g, int m, int n, int first)
+static void tile_packed(int K, const float *a, const float *panel, const struct product *g, int m, int n, int first,
+                        struct ahead *next)
 {
-    tile_rows(MR, 2, K, a, 1, MR, panel, g, m, n, first);
+    tile_rows(MR, 2, K, a, 1, MR, panel, g, m, n, first, next);
 }
 
 static void tile_full(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
@@ -353,17 +344,16 @@ static int fits(const struct block *b, size_t have)
 
 /* The tiles of rows m0 .. m1 - 1 with a panel of columns n .. */
 static void panel_rows(const struct product *g, const struct block *b, int n, int m0, int m1, int k, int K,
-                       const float *panel, const struct strips *next)
+                       const float *panel, struct ahead *next)
 {
-    int m, tiles = (m1 - m0 + MR - 1) / MR, i = 0, half = g->N - n <= LANES;
-    for (m = m0; m < m1; m += MR, i++) {
+    int m, half = g->N - n <= LANES;
+    for (m = m0; m < m1; m += MR) {
         int mr = smaller(MR, m1 - m);
         const float *a = b->packed ? packed_at(b, m, k, K)
                                    : g->part[0].a + (size_t)m * g->part[0].row + (size_t)k * g->part[0].step;
         size_t row = b->packed ? 1 : g->part[0].row, step = b->packed ? MR : g->part[0].step;
-        if (g->fetch && next->rows) fetch(next, i, tiles);
         if (half) tile_half(mr, K, a, row, step, panel, g, m, n, k == 0);
-        else if (b->packed && mr == MR) tile_packed(K, a, panel, g, m, n, k == 0);
+        else if (b->packed && mr == MR) tile_packed(K, a, panel, g, m, n, k == 0, next);
         else tile_full(mr, K, a, row, step, panel, g, m, n, k == 0);
     }
 }
@@ -375,11 +365,11 @@ static void columns(const struct product *g, const struct block *b, int n, int t
     int width = g->transposed ? NR : GROUP, k, p;
     for (k = b->k0; k < b->k1; k += b->run) {
         int K = smaller(b->run, b->k1 - k), more = k + b->run < b->k1;
-        struct strips next = strips_of(g, more ? n : then, more ? k + b->run : b->k0, b->run), none = next;
-        none.rows = 0;
+        struct ahead next = strips_of(g, more ? n : then, more ? k + b->run : b->k0, b->run,
+                                      (long long)(m1 - m0) / MR * K * (smaller(width, g->N - n) / NR));
         pack_panels(g, n, k, K, scratch);
         for (p = 0; p < width && n + p < g->N; p += NR)
-            panel_rows(g, b, n + p, m0, m1, k, K, scratch + (size_t)p * KC, p ? &none : &next);
+            panel_rows(g, b, n + p, m0, m1, k, K, scratch + (size_t)p * KC, &next);
     }
 }
 

@@ -48,6 +48,20 @@ static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, 
 
 #endif
 
+/* Lines of memory that are brought nearer, one in `every` terms, while tiles are multiplied: `rows` rows of `bytes`,
+ * `apart`. Asked for all at once they would be waited for. */
+struct ahead { const char *row; size_t bytes, apart, at; int rows, every; };
+
+ALWAYS_INLINE void ask(struct ahead *f)
+{
+    _mm_prefetch(f->row + f->at, _MM_HINT_T1);
+    f->at += 64;
+    if (f->at < f->bytes) return;
+    f->at = 0;
+    f->row += f->apart;
+    f->rows--;
+}
+
 /* ---- the register tile ----
  * Row r's sums over k < K of a[r*row + k*step] * b[k*ldb + c], c < NR (or LANES, of one vector), r < mr (a constant where this
  * is called, so that what is past it goes away): each element by one chain of fused multiply-adds.
@@ -63,11 +77,13 @@ ALWAYS_INLINE void row_step(struct row *r, int vectors, const float *a, vec low,
 }
 
 ALWAYS_INLINE struct tile tile_of(int mr, int vectors, int K, const float *a, size_t row, size_t step,
-                                  const float *b, size_t ldb)
+                                  const float *b, size_t ldb, struct ahead *next)
 {
     const struct row none = { vec_all(0), vec_all(0) };
     struct tile t = { none, none, none, none, none, none, none, none, none, none, none, none };
-    int k;
+    struct ahead f = { NULL, 0, 0, 0, 0, 0 };
+    int k, turn = 1;
+    if (next) f = *next;
     for (k = 0; k < K; k++, a += step, b += ldb) {
         vec low = vec_load(b), high = vectors > 1 ? vec_load(b + LANES) : low;
         row_step(&t.r0, vectors, a, low, high);
@@ -82,13 +98,18 @@ ALWAYS_INLINE struct tile tile_of(int mr, int vectors, int K, const float *a, si
         if (mr > 9) row_step(&t.r9, vectors, a + 9 * row, low, high);
         if (mr > 10) row_step(&t.r10, vectors, a + 10 * row, low, high);
         if (mr > 11) row_step(&t.r11, vectors, a + 11 * row, low, high);
+        if (next && --turn == 0) {
+            turn = f.every;
+            if (f.rows > 0) ask(&f);
+        }
     }
+    if (next) *next = f;
     return t;
 }
 
 ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb)
 {
-    return tile_of(mr, 2, K, a, row, step, b, ldb);
+    return tile_of(mr, 2, K, a, row, step, b, ldb, NULL);
 }
 
 /* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of NR. */
