@@ -8,8 +8,8 @@
  *     where the compiler can count accesses (-fsanitize=thread): two threads at the same bytes without a barrier
  *     between them, at least one writing; the same of two blocks of one launch
  *
- * The launch's results are then not to be trusted, the next call of the runtime that can fail answers
- * cudaErrorLaunchFailure, the words are on stderr and in emulator_fault(). Blocks and threads run in another order
+ * The launch's results are then not to be trusted, cudaErrorLaunchFailure is the last error and what waits for the device
+ * answers it, the words are on stderr and in emulator_fault(). Blocks and threads run in another order
  * from launch to launch, so that a result that depends on it differs.
  *
  * EMULATOR_MEMORY=bytes is the device's memory (default: 1 GiB), EMULATOR_DEVICES=0 takes the device away. */
@@ -28,7 +28,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#define __shared__ static __attribute__((section("emulator_shared")))
+#define EMULATOR_SHARED(kernel) static __attribute__((section("shared_" #kernel)))      /* emulate.awk says it */
 
 typedef struct dim3 { unsigned x, y, z; } dim3;
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
@@ -53,18 +53,27 @@ void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]);
 
 #define LAUNCH(kernel, grid, threads, ...) launch_##kernel(grid, (int)(threads), __VA_ARGS__)
 typedef void emulator_thread(const void *arguments);
-/* What a kernel finds is what `thread` calls with arguments[bytes], in each thread. */
-void emulator_launch(const char *kernel, emulator_thread *thread, const void *arguments, size_t bytes, dim3 grid, int threads);
+struct emulator_kernel {
+    const char *name;
+    emulator_thread *thread;        /* calls the kernel with its arguments[bytes] */
+    const void *arguments;
+    size_t bytes;
+    unsigned char *shared, *shared_end;     /* the section that its __shared__ arrays lie in */
+};
+void emulator_launch(const struct emulator_kernel *kernel, dim3 grid, int threads);
+#define EMULATOR_LAUNCH(kernel, a, grid, threads) do { \
+    extern unsigned char __start_shared_##kernel[] __attribute__((weak)), __stop_shared_##kernel[] __attribute__((weak)); \
+    struct emulator_kernel k = { #kernel, thread_##kernel, a, sizeof *(a), __start_shared_##kernel, __stop_shared_##kernel }; \
+    emulator_launch(&k, grid, threads); } while (0)
 
-/* The first fault since the last call, or NULL. */
+/* The first fault since the last call, or NULL; it is then forgotten, the runtime's last error too. */
 const char *emulator_fault(void);
 
 /* ---- the runtime, as far as it is used ---- */
 
 typedef enum cudaError {
     cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-    cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorLaunchFailure = 719
+    cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorLaunchFailure = 719
 } cudaError_t;
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 struct cudaDeviceProp {
