@@ -4,11 +4,14 @@
 # make recipe   makes that model and those tickets again
 # make ladder   a matrix product from three loops to the library's, rung by rung, beside the machine's peak: docs/ladder.md
 # make model    fetches a real model (needs pip and the network)
+# make cuda     liblora_cuda.so, the backend `cuda`, for GPUs of compute capability 8.0 and above: needs nvcc, takes a minute
+# make test-cuda    holds it against the double reference and the CPU, on a GPU
 # make bench    this program beside PyTorch, PEFT and bitsandbytes (the same needs); ARGS: see bench/README.md
 #
-# CC=clang, BUILD=dir, OPENMP=0, SANITIZE=address,undefined, EXE='qemu-aarch64 -L ...' to run tests with.
+# CC=clang, NVCC=/path/to/nvcc, BUILD=dir, OPENMP=0, SANITIZE=address,undefined, EXE='qemu-aarch64 -L ...' to run tests with.
 
 CC      ?= cc
+NVCC    ?= nvcc
 BUILD   ?= build
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -pedantic $(if $(WERROR),-Werror)
@@ -74,6 +77,20 @@ lora: $(BUILD)/lora
 
 $(BUILD)/lora: $(BUILD)/main.o $(JOBS) $(BUILD)/liblora.a
 	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
+
+# The CUDA kernels, in a file of their own that the program looks for when it is asked for --backend cuda: so one program
+# serves machines with and without a GPU. Code for the GPUs of data centres, sm_80 (which 8.6 and 8.9 run too) and sm_90,
+# and PTX, which the driver translates for newer ones. The runtime is linked in; only the driver must be there.
+# `make` alone does not build it: it takes nvcc several times as long as the C compiler takes for all the rest.
+CUDA_CODE := $(foreach a,80 90,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_90$(comma)code=compute_90
+CUDA_FLAGS := -std=c++20 -O3 -fmad=false --Werror all-warnings -lineinfo -Xcompiler -Wall,-fPIC -cudart static -I.
+$(BUILD)/liblora_cuda.so: kernels_cuda.cu $(PROBES)
+	@command -v $(NVCC) > /dev/null || { echo "make: nvcc is not here: NVCC=/path/to/nvcc, or install NVIDIA's CUDA toolkit" >&2; exit 1; }
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MF $@.d -shared -o $@ $<
+
+cuda: $(BUILD)/liblora_cuda.so lora
+	cp $(BUILD)/liblora_cuda.so .
 
 $(BUILD)/liblora.a: $(OBJECTS)
 	rm -f $@ && $(AR) rcs $@ $^
@@ -200,5 +217,5 @@ bench: lora
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora test ladder demo recipe model bench clean
+.PHONY: lora cuda test ladder demo recipe model bench clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

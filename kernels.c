@@ -85,7 +85,8 @@ static int check_table(const struct kernels *k, const char *path, struct lora_er
     return 0;
 }
 
-static const struct kernels *load(const char *path, struct lora_error *err)
+/* help: what to do where there is no such file, or NULL. */
+static const struct kernels *load(const char *path, const char *help, struct lora_error *err)
 {
     union { void *found; const struct kernels *(*call)(void); } symbol;     /* a function's address as POSIX gives it */
     const struct kernels *k = NULL;
@@ -94,6 +95,7 @@ static const struct kernels *load(const char *path, struct lora_error *err)
         fail(err, "cannot use the backend", "%s", path);
         expected(err, "a shared object that exports lora_kernels()");
         found(err, "%s", dlerror());
+        if (help) hint(err, "%s", help);
     } else {
         k = symbol.call();
         if (!check_table(k, path, err)) return k;
@@ -105,10 +107,7 @@ static const struct kernels *load(const char *path, struct lora_error *err)
 /* A name without a / is for the loader to find, in the program's own directory first (the Makefile's rpath). */
 static const struct kernels *load_cuda(struct lora_error *err)
 {
-    const struct kernels *k = load(KERNELS_CUDA, err);
-    if (!k && err && !err->hint[0])
-        hint(err, "`make cuda` builds it where nvcc is: it lies beside the program, or where the loader looks");
-    return k;
+    return load(KERNELS_CUDA, "`make cuda` builds it where nvcc is; it lies beside the program, or where the loader looks", err);
 }
 
 const struct kernels *kernels_find(const char *name, struct lora_error *err)
@@ -117,7 +116,7 @@ const struct kernels *kernels_find(const char *name, struct lora_error *err)
     char why[256] = "";
     int i;
     if (!strcmp(name, "auto")) return best();
-    if (strchr(name, '/')) return load(name, err);
+    if (strchr(name, '/')) return load(name, NULL, err);
     if (!strcmp(name, "cuda")) return load_cuda(err);
     for (i = 0; kernels_all[i] && strcmp(kernels_all[i]->name, name); i++) ;
     if (kernels_all[i] && kernels_all[i]->usable(why, sizeof why)) return kernels_all[i];

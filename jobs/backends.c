@@ -3,6 +3,7 @@
 #include "../kernels.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const struct option options[] = { { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 } };
 
@@ -22,8 +23,9 @@ static void put_cuda(void)
 {
     struct lora_error err = { 0 };
     const struct kernels *k = kernels_find("cuda", &err);
+    const char *what = strcmp(err.what, "cannot use the backend") ? err.what : err.hint[0] ? "not built" : "built, but";
     if (k) put_table(k, 0);
-    else printf("%-8s %-10s NVIDIA GPUs: %s%s%s; %s\n", "cuda", "not usable", err.what, err.found[0] ? ": " : "", err.found, err.hint);
+    else printf("%-8s %-10s NVIDIA GPUs: %s: %s%s%s\n", "cuda", "not usable", what, err.found, err.hint[0] ? "; " : "", err.hint);
 }
 
 static int run(int argc, char **argv)
