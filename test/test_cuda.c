@@ -30,6 +30,31 @@ static void run_op(const struct kernels *k, const char *op, int compute)
     printf("  %d cases, worst %.2f%% of its bound\n", f.cases, 100 * f.share);
 }
 
+/* What fails is told, however late; but for too little memory, which alloc() answers. Leaves the table failed. */
+static void errors(const struct kernels *k)
+{
+    struct kernel_ctx c = { 0 };
+    struct kernel_sizes sizes = { 0 };
+    float x[2] = { 1, 2 };
+    char why[128] = "";
+    buf *p = k->alloc(&c, sizeof x);
+    test_begin("errors");
+    c.work = k->alloc(&c, k->work_bytes(&sizes));
+    CHECK(p && c.work && !k->open(&c), "open");
+    CHECK(!k->alloc(&c, (size_t)1 << 50) && !k->failed(&c, why, sizeof why), "too little memory: %s", why);
+    k->up(&c, p, x, 2);
+    CHECK(k->sum_squares(&c, p, 2) == 5 && k->not_finite(&c, p, 2) == -1, "sound");
+    k->zero(&c, (buf *)x, 2);           /* the host's */
+    CHECK(k->failed(&c, why, sizeof why) && strlen(why) > strlen("CUDA: ") && x[0] == 1, "a failure is not told: %s", why);
+    k->down(&c, x, p, 2);
+    CHECK(x[0] != x[0] && x[1] != x[1], "numbers came down: %g %g", x[0], x[1]);
+    CHECK(k->sum_squares(&c, p, 2) != 5 && k->not_finite(&c, p, 2) != -1, "a sum after a failure");
+    CHECK(!k->alloc(&c, 4) && k->up_bytes(&c, x, x, 4), "memory after a failure");
+    k->close(&c);
+    k->release(&c, c.work);
+    k->release(&c, p);
+}
+
 int main(int argc, char **argv)
 {
     union { void *found; const struct kernels *(*call)(void); } symbol;
@@ -54,5 +79,6 @@ int main(int argc, char **argv)
         run_op(symbol.call(), op, COMPUTE_F32);
         if (symbol.call()->has_bf16 && (!strcmp(op, "matmul") || !strcmp(op, "matmul_dx"))) run_op(symbol.call(), op, COMPUTE_BF16);
     }
+    if (argc < 2 || !strcmp(argv[1], "errors")) errors(symbol.call());
     return test_end();
 }
