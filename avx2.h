@@ -194,6 +194,8 @@ void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, bu
 
 /* ---- the same in 512 bits ---- */
 
+void avx512_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,
+                        const float *bias, float scale, int accumulate, int N);
 size_t avx512_gemm_bytes(const struct kernel_sizes *s);
 int avx512_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
                   const buf *bias, double scale, int accumulate, int N);

@@ -505,7 +505,7 @@ int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
     if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
-        avx2_product_few(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
+        NAMED(product_few)(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
         return 0;
     }
     g = forward(out, x, w, bias, scale, accumulate, N);
