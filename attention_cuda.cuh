@@ -101,15 +101,47 @@ static __device__ int thread_line(void) { return (int)threadIdx.x / 16 * 4; }
 
 static __device__ int thread_column(void) { return (int)threadIdx.x % 16 * 4; }
 
-/* The thread's 4 x 4: sum[i,j] += a[k,i] b[k,j], over the lines k in their order. */
+static __device__ float4 fma4(float a, float4 b, float4 c)
+{
+    c.x = fmaf(a, b.x, c.x);
+    c.y = fmaf(a, b.y, c.y);
+    c.z = fmaf(a, b.z, c.z);
+    c.w = fmaf(a, b.w, c.w);
+    return c;
+}
+
+static __device__ float4 four_of(const float *p)
+{
+    float4 x = { p[0], p[1], p[2], p[3] };
+    return x;
+}
+
+static __device__ void put_four(float *p, float4 x)
+{
+    p[0] = x.x;
+    p[1] = x.y;
+    p[2] = x.z;
+    p[3] = x.w;
+}
+
+/* The thread's 4 x 4: sum[i,j] += a[k,i] b[k,j], over the lines k in their order: two loads for 16 multiply-adds. */
 static __device__ void add_tile(float *sum, const float *a, int lda, const float *b, int ldb, int lines)
 {
-    int i, j, k;
+    float4 s0 = four_of(sum), s1 = four_of(sum + 4), s2 = four_of(sum + 8), s3 = four_of(sum + 12);
+    int k;
     a += thread_line();
     b += thread_column();
-    for (k = 0; k < lines; k++, a += lda, b += ldb)
-        for (i = 0; i < 4; i++)
-            for (j = 0; j < 4; j++) sum[4 * i + j] = fmaf(a[i], b[j], sum[4 * i + j]);
+    for (k = 0; k < lines; k++, a += lda, b += ldb) {
+        float4 x = *(const float4 *)a, y = *(const float4 *)b;
+        s0 = fma4(x.x, y, s0);
+        s1 = fma4(x.y, y, s1);
+        s2 = fma4(x.z, y, s2);
+        s3 = fma4(x.w, y, s3);
+    }
+    put_four(sum, s0);
+    put_four(sum + 4, s1);
+    put_four(sum + 8, s2);
+    put_four(sum + 12, s3);
 }
 
 /* space[d,r] = x[row[r]][from + d], AT_DEPTH x AT_TILE, turned: 8 elements of 4 rows a warp, which are whole
