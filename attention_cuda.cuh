@@ -110,13 +110,13 @@ static __device__ float4 fma4(float a, float4 b, float4 c)
     return c;
 }
 
-static __device__ float4 four_of(const float *p)
+static __device__ float4 load_four(const float *p)
 {
     float4 x = { p[0], p[1], p[2], p[3] };
     return x;
 }
 
-static __device__ void put_four(float *p, float4 x)
+static __device__ void store_four(float *p, float4 x)
 {
     p[0] = x.x;
     p[1] = x.y;
@@ -127,7 +127,7 @@ static __device__ void put_four(float *p, float4 x)
 /* The thread's 4 x 4: sum[i,j] += a[k,i] b[k,j], over the lines k in their order: two loads for 16 multiply-adds. */
 static __device__ void add_tile(float *sum, const float *a, int lda, const float *b, int ldb, int lines)
 {
-    float4 s0 = four_of(sum), s1 = four_of(sum + 4), s2 = four_of(sum + 8), s3 = four_of(sum + 12);
+    float4 s0 = load_four(sum), s1 = load_four(sum + 4), s2 = load_four(sum + 8), s3 = load_four(sum + 12);
     int k;
     a += thread_line();
     b += thread_column();
@@ -138,10 +138,10 @@ static __device__ void add_tile(float *sum, const float *a, int lda, const float
         s2 = fma4(x.z, y, s2);
         s3 = fma4(x.w, y, s3);
     }
-    put_four(sum, s0);
-    put_four(sum + 4, s1);
-    put_four(sum + 8, s2);
-    put_four(sum + 12, s3);
+    store_four(sum, s0);
+    store_four(sum + 4, s1);
+    store_four(sum + 8, s2);
+    store_four(sum + 12, s3);
 }
 
 /* space[d,r] = x[row[r]][from + d], AT_DEPTH x AT_TILE, turned: 8 elements of 4 rows a warp, which are whole
