@@ -83,7 +83,7 @@ $(BUILD)/lora: $(BUILD)/main.o $(JOBS) $(BUILD)/liblora.a
 # and PTX, which the driver translates for newer ones. The runtime is linked in; only the driver must be there.
 # `make` alone does not build it: it takes nvcc several times as long as the C compiler takes for all the rest.
 CUDA_CODE := $(foreach a,80 90,-gencode arch=compute_$(a)$(comma)code=sm_$(a)) -gencode arch=compute_90$(comma)code=compute_90
-CUDA_FLAGS := -std=c++20 -O3 -fmad=false --Werror all-warnings -lineinfo -Xcompiler -Wall,-fPIC -cudart static -I.
+CUDA_FLAGS := -std=c++20 -O3 -fmad=false --Werror all-warnings -lineinfo -Xcompiler -Wall,-Wextra,-ffp-contract=off,-fPIC -cudart static -I.
 $(BUILD)/liblora_cuda.so: kernels_cuda.cu $(PROBES)
 	@command -v $(NVCC) > /dev/null || { echo "make: nvcc is not here: NVCC=/path/to/nvcc, or install NVIDIA's CUDA toolkit" >&2; exit 1; }
 	@mkdir -p $(@D)
