@@ -15,8 +15,9 @@
  * There are no vector loads: a table's buffers begin where the model lays them, at any multiple of 4 bytes.
  *
  * Sums have a fixed tree, and every number one owner: no float is added to atomically, and the bits are the same run to
- * run. A thread adds up what it reads in float, rows and blocks are trees over threads. What holds for a whole row (the
- * inverse of a norm, a loss) and the optimizer's step are computed in double, as the reference does it.
+ * run. A thread adds up what it reads, then a tree goes over the threads. Double stands where the reference has it and it
+ * costs little: the inverse of a norm, losses and the sums in them, the sum of squares, the optimizer's step. Norms' own
+ * sums and what is computed for each element are float.
  *
  * Errors. The runtime keeps a thread's last error until it is asked for and taken, and nothing here takes one, but
  * for too little memory, which alloc() answers itself. So a launch or a copy that failed is seen by failed() however
@@ -285,7 +286,8 @@ static void embed_backward(struct kernel_ctx *c, buf *dw, const buf *dout, const
 /* out[C] += the sum over the rows m of dout[m,:], or of dout[m,:] * x[m,:] * rstd[m] where x is not NULL.
  * columns: warp w adds up the rows w, w + 32, ..., reading 32 neighbours of each; then, through shared memory, in which
  * the lines of 33 keep a column's numbers in 32 banks, warp j adds up what the 32 warps have for column j, by a tree. */
-static __global__ void column_sums_kernel(float *out, const float *dout, const float *x, const float *rstd, int N, int C)
+static __global__ void __launch_bounds__(WARP * WARP) column_sums_kernel(float *out, const float *dout, const float *x,
+    const float *rstd, int N, int C)
 {
     __shared__ float sums[WARP][WARP + 1];
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP, i = (int)blockIdx.x * WARP + lane, m;
@@ -473,7 +475,7 @@ static void dropout(struct kernel_ctx *c, buf *out, const buf *x, const ints *vi
 
 /* ---- loss ---- */
 
-enum { LOSS_THREADS = 512 };
+enum { LOSS_THREADS = 1024 };      /* logits come in few rows at a time, and long ones */
 
 /* The largest of z[V] and the first index that has it, in all threads of the block. */
 static __device__ float largest(const float *z, int V, int *index, float *partial, int *partial_int)
@@ -497,8 +499,8 @@ static __device__ float largest(const float *z, int V, int *index, float *partia
  * exponentials, and for gradients, which take the place of logits; a row of 32,000 is still in the cache then. What the
  * targets need of the logits is put aside in losses; their own gradients, which may be small differences, come
  * last and in double. */
-static __global__ void cross_entropy_kernel(float *losses, int *best, float *logits, const int *first, const int *id,
-                                            const float *weight, int V, int grad, double grad_scale)
+static __global__ void __launch_bounds__(LOSS_THREADS) cross_entropy_kernel(float *losses, int *best, float *logits,
+    const int *first, const int *id, const float *weight, int V, int grad, double grad_scale)
 {
     __shared__ float partial[WARP];
     __shared__ double partial_double[WARP];
