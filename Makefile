@@ -199,6 +199,10 @@ test: $(BUILD)/docs/ladder/run
 test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) $(if $(filter 1,$(HAVE_EMULATOR)),$(BUILD)/test/cuda_emulated.so)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
+# Without nvcc, or without a GPU, it says so, and that is a skip.
+test-cuda: $(BUILD)/lora $(BUILD)/test/test_whole $(if $(shell command -v $(NVCC)),$(BUILD)/liblora_cuda.so)
+	@LORA='$(BUILD)/lora' sh test/cuda.sh
+
 # Builds with all processors: the whole is to take less than a minute on two.
 demo:
 	@$(MAKE) --no-print-directory $(if $(findstring j,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN)) $(BUILD)/lora
@@ -217,5 +221,5 @@ bench: lora
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora cuda test ladder demo recipe model bench clean
+.PHONY: lora cuda test test-cuda ladder demo recipe model bench clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
