@@ -89,7 +89,12 @@ $(BUILD)/liblora_cuda.so: kernels_cuda.cu $(PROBES)
 	@mkdir -p $(@D)
 	$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MF $@.d -shared -o $@ $<
 
-cuda: $(BUILD)/liblora_cuda.so lora
+# The example; most of its table is empty.
+$(BUILD)/docs/backend_cuda.so: docs/backend.cu $(PROBES)
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -Xcompiler -Wno-missing-field-initializers $(CUDA_CODE) -MMD -MF $@.d -shared -o $@ $<
+
+cuda: $(BUILD)/liblora_cuda.so $(BUILD)/docs/backend_cuda.so lora
 	cp $(BUILD)/liblora_cuda.so .
 
 $(BUILD)/liblora.a: $(OBJECTS)
@@ -181,6 +186,13 @@ $(BUILD)/test/test_emulator: TEST_FLAGS := -DHAVE_EMULATOR $(if $(filter 1,$(HAV
     $(BUILD)/test/cuda/emulator_kernels.o $(EMULATOR) $(LORA_LIBS)
 endif
 
+# The example for a GPU, over the emulator.
+$(BUILD)/test/cuda/%: docs/% test/emulate.awk
+	@mkdir -p $(@D)
+	awk -v file=$< -f test/emulate.awk $< > $@
+$(BUILD)/test/backend_emulated.so: $(BUILD)/test/cuda/backend.o $(EMULATOR)
+	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+
 # The reference as a table with its own memory, and without one of its entries.
 OWN := weight.c nf4.c util.c
 $(BUILD)/test/own.so $(BUILD)/test/own_without_rope.so: test/own_backend.c kernels_ref.c kernels.h $(OWN) $(PROBES)
@@ -196,7 +208,7 @@ ladder: $(BUILD)/docs/ladder/run
 	@$(BUILD)/docs/ladder/run $(ARGS)
 
 test: $(BUILD)/docs/ladder/run
-test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) $(if $(filter 1,$(HAVE_EMULATOR)),$(BUILD)/test/cuda_emulated.so)
+test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) $(if $(filter 1,$(HAVE_EMULATOR)),$(BUILD)/test/backend_emulated.so $(BUILD)/test/cuda_emulated.so)
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 # Without nvcc, or without a GPU, it says so, and that is a skip.

@@ -27,6 +27,16 @@ expect 0 verify --backend "$build/docs/backend.so" --op matmul
 grep -q '^matmul  *[0-9]* *[1-9][0-9]* *0 ' "$dir/out" || wrong "$(grep ^matmul "$dir/out")"
 expect 0 verify --backend "$build/docs/backend.so" --op rmsnorm
 
+begin "the example for a GPU, over the emulator: it reads what the example in C reads"
+if [ -e "$build/test/backend_emulated.so" ]; then
+    expect 0 verify --backend "$build/test/backend_emulated.so" --op matmul
+    cut -c1-35 "$dir/out" | grep '^matmul ' >"$dir/gpu"
+    expect 0 verify --backend "$build/docs/backend.so" --op matmul
+    cut -c1-35 "$dir/out" | grep '^matmul ' | cmp -s - "$dir/gpu" || wrong "not as many cases as the example in C reads: $(cat "$dir/gpu")"
+else
+    skip "this machine has no emulator"
+fi
+
 cat >"$dir/config.json" <<'END'
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 97,
  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
@@ -37,13 +47,14 @@ for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-10
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 begin "it trains, with the losses of other backends"
 expect 0 init --config "$dir/config.json" --out "$dir/model" --seed 3
-for b in ref "$build/docs/backend.so" "$build/test/wrong_own.so"; do
+others=$(ls "$build/docs/backend.so" "$build/test/wrong_own.so" "$build/test/backend_emulated.so" 2>/dev/null)
+for b in ref $others; do
     expect 0 train --model "$dir/model" --data "$dir/rows.jsonl" --lora-r 4 --learning-rate 0.01 --max-steps 6 --batch-size 4 \
         --backend "$b" --out "$dir/run-$(basename "$b" .so)"
 done
 losses "$dir/run-ref" >"$dir/l1"
-for b in backend wrong_own; do
-    losses "$dir/run-$b" >"$dir/l2"
+for b in $others; do
+    losses "$dir/run-$(basename "$b" .so)" >"$dir/l2"
     paste -d' ' "$dir/l1" "$dir/l2" | awk '{ d = $1 - $2; if (!(d * d <= 1e-10)) exit 1; n++ } END { exit n != 6 }' ||
         { wrong "$b: other losses"; paste "$dir/l1" "$dir/l2"; }
 done
