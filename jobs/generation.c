@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens of a pass: prompts beyond that are fed in parts, so that working memory stays small. */
+/* Tokens of a pass, of all sequences together: what is beyond that is fed in parts, so that working memory stays small. */
 #define PASS 512
 
 /* ---- the cache and what goes through it ---- */
@@ -48,7 +48,7 @@ int generator_open(struct generator *g, const struct session *s, int slots, int 
     g->session = s;
     g->slots = slots;
     g->slot_length = slot_length;
-    g->tokens = slot_length < PASS ? slot_length : PASS;
+    g->tokens = slot_length < PASS / slots ? slots * slot_length : PASS;
     if (g->tokens < slots) g->tokens = slots;
     find_stops(g);
     z.N = g->tokens;
