@@ -28,7 +28,7 @@ struct attention {
     int S, NH, NKV, HS, window;
     float scale, scale2;        /* of scores: for e^z, for 2^z */
     int G, queries;             /* query heads of a key head; queries of a block */
-    int wide, ld;               /* HS in whole panels; distance of rows in a thread's blocks */
+    int wide, ld;               /* HS in whole vectors; distance of rows in a thread's blocks */
 };
 
 /* A thread's blocks. */
@@ -45,7 +45,7 @@ static int block_rows(int G) { return larger(ROWS, G); }
 
 static size_t scratch_floats(int HS, int G)
 {
-    size_t rows = (size_t)block_rows(G), wide = (size_t)round_up(HS, NR), ld = wide + NR;
+    size_t rows = (size_t)block_rows(G), wide = (size_t)round_up(HS, LANES), ld = wide + NR;
     return 3 * rows * ld + 2 * rows * LDK + 2 * wide * LDK + 4 * KEYS * ld + (2 * rows + ld + 15) / 16 * 16;
 }
 
@@ -55,7 +55,7 @@ static size_t all_scratch(int HS, int G, int threads)
 }
 
 /* The threads' blocks, then progress. */
-size_t avx2_attention_bytes(const struct kernel_sizes *s)
+size_t NAMED(attention_bytes)(const struct kernel_sizes *s)
 {
     size_t progress = sizeof(int) * (size_t)s->N * (size_t)s->NKV;
     return all_scratch(s->HS, s->NH / larger(s->NKV, 1), s->threads) + (progress + 63) / 64 * 64;
@@ -102,7 +102,7 @@ static int continues(const struct segment *segments, int s, int t)
 }
 
 /* Queries i .. of segment s, key head g, against the keys j .. of segment t: a block. Of its keys the
- * last query sees the first `columns`, in whole panels. */
+ * last query sees the first `columns`, in whole vectors. */
 struct part { int s, i, n, t, j, keys, columns, g; };
 
 /* Sets columns; 0 when nothing is seen. */
@@ -111,7 +111,7 @@ static int any_seen(const struct attention *a, struct part *b)
     int from, to, unused;
     seen(a, b->s, b->t, b->i, &from, &unused);
     seen(a, b->s, b->t, b->i + b->n - 1, &unused, &to);
-    b->columns = round_up(smaller(to - b->j, b->keys), NR);
+    b->columns = round_up(smaller(to - b->j, b->keys), LANES);
     return to > b->j && from < b->j + b->keys;
 }
 
@@ -135,10 +135,11 @@ static size_t key_at(const struct attention *a, const struct part *b, int j)
     return ((size_t)(a->segments[b->t].k_start + b->j + j) * (size_t)a->NKV + (size_t)b->g) * (size_t)a->HS;
 }
 
-static void load_row(const struct attention *a, float *to, const float *from)
+/* A row of HS numbers and zeros up to whole vectors. */
+ALWAYS_INLINE void load_row(const struct attention *a, float *to, const float *from)
 {
-    memcpy(to, from, sizeof(float) * (size_t)a->HS);
-    memset(to + a->HS, 0, sizeof(float) * (size_t)(a->wide - a->HS));
+    int d;
+    for (d = 0; d < a->wide; d += LANES) vec_store(to + d, vec_load_lanes(from + d, a->HS - d));
 }
 
 static void load_queries(const struct attention *a, const struct part *b, float *to, const float *x)
@@ -166,37 +167,50 @@ static void load_keys_turned(const struct attention *a, const struct part *b, co
     }
 }
 
-static void add_tile(int mr, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
-                     const float *b, size_t ldb, float scale, int add)
+ALWAYS_INLINE void add_any(int mr, int vectors, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
+                           const float *b, size_t ldb, float scale, int add)
 {
-    const struct put p = { _mm256_set1_ps(scale), NULL, NR, add };
+    const struct put p = { vec_all(scale), NULL, vectors * LANES, add };
     struct tile t;
     switch (mr) {
-    case 6: t = tile(6, K, a, row, step, b, ldb); put_tile(6, &t, c, ldc, &p); break;
-    case 5: t = tile(5, K, a, row, step, b, ldb); put_tile(5, &t, c, ldc, &p); break;
-    case 4: t = tile(4, K, a, row, step, b, ldb); put_tile(4, &t, c, ldc, &p); break;
-    case 3: t = tile(3, K, a, row, step, b, ldb); put_tile(3, &t, c, ldc, &p); break;
-    case 2: t = tile(2, K, a, row, step, b, ldb); put_tile(2, &t, c, ldc, &p); break;
-    default: t = tile(1, K, a, row, step, b, ldb); put_tile(1, &t, c, ldc, &p);
+#ifdef WIDE
+    case 12: t = tile_of(12, vectors, K, a, row, step, b, ldb, NULL); put_tile(12, &t, c, ldc, &p); break;
+    case 11: t = tile_of(11, vectors, K, a, row, step, b, ldb, NULL); put_tile(11, &t, c, ldc, &p); break;
+    case 10: t = tile_of(10, vectors, K, a, row, step, b, ldb, NULL); put_tile(10, &t, c, ldc, &p); break;
+    case 9: t = tile_of(9, vectors, K, a, row, step, b, ldb, NULL); put_tile(9, &t, c, ldc, &p); break;
+    case 8: t = tile_of(8, vectors, K, a, row, step, b, ldb, NULL); put_tile(8, &t, c, ldc, &p); break;
+    case 7: t = tile_of(7, vectors, K, a, row, step, b, ldb, NULL); put_tile(7, &t, c, ldc, &p); break;
+#endif
+    case 6: t = tile_of(6, vectors, K, a, row, step, b, ldb, NULL); put_tile(6, &t, c, ldc, &p); break;
+    case 5: t = tile_of(5, vectors, K, a, row, step, b, ldb, NULL); put_tile(5, &t, c, ldc, &p); break;
+    case 4: t = tile_of(4, vectors, K, a, row, step, b, ldb, NULL); put_tile(4, &t, c, ldc, &p); break;
+    case 3: t = tile_of(3, vectors, K, a, row, step, b, ldb, NULL); put_tile(3, &t, c, ldc, &p); break;
+    case 2: t = tile_of(2, vectors, K, a, row, step, b, ldb, NULL); put_tile(2, &t, c, ldc, &p); break;
+    default: t = tile_of(1, vectors, K, a, row, step, b, ldb, NULL); put_tile(1, &t, c, ldc, &p);
     }
 }
 
-/* c[M,N] = scale * a b, or +=: A through two strides, N in whole panels. */
+static void add_tile(int mr, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
+                     const float *b, size_t ldb, float scale, int add)
+{
+    add_any(mr, 2, K, c, ldc, a, row, step, b, ldb, scale, add);
+}
+
+static void add_half(int mr, int K, float *c, size_t ldc, const float *a, size_t row, size_t step,
+                     const float *b, size_t ldb, float scale, int add)
+{
+    add_any(mr, 1, K, c, ldc, a, row, step, b, ldb, scale, add);
+}
+
+/* c[M,N] = scale * a b, or +=: A through two strides, N in whole vectors. */
 static void block_product(float *c, int ldc, const float *a, int row, int step, const float *b, int ldb,
                           int M, int N, int K, float scale, int add)
 {
     int m, n;
     for (n = 0; n < N; n += NR)
         for (m = 0; m < M; m += MR)
-            add_tile(smaller(MR, M - m), K, c + (size_t)m * (size_t)ldc + n, (size_t)ldc,
-                     a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, scale, add);
-}
-
-static __m256 column_mask(int c, int from, int to)
-{
-    __m256i i = _mm256_add_epi32(_mm256_set1_epi32(c), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_cmpgt_epi32(i, _mm256_set1_epi32(from - 1)),
-                                                _mm256_cmpgt_epi32(_mm256_set1_epi32(to), i)));
+            (N - n > LANES ? add_tile : add_half)(smaller(MR, M - m), K, c + (size_t)m * (size_t)ldc + n, (size_t)ldc,
+                a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, scale, add);
 }
 
 /* ---- forward ---- */
@@ -205,32 +219,32 @@ static __m256 column_mask(int c, int from, int to)
  * to the same measure. All in powers of 2. */
 static void soften(const struct attention *a, float *s, int columns, int from, int to, float *max, float *sum, float *acc)
 {
-    const __m256 none = _mm256_set1_ps(-INFINITY), scale = _mm256_set1_ps(a->scale2);
-    __m256 top = none, total = _mm256_setzero_ps(), minus;
+    const vec none = vec_all(-INFINITY), scale = vec_all(a->scale2);
+    vec top = none, total = vec_all(0), minus;
     int i, masked = from > 0 || to < columns;
     float m;
-    for (i = 0; i < columns; i += 8) {
-        __m256 z = _mm256_mul_ps(_mm256_loadu_ps(s + i), scale);
-        if (masked) z = _mm256_blendv_ps(none, z, column_mask(i, from, to));
-        top = _mm256_max_ps(z, top);
+    for (i = 0; i < columns; i += LANES) {
+        vec z = vec_mul(vec_load(s + i), scale);
+        if (masked) z = vec_between(z, none, from - i, to - i);
+        top = vec_max(z, top);
     }
-    m = max8(top);
+    m = vec_largest(top);
     if (!(m > *max)) m = *max;
     if (m == -INFINITY) m = 0;          /* nothing seen yet: all p are 2^-inf = 0 */
-    minus = _mm256_set1_ps(-m);
-    for (i = 0; i < columns; i += 8) {
-        __m256 p = exp2_8(_mm256_fmadd_ps(_mm256_loadu_ps(s + i), scale, minus));
-        if (masked) p = _mm256_and_ps(p, column_mask(i, from, to));
-        _mm256_storeu_ps(s + i, p);
-        total = _mm256_add_ps(total, p);
+    minus = vec_all(-m);
+    for (i = 0; i < columns; i += LANES) {
+        vec p = vec_exp2(vec_fmadd(vec_load(s + i), scale, minus));
+        if (masked) p = vec_between(p, vec_all(0), from - i, to - i);
+        vec_store(s + i, p);
+        total = vec_add(total, p);
     }
     if (m != *max) {
-        __m256 f = exp2_8(_mm256_set1_ps(*max - m));
-        for (i = 0; i < a->wide; i += 8) _mm256_storeu_ps(acc + i, _mm256_mul_ps(_mm256_loadu_ps(acc + i), f));
-        *sum *= _mm256_cvtss_f32(f);
+        vec f = vec_exp2(vec_all(*max - m));
+        for (i = 0; i < a->wide; i += LANES) vec_store(acc + i, vec_mul(vec_load(acc + i), f));
+        *sum *= vec_largest(f);
         if (from < to) *max = m;
     }
-    *sum += sum8(total);
+    *sum += vec_sum(total);
 }
 
 static void forward_keys(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -281,7 +295,7 @@ static void forward_queries(const struct attention *a, struct part b, const stru
 /* p and ds of the block, in the place of scores and dp. What no query sees is 0. */
 static void pairs(const struct attention *a, const struct part *b, const struct scratch *x)
 {
-    const __m256 scale = _mm256_set1_ps(a->scale2);
+    const vec scale = vec_all(a->scale2);
     int i, h, c, from, to, R = b->n * a->G;
     float *s = x->s, *dp = x->dp;
     block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0);
@@ -292,17 +306,16 @@ static void pairs(const struct attention *a, const struct part *b, const struct 
         seen_in_block(a, b, i, &from, &to);
         masked = from > 0 || to < b->columns;
         for (h = 0; h < a->G; h++, s += LDK, dp += LDK) {
-            __m256 minus = _mm256_set1_ps((float)(a->lse[nh + (size_t)h] * (-1 / LN2)));
-            __m256 delta = _mm256_set1_ps(a->delta[nh + (size_t)h]);
-            for (c = 0; c < b->columns; c += 8) {
-                __m256 p = exp2_8(_mm256_fmadd_ps(_mm256_loadu_ps(s + c), scale, minus));   /* p = softmax(z) */
-                __m256 ds = _mm256_mul_ps(p, _mm256_sub_ps(_mm256_loadu_ps(dp + c), delta));/* out = sum p v */
+            vec minus = vec_all((float)(a->lse[nh + (size_t)h] * (-1 / LN2))), delta = vec_all(a->delta[nh + (size_t)h]);
+            for (c = 0; c < b->columns; c += LANES) {
+                vec p = vec_exp2(vec_fmadd(vec_load(s + c), scale, minus));      /* p = softmax(z) */
+                vec ds = vec_mul(p, vec_sub(vec_load(dp + c), delta));           /* out = sum p v */
                 if (masked) {
-                    p = _mm256_and_ps(p, column_mask(c, from, to));
-                    ds = _mm256_and_ps(ds, column_mask(c, from, to));
+                    p = vec_between(p, vec_all(0), from - c, to - c);
+                    ds = vec_between(ds, vec_all(0), from - c, to - c);
                 }
-                _mm256_storeu_ps(s + c, p);
-                _mm256_storeu_ps(dp + c, ds);
+                vec_store(s + c, p);
+                vec_store(dp + c, ds);
             }
         }
     }
@@ -362,7 +375,7 @@ static void backward_keys(const struct attention *a, struct part b, const struct
 {
     size_t bytes = sizeof(float) * KEYS * (size_t)a->ld;
     int j;
-    b.columns = round_up(b.keys, NR);
+    b.columns = round_up(b.keys, LANES);
     load_keys_turned(a, &b, x, x->kt, a->k);
     load_keys_turned(a, &b, x, x->vt, a->v);
     load_keys(a, &b, x, x->k, a->k);
@@ -483,14 +496,14 @@ static struct attention operands(const buf *q, const buf *k, const buf *v, const
     a.window = window;
     a.G = NH / NKV;
     a.queries = block_rows(a.G) / a.G;
-    a.wide = round_up(HS, NR);
+    a.wide = round_up(HS, LANES);
     a.ld = a.wide + NR;
     return a;
 }
 
-void avx2_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
-                    const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
-                    double scale, int window)
+void NAMED(attention)(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
+                      const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
+                      double scale, int window)
 {
     struct attention a = operands(q, k, v, segments, S, NH, NKV, HS, scale, window);
     a.out = (float *)out;
@@ -498,7 +511,7 @@ void avx2_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, cons
     over_queries(c, &a);
 }
 
-void avx2_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
+void NAMED(attention_backward)(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
                              const buf *dout, const buf *out, const buf *lse, const buf *q,
                              const buf *k, const buf *v, const ints *segments, int S,
                              int N, int NH, int NKV, int HS, double scale, int window)

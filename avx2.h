@@ -127,15 +127,21 @@ static inline __m256 exp8(__m256 x)
 /* 2^x for x <= 127, 0 below -126: what a softmax needs, where a number that small does not count. The
  * polynomial is the best of degree 6 (2e-9 of the result); n goes straight into the exponent. Error
  * below 1.1 ulp. NaN gives NaN. */
+#define EXP2_1 0.6931472f
+#define EXP2_2 0.24022646f
+#define EXP2_3 0.055503286f
+#define EXP2_4 0.009618489f
+#define EXP2_5 0.0013399931f
+#define EXP2_6 0.00015345812f
 static inline __m256 exp2_8(__m256 x)
 {
     __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm256_sub_ps(x, n);
-    __m256 p = _mm256_set1_ps(0.00015345812f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.0013399931f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.009618489f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.055503286f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.24022646f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.6931472f));
+    __m256 p = _mm256_set1_ps(EXP2_6);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_5));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_2));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_1));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
     return _mm256_and_ps(p, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ));
@@ -207,6 +213,15 @@ int avx512_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, co
                    const struct low_rank *ab, int accumulate_gh, int accumulate, int N);
 void avx512_matmul_dw(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
                       double scale, int N, int O, int I);
+
+size_t avx512_attention_bytes(const struct kernel_sizes *s);
+void avx512_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf *q, const buf *k,
+                      const buf *v, const ints *segments, int S, int NH, int NKV, int HS,
+                      double scale, int window);
+void avx512_attention_backward(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, buf *delta,
+                               const buf *dout, const buf *out, const buf *lse, const buf *q,
+                               const buf *k, const buf *v, const ints *segments, int S,
+                               int N, int NH, int NKV, int HS, double scale, int window);
 
 #include "tile.h"
 

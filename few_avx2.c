@@ -80,15 +80,6 @@ ALWAYS_INLINE void add_scaled(struct sums *s, const struct sums *part, int rows,
     if (rows > 3) s->r3 = vec_fmadd(part->r3, d, s->r3);
 }
 
-ALWAYS_INLINE float vec_sum(vec v)
-{
-#ifdef WIDE
-    return sum8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)));
-#else
-    return sum8(v);
-#endif
-}
-
 ALWAYS_INLINE void put_sums(float *sum, int rows, const struct sums *s)
 {
     sum[0] = vec_sum(s->r0);

@@ -19,8 +19,10 @@ static int usable(char *why, size_t n)
 
 static size_t work_bytes(const struct kernel_sizes *s)
 {
-    size_t own = avx512_gemm_bytes(s), below = kernels_avx2.work_bytes(s);
-    return own > below ? own : below;
+    const size_t all[] = { avx512_gemm_bytes(s), avx512_attention_bytes(s), kernels_avx2.work_bytes(s) };
+    size_t most = 0, i;
+    for (i = 0; i < sizeof all / sizeof *all; i++) if (all[i] > most) most = all[i];
+    return most;
 }
 
 #else
@@ -39,6 +41,7 @@ const struct kernels kernels_avx512 = {
     .elem = sizeof(float), .own_memory = 0, .below = &kernels_avx2, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX512
     .work_bytes = work_bytes,
-    .matmul = avx512_matmul, .matmul_dx = avx512_matmul_dx, .linear = avx512_linear, .linear_dx = avx512_linear_dx, .matmul_dw = avx512_matmul_dw
+    .matmul = avx512_matmul, .matmul_dx = avx512_matmul_dx, .linear = avx512_linear, .linear_dx = avx512_linear_dx, .matmul_dw = avx512_matmul_dw,
+    .attention = avx512_attention, .attention_backward = avx512_attention_backward
 #endif
 };

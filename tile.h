@@ -17,7 +17,7 @@ enum {
     KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 40 KiB */
 };
 
-static inline __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1 << n) - 1); }
+static inline __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : n > 0 ? (1 << n) - 1 : 0); }
 static inline vec vec_all(float x) { return _mm512_set1_ps(x); }
 static inline vec vec_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline vec vec_load_lanes(const float *p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
@@ -26,6 +26,29 @@ static inline void vec_store_lanes(float *p, int n, vec v) { _mm512_mask_storeu_
 static inline vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 static inline vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+static inline vec vec_max(vec a, vec b) { return _mm512_max_ps(a, b); }
+static inline float vec_largest(vec v) { return max8(_mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))); }
+static inline float vec_sum(vec v) { return sum8(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1))); }
+/* v in the lanes from .. to - 1, `others` in the others */
+static inline vec vec_between(vec v, vec others, int from, int to)
+{
+    return _mm512_mask_blend_ps(first_lanes(to) & ~first_lanes(from), others, v);
+}
+/* exp2_8() of avx2.h: the same bits */
+static inline vec vec_exp2(vec x)
+{
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(EXP2_6);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_5));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_2));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    p = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p);
+}
 
 #else
 
@@ -45,6 +68,15 @@ static inline void vec_store_lanes(float *p, int n, vec v) { store_lanes(p, n, v
 static inline vec vec_add(vec a, vec b) { return _mm256_add_ps(a, b); }
 static inline vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 static inline vec vec_fmadd(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vec vec_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
+static inline vec vec_max(vec a, vec b) { return _mm256_max_ps(a, b); }
+static inline float vec_largest(vec v) { return max8(v); }
+static inline float vec_sum(vec v) { return sum8(v); }
+static inline vec vec_between(vec v, vec others, int from, int to)
+{
+    return _mm256_blendv_ps(others, v, _mm256_castsi256_ps(_mm256_andnot_si256(lanes(from), lanes(to))));
+}
+static inline vec vec_exp2(vec x) { return exp2_8(x); }
 
 #endif
 
