@@ -25,6 +25,7 @@ enum {
     MC = 768,               /* rows packed at a time */
     KS = 5 * KC,            /* terms packed at a time: whole runs */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
+    DW_ROWS = 64,           /* rows between which sums of a thin gradient go to memory */
     PACK_FROM = 48,         /* columns that make packing A worth its while */
     FETCH_FROM = 1 << 16    /* numbers of a weight that is not likely to lie in a cache */
 };
@@ -259,7 +260,7 @@ NEVER_INLINE static void put_block(int mr, const float *block, float *c, const s
 }
 
 /* One tile of C over one run of K. */
-ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *panel,
+ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
                              const struct product *g, int m, int n, int first, struct ahead *next)
 {
     float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
@@ -271,7 +272,7 @@ ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t 
             _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
             _mm_prefetch((const char *)(c + (size_t)r * g->c_row + columns - 1), _MM_HINT_T0);
         }
-    t = tile_of(mr, vectors, K, a, row, step, panel, NR, next);
+    t = tile_of(mr, vectors, K, a, row, step, b, ldb, next);
     if (columns == vectors * LANES && !(first && g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
         if (first && !g->accumulate) {
             put_tile(mr, &t, c, g->c_row, &plain);
@@ -287,24 +288,24 @@ ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t 
     }
 }
 
-ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *panel,
-                            const struct product *g, int m, int n, int first)
+ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
+                            const struct product *g, int m, int n, int first, struct ahead *next)
 {
     switch (mr) {
 #ifdef WIDE
-    case 12: tile_rows(12, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 11: tile_rows(11, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 10: tile_rows(10, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 9: tile_rows(9, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 8: tile_rows(8, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 7: tile_rows(7, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
+    case 12: tile_rows(12, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 11: tile_rows(11, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 10: tile_rows(10, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 9: tile_rows(9, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 8: tile_rows(8, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 7: tile_rows(7, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
 #endif
-    case 6: tile_rows(6, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 5: tile_rows(5, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 4: tile_rows(4, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 3: tile_rows(3, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    case 2: tile_rows(2, vectors, K, a, row, step, panel, g, m, n, first, NULL); break;
-    default: tile_rows(1, vectors, K, a, row, step, panel, g, m, n, first, NULL);
+    case 6: tile_rows(6, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 5: tile_rows(5, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 4: tile_rows(4, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 3: tile_rows(3, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 2: tile_rows(2, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    default: tile_rows(1, vectors, K, a, row, step, b, ldb, g, m, n, first, next);
     }
 }
 
@@ -312,20 +313,20 @@ ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t r
 static void tile_packed(int K, const float *a, const float *panel, const struct product *g, int m, int n, int first,
                         struct ahead *next)
 {
-    tile_rows(MR, 2, K, a, 1, MR, panel, g, m, n, first, next);
+    tile_rows(MR, 2, K, a, 1, MR, panel, NR, g, m, n, first, next);
 }
 
-static void tile_full(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
-                      const struct product *g, int m, int n, int first)
+static void tile_full(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
+                      const struct product *g, int m, int n, int first, struct ahead *next)
 {
-    tile_any(mr, 2, K, a, row, step, panel, g, m, n, first);
+    tile_any(mr, 2, K, a, row, step, b, ldb, g, m, n, first, next);
 }
 
 /* Of one vector's columns: thin products, as those of adapters. */
-static void tile_half(int mr, int K, const float *a, size_t row, size_t step, const float *panel,
-                      const struct product *g, int m, int n, int first)
+static void tile_half(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
+                      const struct product *g, int m, int n, int first, struct ahead *next)
 {
-    tile_any(mr, 1, K, a, row, step, panel, g, m, n, first);
+    tile_any(mr, 1, K, a, row, step, b, ldb, g, m, n, first, next);
 }
 
 /* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1 in runs of `run`, and A packed, or NULL. */
@@ -352,9 +353,9 @@ static void panel_rows(const struct product *g, const struct block *b, int n, in
         const float *a = b->packed ? packed_at(b, m, k, K)
                                    : g->part[0].a + (size_t)m * g->part[0].row + (size_t)k * g->part[0].step;
         size_t row = b->packed ? 1 : g->part[0].row, step = b->packed ? MR : g->part[0].step;
-        if (half) tile_half(mr, K, a, row, step, panel, g, m, n, k == 0);
+        if (half) tile_half(mr, K, a, row, step, panel, NR, g, m, n, k == 0, next);
         else if (b->packed && mr == MR) tile_packed(K, a, panel, g, m, n, k == 0, next);
-        else tile_full(mr, K, a, row, step, panel, g, m, n, k == 0);
+        else tile_full(mr, K, a, row, step, panel, NR, g, m, n, k == 0, next);
     }
 }
 
@@ -559,6 +560,35 @@ int NAMED(linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, co
     return 0;
 }
 
+/* The rows k .. k + K - 1 of both sides, times each other where they lie: C rows m0 .. m1 - 1, columns n0 .. n1 - 1. */
+static void dw_block(const struct product *g, int k, int K, int m0, int m1, int n0, int n1, struct ahead *next)
+{
+    const float *a = g->part[0].a + (size_t)k * (size_t)g->M, *b = (const float *)g->part[0].w->data + (size_t)k * (size_t)g->N;
+    int tiles = (m1 - m0 + MR - 1) / MR, mr = (m1 - m0 + tiles - 1) / tiles, m, n;      /* tiles of nearly equal height */
+    for (n = n0; n < n1; n += NR)
+        for (m = m0; m < m1; m += mr)
+            (n1 - n > LANES ? tile_full : tile_half)(smaller(mr, m1 - m), K, a + m, 1, (size_t)g->M, b + n, (size_t)g->N, g, m, n, 0, next);
+}
+
+/* With a thin side, as adapters have, a panel would be copied for few multiplications. So the other side is read once, where
+ * and in the order in which it lies, a piece of each row by each thread; sums go to memory after each DW_ROWS rows. */
+static void dw_in_place(struct kernel_ctx *c, const struct product *g)
+{
+    int turned = g->M > g->N, unit = turned ? MR : NR, wide = turned ? g->M : g->N, t;
+    int piece = round_up((wide + c->threads - 1) / c->threads, unit);
+#pragma omp parallel for schedule(static) num_threads(c->threads) if((double)g->M * g->N * g->K > PARALLEL_WORK)
+    for (t = 0; t < c->threads; t++) {
+        int from = smaller(t * piece, wide), to = smaller(from + piece, wide), k;
+        const float *side = (turned ? g->part[0].a : (const float *)g->part[0].w->data) + from;
+        for (k = 0; from < to && k < g->K; k += DW_ROWS) {
+            struct ahead next = { (const char *)(side + (size_t)(k + DW_ROWS) * (size_t)wide), sizeof(float) * (size_t)(to - from),
+                                  sizeof(float) * (size_t)wide, 0, smaller(DW_ROWS, g->K - k - DW_ROWS), 1 };
+            dw_block(g, k, smaller(DW_ROWS, g->K - k), turned ? from : 0, turned ? to : g->M, turned ? 0 : from,
+                     turned ? g->N : to, &next);
+        }
+    }
+}
+
 /* The wider of the two sides goes into panels: a thin one there would leave A, read by columns, to
  * go by for NR columns only. The same bits either way. */
 void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x,
@@ -569,6 +599,13 @@ void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf 
     struct product g;
     w.type = TYPE_REAL;
     w.rows = N;
+    if (smaller(O, I) <= 2 * NR && I % LANES == 0) {        /* rows of x are read by whole vectors */
+        w.cols = I;
+        w.data = x;
+        g = backward(dw, dout, &w, scale, 1, O);
+        dw_in_place(c, &g);
+        return;
+    }
     w.cols = turned ? O : I;
     w.data = turned ? dout : x;
     g = backward(dw, turned ? x : dout, &w, scale, 1, turned ? I : O);
