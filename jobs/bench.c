@@ -52,6 +52,38 @@ double measure_bandwidth(const uint64_t *p, size_t n, int threads)
     return sum == 1 ? 0 : 8e-9 * (double)n / start;     /* the sum is used, so that it is made */
 }
 
+void bench_wait(const struct kernels *k, struct kernel_ctx *c, const buf *p)
+{
+    float one;
+    if (k->own_memory) k->down(c, &one, p, 1);
+}
+
+static double copy_bandwidth(const struct kernels *k, size_t n)
+{
+    enum { TIMES = 4 };
+    struct kernel_ctx c = { .threads = 1 };
+    buf *to = k->alloc(&c, n * sizeof(float)), *from = k->alloc(&c, n * sizeof(float));
+    double start = 0;
+    int i;
+    for (i = -1; to && from && i < TIMES; i++) {        /* the first warms up */
+        k->copy(&c, to, from, n);
+        if (i < 0) {
+            bench_wait(k, &c, to);
+            start = seconds_now();
+        }
+    }
+    if (to && from) bench_wait(k, &c, to);
+    start = seconds_now() - start;
+    if (to) k->release(&c, to);
+    if (from) k->release(&c, from);
+    return to && from ? 1e-9 * TIMES * 2 * (double)(n * sizeof(float)) / start : 0;
+}
+
+double bench_bandwidth(const struct kernels *k, const uint64_t *p, size_t n, int threads)
+{
+    return k->own_memory ? copy_bandwidth(k, n) : measure_bandwidth(p, n, threads);
+}
+
 /* ---- the products of a step ---- */
 
 enum { FORWARD, BACKWARD_X, LORA_FORWARD, LORA_BACKWARD, KINDS };
@@ -124,6 +156,9 @@ struct memory {
     buf *x, *y, *h, *a, *b, *da, *db;
     int opened;
     struct weight weights[MAX_TYPES];       /* of each type one, of the largest matrix's size: all are views of it */
+    struct weight there[MAX_TYPES];         /* the same where the table reads it: in a memory of its own, else weights */
+    struct quantised scales[MAX_TYPES];
+    void *copies[MAX_TYPES];
 };
 
 /* The most elements of an input 'x', an output 'y' or a weight 'w', and the most rows 'r' of a weight. */
@@ -149,6 +184,7 @@ static void release(struct memory *m)
 {
     void *all[8];
     int i;
+    for (i = 0; i < MAX_TYPES; i++) if (m->copies[i]) m->k.release(&m->ctx, m->copies[i]);
     if (m->opened) m->k.close(&m->ctx);
     all[0] = m->x, all[1] = m->y, all[2] = m->h, all[3] = m->a, all[4] = m->b, all[5] = m->da, all[6] = m->db;
     all[7] = m->ctx.work;
@@ -161,8 +197,13 @@ static int reserve_weights(struct memory *m, const struct products *s, const str
     size_t rows = largest(s, 'r'), cols = (largest(s, 'w') + rows - 1) / rows;
     int i, bad = 0;
     cols = (cols + 255) / 256 * 256;        /* whole blocks of any type */
-    for (i = 0; i < b->n_types && !bad; i++)
+    for (i = 0; i < b->n_types && !bad; i++) {
         bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, threads, err);
+        m->there[i] = m->weights[i];
+        if (bad || !m->k.own_memory) continue;
+        m->copies[i] = kernels_copy_weight(&m->k, &m->ctx, &m->there[i], &m->scales[i], &m->weights[i]);
+        if (!m->copies[i]) bad = fail_memory(err, "bench: a weight on the device", rows * cols);
+    }
     return bad;
 }
 
@@ -229,7 +270,7 @@ static struct weight real_weight(const buf *data, int rows, int cols)
 static int run_product(struct memory *m, const struct product *p, int r)
 {
     struct kernel_ctx *c = &m->ctx;
-    struct weight w = m->weights[p->type < 0 ? 0 : p->type], a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
+    struct weight w = m->there[p->type < 0 ? 0 : p->type], a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
     w.rows = p->O;
     w.cols = p->I;
     switch (p->kind) {
@@ -249,10 +290,12 @@ static int run_product(struct memory *m, const struct product *p, int r)
 static int time_product(struct memory *m, const struct product *p, int r, double *seconds)
 {
     double start = seconds_now(), took;
-    int n = 0;
-    do {
-        if (run_product(m, p, r)) return -1;
-        n++;
+    int n = 0, more = 1, i;
+    do {        /* waiting for a device costs time too: less and less often */
+        for (i = 0; i < more; i++) if (run_product(m, p, r)) return -1;
+        bench_wait(&m->k, &m->ctx, m->x);
+        n += more;
+        if (m->k.own_memory) more *= 2;
         took = seconds_now() - start;
     } while (took < 0.005);
     *seconds = took / n;
@@ -271,7 +314,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
         bad = refill(m, s, b, err);
         f->peaks[to] = strncmp(m->k.name, "avx", 3) ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
         f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->ctx.threads) : 0;
-        f->bandwidths[to] = measure_bandwidth(memory, BENCH_READ, m->ctx.threads);
+        f->bandwidths[to] = bench_bandwidth(&m->k, memory, BENCH_READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
@@ -307,7 +350,7 @@ static void show_sums(struct products *s, const struct bench *b, const struct pe
     double flops, seconds, least, first = 0;
     char part[32];
     int i, type;
-    printf("\n");
+    fprintf(b->out, "\n");
     text_puts(json, "],\"step_products\":[");
     for (type = 0; type < b->n_types; type++) {
         for (i = 0, flops = seconds = least = 0; i < s->n; i++) {
@@ -319,7 +362,7 @@ static void show_sums(struct products *s, const struct bench *b, const struct pe
         }
         if (!type) first = seconds;
         share(part, sizeof part, 1e-9 * flops / seconds, flops / least);
-        printf("all products of a step, %-7s  %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak, %.3f of %s's time\n", b->types[type].name,
+        fprintf(b->out, "all products of a step, %-7s  %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak, %.3f of %s's time\n", b->types[type].name,
                1e-9 * flops, seconds, 1e-9 * flops / seconds, part, seconds / first, b->types[0].name);
         text_printf(json, "%s{\"type\":\"%s\",\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g,\"ratio\":%.4g}", type ? "," : "",
                     b->types[type].name, 1e-9 * flops, seconds, 1e-9 * flops / seconds, seconds / first);
@@ -333,25 +376,25 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
     struct peaks peaks;
     char part[32];
     int i;
-    if (f->share < 0.8)
+    if (f->share < 0.8 && !f->own_memory)
         status("this machine is busy with other work: bench got %.0f %% of the time of %d threads, so times are too long",
                100 * f->share, f->threads);
     peaks.f32 = median(f->peaks, b->rounds);
     peaks.bf16 = median(f->peaks_bf16, b->rounds);
-    if (peaks.f32 > 0) printf("peak of multiply-adds          %.1f GFLOP/s\n", peaks.f32);
-    if (peaks.bf16 > 0) printf("peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
-    printf("reading memory                 %.1f GB/s\n\n", bandwidth);
+    if (peaks.f32 > 0) fprintf(b->out, "peak of multiply-adds          %.1f GFLOP/s\n", peaks.f32);
+    if (peaks.bf16 > 0) fprintf(b->out, "peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
+    fprintf(b->out, "%-30s %.1f GB/s\n\n", f->own_memory ? "copying in its memory" : "reading memory", bandwidth);
     text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"
                       "\"compute\":\"%s\",\"peak_gflops\":%.4g,\"peak_bf16_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
                 f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds,
                 b->common.compute == COMPUTE_BF16 ? "bf16" : "f32", peaks.f32, peaks.bf16, bandwidth);
-    printf("%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
+    fprintf(b->out, "%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
         const char *type = p->type < 0 ? "" : b->types[p->type].name;
         double t = median(s->list[i].seconds, b->rounds), rate = 1e-9 * p->flops / t;
         share(part, sizeof part, rate, peak_of(p, b, &peaks));
-        printf("%-14s %-14s %-7s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, type, p->N, p->I, p->O, 1e3 * t, rate, part);
+        fprintf(b->out, "%-14s %-14s %-7s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, type, p->N, p->I, p->O, 1e3 * t, rate, part);
         text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"type\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,"
                           "\"gflops\":%.4g}", i ? "," : "", kind_names[p->kind], p->name, type, p->N, p->I, p->O, p->times, t, rate);
     }
@@ -390,6 +433,7 @@ static int bench_products(const struct bench *b, const struct kernels *k, const 
     if (!bad) {
         f->backend = k->name;
         f->threads = threads;
+        f->own_memory = k->own_memory;
         list_products(s, c, b);
         bad = reserve(&m, s, b, threads, err) || measure(s, &m, b, f, err);
         if (!bad) show(s, b, f, json);
@@ -421,7 +465,7 @@ static int bench(struct bench *b, struct lora_error *err)
     if (m) c = m->config;
     if (b->generate) {
         int from_file = path && !b->dtype && !shape_alone(path);
-        printf("%s, backend %s, %d threads, a prompt of %d tokens, %d new ones, %d sequences together\n",
+        fprintf(b->out, "%s, backend %s, %d threads, a prompt of %d tokens, %d new ones, %d sequences together\n",
                m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->prompt, b->new_tokens, b->batch);
         text_printf(&json, "{\"backend\":\"%s\",\"threads\":%d,\"rounds\":%d,", k->name, threads, b->rounds);
         bad = bench_generate(b, k, &c, from_file ? m : NULL, threads, &json, err);
@@ -429,7 +473,7 @@ static int bench(struct bench *b, struct lora_error *err)
     }
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;
-    printf("%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers%s\n",
+    fprintf(b->out, "%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers%s\n",
            m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank,
            b->common.compute == COMPUTE_BF16 ? ", frozen weights multiplied in bf16" : "");
     bad = bench_products(b, k, &c, threads, &json, err);
@@ -458,6 +502,9 @@ static int run(int argc, char **argv)
     if (code < 0 && (b.common.base.in_4bit > 0 || b.common.base.in_8bit > 0 || b.common.base.quant_type >= 0
                      || b.common.base.double_quant > 0))
         code = job_usage_error(&job_bench, "--load-in-4bit and its kin: --dtype says which types are measured, as nf4, nf4-dq, fp4 or int8");
+    if (code < 0 && b.generate && (b.step || b.profile))
+        code = job_usage_error(&job_bench, "--generate measures generation alone: no --step or --profile");
+    b.out = b.json && !strcmp(b.json, "-") ? stderr : stdout;
     if (code < 0) code = bench(&b, &err) ? job_error(&err) : EXIT_DONE;
     job_free_options(&job_bench, &b, given);
     return code;

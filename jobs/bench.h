@@ -5,6 +5,8 @@
 #include "job.h"
 #include "../lora.h"
 
+#include <stdio.h>
+
 enum { MAX_ROUNDS = 1000, MAX_TYPES = 8, BENCH_READ = 1 << 24 /* 64-bit words: 128 MiB */ };
 
 /* A type of weights: "nf4-dq" is TYPE_NF4 with double quantisation. */
@@ -15,19 +17,24 @@ struct bench {
     int tokens, targets, row_tokens, rank, rounds, block, step, profile;
     int generate, prompt, new_tokens, batch;
     const char *json, *dtype;
+    FILE *out;                  /* for tables: stdout, or stderr where stdout is the JSON's */
     struct bench_type types[MAX_TYPES];
     int n_types;
 };
 
 struct figures {
     const char *backend;
-    int threads;
+    int threads, own_memory;
     double share;               /* of the time of its threads that this process got */
     double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
 };
 
 /* GB/s of reading n words that no cache holds, on all threads. */
 double measure_bandwidth(const uint64_t *p, size_t n, int threads);
+/* Of the memory that the table works in: that, or, of a memory of its own, what copying there reads and writes. */
+double bench_bandwidth(const struct kernels *k, const uint64_t *p, size_t n, int threads);
+/* Waits until a table with its own memory is done with all that it was asked for: a number of p comes back. */
+void bench_wait(const struct kernels *k, struct kernel_ctx *c, const buf *p);
 
 /* bench_weights.c: weights on the heap with numbers of no meaning but of ordinary size. */
 int bench_types_read(struct bench *b);  /* --dtype into types: -1, or the exit status of the usage error */

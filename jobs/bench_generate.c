@@ -103,7 +103,7 @@ static int measure(struct runner *all, const struct bench *b, int n, int threads
     for (round = -1; round < b->rounds && !bad; round++) {  /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         progress("round %d of %d", to + 1, b->rounds);
-        bandwidths[to] = measure_bandwidth(memory, BENCH_READ, threads);
+        bandwidths[to] = bench_bandwidth(all[0].s.kernels, memory, BENCH_READ, threads);
         for (i = 0; i < n && !bad; i++) bad = measure_round(&all[i], b, to, bandwidths[to], err);
     }
     progress_done();
@@ -114,15 +114,15 @@ static int measure(struct runner *all, const struct bench *b, int n, int threads
 static void show(struct runner *all, const struct bench *b, int n, int from_file, double bandwidth, struct text *json)
 {
     int i;
-    printf("reading memory                 %.1f GB/s\n\n", bandwidth);
-    printf("%-10s %10s %16s %14s %8s %16s %14s\n", "weights", "MB read", "prompt tokens/s", "new tokens/s", "GB/s", "of the bandwidth", "new, together");
+    fprintf(b->out, "%-30s %.1f GB/s\n\n", all[0].s.kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
+    fprintf(b->out, "%-10s %10s %16s %14s %8s %16s %14s\n", "weights", "MB read", "prompt tokens/s", "new tokens/s", "GB/s", "of the bandwidth", "new, together");
     text_printf(json, "\"prompt\":%d,\"new\":%d,\"batch\":%d,\"read_gb_per_s\":%.4g,\"generation\":[", b->prompt, b->new_tokens, b->batch, bandwidth);
     for (i = 0; i < n; i++) {
         struct runner *r = &all[i];
         const char *name = from_file ? "the file's" : b->types[i].name;
         double prompt = median(r->prompt, b->rounds), token = median(r->token, b->rounds), batch = median(r->batch, b->rounds),
                share = median(r->share, b->rounds);
-        printf("%-10s %10.1f %16.1f %14.1f %8.1f %14.1f %% %14.1f\n", name, 1e-6 * r->bytes, 1 / prompt, 1 / token, 1e-9 * r->bytes / token,
+        fprintf(b->out, "%-10s %10.1f %16.1f %14.1f %8.1f %14.1f %% %14.1f\n", name, 1e-6 * r->bytes, 1 / prompt, 1 / token, 1e-9 * r->bytes / token,
                100 * share, 1 / batch);
         text_printf(json, "%s{\"weights\":\"%s\",\"bytes\":%.0f,\"prompt_tokens_per_s\":%.6g,\"new_tokens_per_s\":%.6g,\"share\":%.4g,"
                           "\"batch_tokens_per_s\":%.6g}", i ? "," : "", name, r->bytes, 1 / prompt, 1 / token, share, 1 / batch);

@@ -40,11 +40,12 @@ static int share_of(int op)
 }
 
 /* An operation is told nothing but its context, so what the wrapper stands before is kept here, and which
- * type's step is on. */
-static struct { struct kernels k; double seconds[MAX_TYPES][OPERATIONS]; long calls[OPERATIONS]; int thin, type; } timed;
+ * type's step is on. The probe is what comes back when a device is done with an operation. */
+static struct { struct kernels k; buf *probe; double seconds[MAX_TYPES][OPERATIONS]; long calls[OPERATIONS]; int thin, type; } timed;
 
-static void count(int op, double start)
+static void count(struct kernel_ctx *c, int op, double start)
 {
+    bench_wait(&timed.k, c, timed.probe);
     timed.seconds[timed.type][op] += seconds_now() - start;
     timed.calls[op]++;
 }
@@ -53,14 +54,14 @@ static int is_thin(const struct weight *w) { return w->type == TYPE_REAL && (w->
 
 /* One entry: the same parameters, timed. (A macro because C cannot wrap functions of many types.) */
 #define TIMED(entry, op, parameters, arguments) \
-    static void timed_##entry parameters { double start = seconds_now(); timed.k.entry arguments; count(op, start); }
+    static void timed_##entry parameters { double start = seconds_now(); timed.k.entry arguments; count(c, op, start); }
 
 static int timed_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias,
                         double scale, int accumulate, int N)
 {
     double start = seconds_now();
     int code = timed.k.matmul(c, out, x, w, bias, scale, accumulate, N);
-    count(is_thin(w) ? OP_THIN_MATMUL : OP_MATMUL, start);
+    count(c, is_thin(w) ? OP_THIN_MATMUL : OP_MATMUL, start);
     return code;
 }
 
@@ -69,7 +70,7 @@ static int timed_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const
 {
     double start = seconds_now();
     int code = timed.k.matmul_dx(c, dx, dout, w, scale, accumulate, N);
-    count(is_thin(w) ? OP_THIN_DX : OP_MATMUL_DX, start);
+    count(c, is_thin(w) ? OP_THIN_DX : OP_MATMUL_DX, start);
     return code;
 }
 
@@ -78,7 +79,7 @@ static int timed_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, co
 {
     double start = seconds_now();
     int code = timed.k.linear(c, out, h, x, w, bias, ab, accumulate, N);
-    count(OP_LINEAR, start);
+    count(c, OP_LINEAR, start);
     return code;
 }
 
@@ -87,7 +88,7 @@ static int timed_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *do
 {
     double start = seconds_now();
     int code = timed.k.linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
-    count(OP_LINEAR_DX, start);
+    count(c, OP_LINEAR_DX, start);
     return code;
 }
 
@@ -95,14 +96,14 @@ static int timed_embed(struct kernel_ctx *c, buf *out, const struct weight *w, c
 {
     double start = seconds_now();
     int code = timed.k.embed(c, out, w, ids, N);
-    count(OP_EMBED, start);
+    count(c, OP_EMBED, start);
     return code;
 }
 
 static double timed_sum_squares(struct kernel_ctx *c, const buf *x, size_t n)
 {
     double start = seconds_now(), sum = timed.k.sum_squares(c, x, n);
-    count(OP_CHECKS, start);
+    count(c, OP_CHECKS, start);
     return sum;
 }
 
@@ -110,7 +111,7 @@ static long long timed_not_finite(struct kernel_ctx *c, const buf *x, size_t n)
 {
     double start = seconds_now();
     long long at = timed.k.not_finite(c, x, n);
-    count(OP_CHECKS, start);
+    count(c, OP_CHECKS, start);
     return at;
 }
 
@@ -266,7 +267,8 @@ static int train_step(struct runner *r, const struct pack *p, double *losses, in
     return 0;
 }
 
-/* A token through all matrices: what generating one costs beside little else. */
+/* A token through all matrices: what generating one costs beside little else. Not of a table with its own memory, where
+ * the model's weights are not: lora bench --generate has the whole token there. */
 static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, int round)
 {
     const struct config *f = &r->m->config;
@@ -274,6 +276,7 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
     clock_t processor = clock();
     int layer, id;
     r->bytes = 0;
+    if (k->own_memory) return 0;
     for (layer = 0; layer < f->L; layer++)
         for (id = 0; id < T_COUNT; id++) {
             const struct weight *w = model_weight(r->m, id, layer);
@@ -348,8 +351,8 @@ static int measure_with_memory(struct runner *all, const struct pack *p, const s
 static void show_profile(const struct bench *b, struct text *json)
 {
     int shown[OPERATIONS] = { 0 }, i, j, type;
-    printf("\n%-24s %7s", "ms of a step", "calls");
-    for (type = 0; type < b->n_types; type++) printf(" %9s", b->types[type].name);
+    fprintf(b->out, "\n%-24s %7s", "ms of a step", "calls");
+    for (type = 0; type < b->n_types; type++) fprintf(b->out, " %9s", b->types[type].name);
     text_puts(json, ",\"profile\":[");
     for (i = 0; i < OPERATIONS; i++) {
         int top = -1;
@@ -357,16 +360,16 @@ static void show_profile(const struct bench *b, struct text *json)
             if (!shown[j] && (top < 0 || timed.seconds[0][j] > timed.seconds[0][top])) top = j;
         shown[top] = 1;
         if (!timed.calls[top]) continue;
-        printf("\n%-24s %7ld", operation_names[top], timed.calls[top] / b->rounds / b->n_types);
+        fprintf(b->out, "\n%-24s %7ld", operation_names[top], timed.calls[top] / b->rounds / b->n_types);
         text_printf(json, "%s{\"operation\":\"%s\",\"calls\":%ld,\"seconds\":[", i ? "," : "", operation_names[top],
                     timed.calls[top] / b->rounds / b->n_types);
         for (type = 0; type < b->n_types; type++) {
-            printf(" %9.2f", 1e3 * timed.seconds[type][top] / b->rounds);
+            fprintf(b->out, " %9.2f", 1e3 * timed.seconds[type][top] / b->rounds);
             text_printf(json, "%s%.6g", type ? "," : "", timed.seconds[type][top] / b->rounds);
         }
         text_puts(json, "]}");
     }
-    printf("\n");
+    fprintf(b->out, "\n");
     text_puts(json, "]");
 }
 
@@ -384,13 +387,13 @@ static void show_shares(const struct runner *all, const struct bench *b, struct 
             sums[share_of(i)] += timed.seconds[type][i];
             sums[SHARE_REST] -= timed.seconds[type][i];
         }
-        printf("%s%-7s ", type ? "" : "\nshares of a step: ", b->types[type].name);
+        fprintf(b->out, "%s%-7s ", type ? "" : "\nshares of a step: ", b->types[type].name);
         text_printf(json, "%s{\"type\":\"%s\"", type ? "," : "", b->types[type].name);
         for (i = 0; i < SHARES; i++) {
-            printf(" %s %.1f %%,", share_names[i], 100 * sums[i] / step);
+            fprintf(b->out, " %s %.1f %%,", share_names[i], 100 * sums[i] / step);
             text_printf(json, ",\"%s\":%.4g", share_names[i], sums[i] / step);
         }
-        printf(" so %.1f %% outside the matrix products\n", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
+        fprintf(b->out, " so %.1f %% outside the matrix products\n", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
         text_puts(json, "}");
     }
     text_puts(json, "]");
@@ -414,17 +417,22 @@ static void show_steps(struct runner *all, const struct bench *b, const struct p
         processor_ratios[i] = ratio(all[i].processor, all[0].processor, b->rounds);
         token_ratios[i] = ratio(all[i].token_processor, all[0].token_processor, b->rounds);
     }
-    printf("\na whole step of %d tokens, and the products of one token alone: by the clock and in processor time\n", p->N);
-    printf("%-7s %9s %9s %7s %11s %7s   %9s %9s %6s %7s\n", "type", "step s", "tokens/s", "times", "processor s", "times",
-           "token ms", "tokens/s", "GB/s", "times");
+    fprintf(b->out, "\na whole step of %d tokens%s: by the clock and in processor time\n%-7s %9s %9s %7s %11s %7s", p->N,
+            all[0].bytes > 0 ? ", and the products of one token alone" : "", "type", "step s", "tokens/s", "times", "processor s", "times");
+    if (all[0].bytes > 0) fprintf(b->out, "   %9s %9s %6s %7s", "token ms", "tokens/s", "GB/s", "times");
+    fprintf(b->out, "\n");
     text_puts(json, ",\"steps\":[");
     for (i = 0; i < b->n_types; i++) {
         double step = median(all[i].seconds, b->rounds), processor = median(all[i].processor, b->rounds), one = median(all[i].token, b->rounds);
-        printf("%-7s %9.3f %9.1f %7.3f %11.3f %7.3f   %9.2f %9.1f %6.1f %7.3f\n", b->types[i].name, step, p->N / step, clock_ratios[i], processor,
-               processor_ratios[i], 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one, token_ratios[i]);
+        fprintf(b->out, "%-7s %9.3f %9.1f %7.3f %11.3f %7.3f", b->types[i].name, step, p->N / step, clock_ratios[i], processor, processor_ratios[i]);
         text_printf(json, "%s{\"type\":\"%s\",\"seconds\":%.6g,\"tokens_per_second\":%.6g,\"ratio\":%.4g,\"processor_seconds\":%.6g,"
-                          "\"processor_ratio\":%.4g,\"token_seconds\":%.6g,\"token_bytes\":%.0f,\"token_processor_ratio\":%.4g}", i ? "," : "", b->types[i].name, step,
-                    p->N / step, clock_ratios[i], processor, processor_ratios[i], one, all[i].bytes, token_ratios[i]);
+                          "\"processor_ratio\":%.4g", i ? "," : "", b->types[i].name, step, p->N / step, clock_ratios[i], processor, processor_ratios[i]);
+        if (all[i].bytes > 0) {
+            fprintf(b->out, "   %9.2f %9.1f %6.1f %7.3f", 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one, token_ratios[i]);
+            text_printf(json, ",\"token_seconds\":%.6g,\"token_bytes\":%.0f,\"token_processor_ratio\":%.4g", one, all[i].bytes, token_ratios[i]);
+        }
+        fprintf(b->out, "\n");
+        text_puts(json, "}");
     }
     text_puts(json, "]");
 }
@@ -437,7 +445,7 @@ static void show_serial(const struct runner *r, const struct bench *b, int threa
     double share[MAX_ROUNDS], serial;
     int i;
     if (!policy || strcasecmp(policy, "passive")) {
-        printf("\nwith OMP_WAIT_POLICY=passive threads that wait take no processor time, and the share of a step that one thread does\n"
+        fprintf(b->out, "\nwith OMP_WAIT_POLICY=passive threads that wait take no processor time, and the share of a step that one thread does\n"
                "alone can be told\n");
         return;
     }
@@ -446,7 +454,7 @@ static void show_serial(const struct runner *r, const struct bench *b, int threa
         share[i] = r->own[i] > others ? (r->own[i] - others) / r->processor[i] : 0;
     }
     serial = median(share, b->rounds);
-    printf("\nof a step over %s %.1f %% is done by one thread alone: by Amdahl's law 16 threads would be %.1f times as fast as one\n",
+    fprintf(b->out, "\nof a step over %s %.1f %% is done by one thread alone: by Amdahl's law 16 threads would be %.1f times as fast as one\n",
            b->types[0].name, 100 * serial, 1 / (serial + (1 - serial) / 16));
     text_printf(json, ",\"serial\":%.4g", serial);
 }
@@ -468,12 +476,14 @@ int bench_step(const struct bench *b, const struct kernels *k, const struct conf
 {
     struct kernels w = wrapped(k, b->rank);
     struct runner *all = new_array((size_t)b->n_types, sizeof *all, err);
+    struct kernel_ctx c0 = { .threads = 1 };
     struct pack p;
     int bad = !all, i;
     memset(&p, 0, sizeof p);
+    if (!bad && !(timed.probe = w.alloc(&c0, sizeof(double)))) bad = fail_memory(err, "bench", sizeof(double));
     bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, &p, b, b->profile ? &w : k, c, threads, err)
         || measure_with_memory(all, &p, b, k, c, threads, err);
-    if (!bad && threads > 1 && !b->profile) show_serial(&all[0], b, threads, json);       /* before the medians sort the rounds */
+    if (!bad && threads > 1 && !b->profile && !k->own_memory) show_serial(&all[0], b, threads, json);       /* before the medians sort the rounds */
     if (!bad) show_steps(all, b, &p, json);
     if (!bad && b->profile) {
         show_profile(b, json);
@@ -484,6 +494,7 @@ int bench_step(const struct bench *b, const struct kernels *k, const struct conf
         adapter_free(all[i].a);
         bench_model_free(all[i].m);
     }
+    if (timed.probe) w.release(&c0, timed.probe);
     pack_free(&p);
     free(all);
     return bad ? -1 : 0;

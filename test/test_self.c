@@ -700,18 +700,33 @@ static int is_unsupported(void *context, const struct oracle_result *r)
     return 0;
 }
 
+static int count_all(void *context, const struct oracle_result *r)
+{
+    ++*(int *)context;
+    return r->fault != NULL;
+}
+
 static int no_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
 {
     (void)c, (void)out, (void)w, (void)ids, (void)N;
     return KERNEL_UNSUPPORTED;
 }
 
+static int no_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w, const buf *bias,
+                     const struct low_rank *ab, int accumulate, int N)
+{
+    (void)c, (void)out, (void)h, (void)x, (void)w, (void)bias, (void)ab, (void)accumulate, (void)N;
+    return KERNEL_UNSUPPORTED;
+}
+
+static int no_open(struct kernel_ctx *c) { return c ? -1 : 0; }
+
 static void test_oracle_itself(void)
 {
     struct kernels wrong = kernels_ref64, part = kernels_ref;
     struct seen_faults s = { 0, 0, "" };
     struct lora_error err = { "", "", "", "", "" };
-    int unsupported = 0;
+    int unsupported = 0, all = 0;
     test_begin("a wrong oracle is found out");
     wrong.matmul = scaled_matmul;
     wrong.attention = scaled_attention;
@@ -724,6 +739,16 @@ static void test_oracle_itself(void)
     part.embed = no_embed;
     CHECK(oracle_run(&part, &kernels_ref64, "embed", is_unsupported, &unsupported, &err) == 0);
     CHECK(unsupported > 10, "%d", unsupported);
+    part.linear = no_linear;    /* what is made of products in its place is not read by it */
+    unsupported = 0;
+    CHECK(oracle_run(&part, &kernels_ref64, "linear", is_unsupported, &unsupported, &err) == 0);
+    part.linear = NULL;
+    CHECK(oracle_run(&part, &kernels_ref64, "linear", count_all, &all, &err) == 0);
+    CHECK(unsupported > 10 && unsupported < all, "%d of %d", unsupported, all);     /* rows compared with each other read nothing new */
+    part.open = no_open;
+    CHECK(oracle_run(&part, &kernels_ref64, "rope", count_faults, &s, &err) == -1 && !strcmp(err.what, "cannot start the backend"), "%s", err.what);
+    part.open = kernels_ref.open;
+    s.cases = 0;
     part.rope = NULL;           /* an empty entry is the reference's */
     CHECK(oracle_run(&part, &kernels_ref64, "rope", count_faults, &s, &err) == 0);
     CHECK(s.cases > 10, "%d", s.cases);

@@ -121,6 +121,16 @@ says "hint: .*--load-in-4bit.* or a larger device"
 OWN_FAILS=40 expect 1 train --model "$dir/model" --data "$dir/rows.jsonl" --backend "$own" --overwrite --out "$dir/run-own"
 says "the backend failed: own: found the launch of product 40"
 
+begin "the bench over it: products, a step, operation by operation, generation; JSON alone on stdout; one thing at a time"
+expect 0 bench --model "$dir/model" --backend "$own" --dtype nf4-dq,q8_0 --rounds 1 --tokens 16 --row-tokens 8 --profile --json -
+says "copying in its memory"
+says "^matmul  "
+grep -q '^{"backend":"own".*"profile":\[{"operation":.*}$' "$dir/out" && [ "$(wc -l <"$dir/out")" = 1 ] || { wrong "no JSON on stdout"; cat "$dir/out"; }
+expect 0 bench --model "$dir/model" --backend "$own" --generate --rounds 1 --prompt-tokens 8 --new-tokens 4 --together 2 --json "$dir/bench.json"
+grep -q '"generation":\[{"weights"' "$dir/bench.json" || wrong "$(cat "$dir/bench.json")"
+expect 2 bench --step --generate
+says "no --step or --profile"
+
 begin "cuda is listed, and where it is not usable it says why"
 expect 0 backends
 says "^cuda  *\(not \)*usable"
