@@ -216,16 +216,16 @@ static void sizes_of(struct kernel_sizes *z, const struct trial *t, int threads)
 static void *scratch(const struct kernels *k, struct kernel_ctx *c, const struct trial *t)
 {
     struct kernel_sizes sizes;
-    int mark[16], i;
+    int mark[4096], i;
     size_t done, ones;
     void *p;
-    for (i = 0; i < 16; i++) mark[i] = -1;
+    for (i = 0; i < 4096; i++) mark[i] = -1;
     sizes_of(&sizes, t, c->threads);
     c->work_bytes = kernels_work_bytes(k, &sizes) / 64 * 64;
     p = k->alloc(c, c->work_bytes + 64);
     for (done = 0; p && done < c->work_bytes; done += ones) {   /* all bits set: a NaN of any size */
-        ones = 64;
-        k->up_ints(c, (ints *)((char *)p + done), mark, 16);
+        ones = c->work_bytes - done < sizeof mark ? c->work_bytes - done : sizeof mark;
+        k->up_ints(c, (ints *)((char *)p + done), mark, ones / sizeof *mark);
     }
     for (i = 0; i < 16; i++) mark[i] = MARK;
     if (p) k->up_ints(c, (ints *)((char *)p + c->work_bytes), mark, 16);
