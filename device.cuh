@@ -16,6 +16,8 @@
 #include <cuda_runtime.h>
 
 #define LAUNCH(kernel, grid, threads, ...) kernel<<<grid, (unsigned)(threads)>>>(__VA_ARGS__)
+/* Before a loop of a constant number of rounds: each written out, as what it indexes is to be registers. */
+#define UNROLL _Pragma("unroll")
 
 /* What lane `lane` of the warp has. */
 static inline __device__ float shuffle_float(float v, int lane) { return __shfl_sync(0xffffffffu, v, lane); }
@@ -38,6 +40,7 @@ static inline __device__ void mma_bf16(float d[4], const unsigned a[4], const un
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 #else
+#define UNROLL
 #include "test/emulator.h"
 #endif
 

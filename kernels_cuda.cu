@@ -82,9 +82,11 @@ enum {
     MAP = 256, MAPS = 4 * MAP   /* the signed map, its midpoints, the unsigned map, its midpoints */
 };
 
+static size_t gemm_work_bytes(const struct kernel_sizes *s);
+
 static size_t work_bytes(const struct kernel_sizes *s)
 {
-    const size_t all[] = { SUM_PARTS * sizeof(double), (size_t)s->N * sizeof(float) };
+    const size_t all[] = { SUM_PARTS * sizeof(double), (size_t)s->N * sizeof(float), gemm_work_bytes(s) };
     size_t most = 0, i;
     for (i = 0; i < sizeof all / sizeof *all; i++) if (all[i] > most) most = all[i];
     return most;
@@ -258,7 +260,9 @@ static void add(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
     if (n) LAUNCH(add_kernel, elements(n), THREADS, (float *)out, (const float *)x, n);
 }
 
-/* ---- embedding ---- */
+/* ---- embedding ---- embed() is there too, and then products */
+
+#include "gemm_cuda.cuh"
 
 /* A block for each row n of dout; of those with one id the first owns that id's row of dw, and walks down the others in
  * their order. That all blocks read all ids before theirs costs little: they lie in the cache. */
@@ -664,8 +668,8 @@ static const struct kernels table = {
     .up_bytes = up_bytes, .down = down, .down64 = down64, .down_ints = down_ints,
     .down_bytes = down_bytes, .memory = memory, .failed = failed,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
-    .embed = NULL, .embed_backward = embed_backward,
-    .matmul = NULL, .matmul_dx = NULL, .matmul_dw = NULL, .bias_backward = bias_backward,
+    .embed = embed, .embed_backward = embed_backward,
+    .matmul = matmul, .matmul_dx = matmul_dx, .matmul_dw = matmul_dw, .bias_backward = bias_backward,
     .linear = NULL, .linear_dx = NULL,          /* kernels_linear() makes them of products */
     .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,
     .rope = rope, .attention = attention, .attention_backward = attention_backward,
