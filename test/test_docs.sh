@@ -2,7 +2,7 @@
 # What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
 passed=0 failed=0
 docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
-sources=$(ls ./*.c ./*.h text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.c test/*.[ch])
+sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.c docs/*.cu test/*.[ch])
 [ -n "$docs" ] || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 for doc in $docs; do
     missing=
@@ -10,7 +10,7 @@ for doc in $docs; do
     for word in $words; do
         case $word in
         *'*'*|*NAME*|*TENSOR*|*STEP*|*.jsonl|*.json|*.safetensors|*.gguf) continue ;;
-        *.c|*.h|*.py|*.sh|*.md)
+        *.c|*.h|*.cu|*.cuh|*.awk|*.py|*.sh|*.md)
             [ -e "$word" ] || [ -n "$(find . -path "*/$word" -not -path './build*' 2>/dev/null | head -n 1)" ] \
                 || missing="$missing $word" ;;
         *'()') grep -qE "(^|[^a-z_0-9])${word%??}\(" $sources || missing="$missing $word" ;;
@@ -21,6 +21,14 @@ for doc in $docs; do
     if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   $doc"
     else failed=$((failed + 1)); echo "FAIL $doc names what is not there:$missing"; fi
 done
+
+# The page on the GPU path has every kernel.
+missing=
+for kernel in $(sed -n 's/^static __global__ void \(__launch_bounds__([^)]*) \)*\([a-z_0-9]*\)(.*/\2/p' ./*.cu ./*.cuh); do
+    grep -q "\`$kernel\`" docs/cuda.md || missing="$missing $kernel"
+done
+if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   every kernel is in docs/cuda.md"
+else failed=$((failed + 1)); echo "FAIL docs/cuda.md does not name kernels:$missing"; fi
 
 # Each figure of the page on NF4 is made again.
 if $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md; then passed=$((passed + 1)); echo "ok   the figures of docs/nf4.md"
