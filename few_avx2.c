@@ -320,15 +320,26 @@ ALWAYS_INLINE float next_scale(struct scales *s)
     return scale;
 }
 
-/* d[0 .. n) of runs of 32 from run `first` of the weight on, and zeros up to a multiple of four. */
-ALWAYS_INLINE void scales_4bit(const struct quantised *q, size_t first, int n, float *d)
+/* The scales of runs of 32: `left` more have `value`, and run `next` is the next. */
+struct runs { struct scales scales; size_t next; int left; float value; };
+
+/* d[0 .. n) of the runs from `first` on, and zeros up to a multiple of four. They mostly go on where the last ones ended,
+ * which saves the divisions. */
+ALWAYS_INLINE void scales_4bit(struct runs *s, const struct quantised *q, size_t first, int n, float *d)
 {
-    int each = q->block / 32, left = each - (int)(first % (size_t)each), i = 0;
-    struct scales s = scales_from(q, first / (size_t)each);
-    while (i < n) {
-        float v = next_scale(&s);
-        for (; left && i < n; left--) d[i++] = v;
-        left = each;
+    int each = q->block / 32, i;
+    if (first != s->next) {
+        s->scales = scales_from(q, first / (size_t)each);
+        s->left = each - (int)(first % (size_t)each);
+        s->value = next_scale(&s->scales);
+    }
+    s->next = first + (size_t)n;
+    for (i = 0; i < n; i++, s->left--) {
+        if (!s->left) {
+            s->value = next_scale(&s->scales);
+            s->left = each;
+        }
+        d[i] = s->value;
     }
     for (; i % 4; i++) d[i] = 0;
 }
@@ -346,9 +357,10 @@ ALWAYS_INLINE void put_quarters(float *sum, vec v, int side)
     for (r = 0; r < side; r++) sum[r * FEW_ROWS] = (s[4 * r] + s[4 * r + 1]) + (s[4 * r + 2] + s[4 * r + 3]);
 }
 
-/* Up to SIDE rows of the weight, where `p` are theirs and `run` the first one's place among all runs. */
-ALWAYS_INLINE void dot_side(struct form c, int rows, const struct few *f, const unsigned char *const *p, size_t run, const float *x,
-                            int side, float *sum)
+/* Up to SIDE rows of the weight, where `p` are theirs and `run` the first one's place among all runs; the last is there
+ * again for those that are not. */
+ALWAYS_INLINE void dot_side(struct form c, int rows, const struct few *f, const unsigned char *const *p, size_t run, struct runs *of,
+                            const float *x, int side, float *sum)
 {
     const size_t stride = spread_floats(f->I);
     const int row = f->I / 32, adds = c.has_m || c.bias;
@@ -364,7 +376,7 @@ ALWAYS_INLINE void dot_side(struct form c, int rows, const struct few *f, const 
         if (c.order == TURNS) {
             if (i % PARTS == 0)
                 for (r = 0; r < SIDE; r++)
-                    scales_4bit(f->w->q, run + (size_t)(r < side ? r : 0) * (size_t)row + (size_t)i, smaller(PARTS, row - i), scales[r]);
+                    scales_4bit(of, f->w->q, run + (size_t)smaller(r, side - 1) * (size_t)row + (size_t)i, smaller(PARTS, row - i), scales[r]);
             d = floats_each(scales, i % PARTS);
         } else if (c.has_m) heads_dm(p, at, c.size, n, &d, &m);
         else heads_d(p, at, c.size, n, &d);
@@ -386,11 +398,12 @@ ALWAYS_INLINE void dot_nibbles(struct form c, int rows, const struct few *f, con
 {
     const size_t row = (size_t)f->I / 32, bytes = row * (size_t)c.size;
     size_t run = c.order == TURNS ? (size_t)(p - (const unsigned char *)f->w->data) / 16 : 0;
+    struct runs of = { { NULL, 0, 0, 0 }, SIZE_MAX, 0, 0 };
     int r, i;
     for (r = 0; r < count; r += SIDE, sum += SIDE * FEW_ROWS, p += SIDE * bytes, run += SIDE * row) {
         const unsigned char *side[SIDE];
-        for (i = 0; i < SIDE; i++) side[i] = p + (r + i < count ? (size_t)i : 0) * bytes;
-        dot_side(c, rows, f, side, run, x, smaller(SIDE, count - r), sum);
+        for (i = 0; i < SIDE; i++) side[i] = p + (size_t)smaller(i, count - r - 1) * bytes;
+        dot_side(c, rows, f, side, run, &of, x, smaller(SIDE, count - r), sum);
     }
 }
 

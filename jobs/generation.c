@@ -141,8 +141,9 @@ int generator_is_stop(const struct generator *g, int id)
 
 static int largest(const float *logits, int V)
 {
+    float most = logits[0];
     int i, best = 0;
-    for (i = 1; i < V; i++) if (logits[i] > logits[best]) best = i;
+    for (i = 1; i < V; i++) if (logits[i] > most) most = logits[best = i];
     return best;
 }
 
