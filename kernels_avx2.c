@@ -3,12 +3,14 @@
  *
  * Elementwise work is bounded by memory; loops that compilers vectorise by themselves are left in
  * plain C. What sums over a row keeps running sums of 8 lanes and adds those up in a fixed way. */
+#define _DEFAULT_SOURCE         /* madvise() */
 #include "avx2.h"
 #include "bf16.h"
 #include "nf4.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #ifdef HAVE_AVX2
 #include <cpuid.h>
@@ -45,6 +47,21 @@ static size_t work_bytes(const struct kernel_sizes *s)
     size_t most = 0, i;
     for (i = 0; i < sizeof all / sizeof *all; i++) if (all[i] > most) most = all[i];
     return most;
+}
+
+/* ---- memory ---- */
+
+/* Large memory is asked for in pages of 2 MiB, where the system has them: translating addresses of small ones costs
+ * products time. Advice alone: pages still come as they are used. */
+static void *alloc(struct kernel_ctx *c, size_t bytes)
+{
+    char *p = kernels_ref.alloc(c, bytes);
+#ifdef MADV_HUGEPAGE
+    const size_t page = (size_t)1 << 21;
+    size_t before = p ? (page - (uintptr_t)p % page) % page : 0;
+    if (p && bytes >= before + page) madvise(p + before, (bytes - before) / page * page, MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 /* ---- moving ---- */
@@ -545,7 +562,7 @@ const struct kernels kernels_avx2 = {
     .name = "avx2", .about = "256-bit vectors and fused multiply-adds, x86-64",
     .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX2
-    .work_bytes = work_bytes,
+    .work_bytes = work_bytes, .alloc = alloc,
     .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
     .embed = avx2_embed, .embed_backward = embed_backward,
     .matmul = avx2_matmul, .matmul_dx = avx2_matmul_dx, .linear = avx2_linear, .linear_dx = avx2_linear_dx, .matmul_dw = avx2_matmul_dw,
