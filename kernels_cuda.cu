@@ -260,9 +260,9 @@ static void add(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
     if (n) LAUNCH(add_kernel, elements(n), THREADS, (float *)out, (const float *)x, n);
 }
 
-/* ---- embedding ---- embed() is there too, and then products */
+/* ---- embedding ---- */
 
-#include "gemm_cuda.cuh"
+#include "gemm_cuda.cuh"        /* embed(), and the products with weights */
 
 /* A block for each row n of dout; of those with one id the first owns that id's row of dw, and walks down the others in
  * their order. That all blocks read all ids before theirs costs little: they lie in the cache. */
@@ -285,7 +285,7 @@ static void embed_backward(struct kernel_ctx *c, buf *dw, const buf *dout, const
         LAUNCH(embed_backward_kernel, grid3((unsigned)N, 1, 1), THREADS, (float *)dw, (const float *)dout, (const int *)ids, N, C);
 }
 
-/* ---- products ---- */
+/* ---- products: what gemm_cuda.cuh leaves ---- */
 
 /* out[C] += the sum over the rows m of dout[m,:], or of dout[m,:] * x[m,:] * rstd[m] where x is not NULL.
  * columns: warp w adds up the rows w, w + 32, ..., reading 32 neighbours of each; then, through shared memory, in which
