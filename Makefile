@@ -47,8 +47,9 @@ HAVE_BF16 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 
 HAVE_AMX := $(if $(call probe,\043include <immintrin.h>\n\043include <sys/syscall.h>\nint main(void){_tile_zero(0);_tile_dpbf16ps(0$(comma)1$(comma)2);return SYS_arch_prctl;}\n,-mamx-tile -mamx-bf16),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
 HAVE_EMULATOR := $(if $(call probe,\043include <ucontext.h>\n\043include <setjmp.h>\n\043include <sys/mman.h>\nstatic __attribute__((section("shared_here"))) int x;\nextern char __start_shared_here[]$(comma)__stop_shared_here[];\nint main(void){ucontext_t c;getcontext(&c);return x+(int)(__stop_shared_here-__start_shared_here)-(int)sizeof x+!MAP_ANONYMOUS+!MAP_NORESERVE;}\n,-D_GNU_SOURCE),1,0)
+HAVE_FMA := $(if $(call probe,int main(void){return 0;}\n,-mavx2 -mfma),$(shell grep -q ' fma .* avx2 ' /proc/cpuinfo 2>/dev/null && echo 1))
 HAVE_ACCESSES := $(if $(call probe,int main(void){return 0;}\n,-fsanitize=thread -fPIC -c),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\nHAVE_ACCESSES := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' '$(HAVE_ACCESSES)' > $(PROBES))
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\nHAVE_ACCESSES := %s\nHAVE_FMA := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' '$(HAVE_ACCESSES)' '$(HAVE_FMA)' > $(PROBES))
 $(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built); products in bf16 $(if $(filter 1,$(HAVE_BF16)),built$(if $(filter 1,$(HAVE_AMX)),$(comma) with AMX),not built); emulator of CUDA $(if $(filter 1,$(HAVE_EMULATOR)),built$(if $(filter 1,$(HAVE_ACCESSES)),, without its check of accesses (needs -fsanitize=thread)),not built (needs ELF and ucontext.h)))
 endif
 include $(PROBES)
@@ -161,10 +162,12 @@ $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 	@mkdir -p $(@D)
 	$(SHARED) -DFAULT=$* -o $@ $<
 
-# The CUDA kernels over the emulator: a backend for `lora verify --backend $(BUILD)/test/cuda_emulated.so`. Their files
-# are copied, as emulate.awk adds what a launch needs, and compiled by the C compiler.
+# The CUDA kernels over the emulator: a backend for `lora verify --backend $(BUILD)/test/cuda_emulated.so`, and, a few
+# times slower, one whose accesses are checked, $(BUILD)/test/cuda_checked.so. The files are copied, as emulate.awk adds
+# what a launch needs, and compiled by the C compiler, for this machine where it has fmaf() in hardware.
 EMULATED := $(patsubst %,$(BUILD)/test/cuda/%,$(wildcard *.cu *.cuh))
 EMULATE = $(CC) $(filter-out -fsanitize=% -fno-sanitize-recover=all -fopenmp,$(LORA_CFLAGS)) -fPIC -MMD -MP -I.
+EMULATE_FAST := -O3 $(if $(filter 1,$(HAVE_FMA)),-mavx2 -mfma)
 .SECONDARY: $(EMULATED)
 $(BUILD)/test/cuda/%: % test/emulate.awk
 	@mkdir -p $(@D)
@@ -173,17 +176,22 @@ $(BUILD)/test/cuda/%: test/% test/emulate.awk
 	@mkdir -p $(@D)
 	awk -v file=$< -f test/emulate.awk $< > $@
 $(BUILD)/test/cuda/%.o: $(BUILD)/test/cuda/%.cu $(EMULATED) $(PROBES)
+	$(EMULATE) $(EMULATE_FAST) -x c -c -o $@ $<
+$(BUILD)/test/cuda/%_checked.o: $(BUILD)/test/cuda/%.cu $(EMULATED) $(PROBES)
 	$(EMULATE) $(if $(filter 1,$(HAVE_ACCESSES)),-fsanitize=thread) -x c -c -o $@ $<
 EMULATOR := $(BUILD)/test/emulator.o $(BUILD)/test/emulator_memory.o
 $(EMULATOR): $(BUILD)/%.o: %.c $(PROBES)
 	@mkdir -p $(@D)
-	$(EMULATE) -c -o $@ $<
-$(BUILD)/test/cuda_emulated.so: $(BUILD)/test/cuda/kernels_cuda.o $(EMULATOR)
+	$(EMULATE) -O3 -c -o $@ $<
+$(BUILD)/test/cuda_emulated.so: $(BUILD)/test/cuda/kernels_cuda.o
+$(BUILD)/test/cuda_checked.so: $(BUILD)/test/cuda/kernels_cuda_checked.o
+$(BUILD)/test/cuda_emulated.so $(BUILD)/test/cuda_checked.so: $(EMULATOR)
 	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
 ifeq ($(HAVE_EMULATOR),1)
-$(BUILD)/test/test_emulator: $(BUILD)/test/cuda/emulator_kernels.o $(EMULATOR)
+$(BUILD)/test/test_emulator: $(BUILD)/test/cuda/emulator_kernels_checked.o $(EMULATOR)
 $(BUILD)/test/test_emulator: TEST_FLAGS := -DHAVE_EMULATOR $(if $(filter 1,$(HAVE_ACCESSES)),-DHAVE_ACCESSES) \
-    $(BUILD)/test/cuda/emulator_kernels.o $(EMULATOR) $(LORA_LIBS)
+    $(BUILD)/test/cuda/emulator_kernels_checked.o $(EMULATOR) $(LORA_LIBS)
+$(BUILD)/test/test_cuda: TEST_FLAGS := $(if $(filter 1,$(HAVE_ACCESSES)),-DHAVE_ACCESSES)
 endif
 
 # The example for a GPU, over the emulator.
@@ -208,7 +216,8 @@ ladder: $(BUILD)/docs/ladder/run
 	@$(BUILD)/docs/ladder/run $(ARGS)
 
 test: $(BUILD)/docs/ladder/run
-test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) $(if $(filter 1,$(HAVE_EMULATOR)),$(BUILD)/test/backend_emulated.so $(BUILD)/test/cuda_emulated.so)
+test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) \
+    $(if $(filter 1,$(HAVE_EMULATOR)),$(patsubst %,$(BUILD)/test/%.so,backend_emulated cuda_emulated cuda_checked))
 	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
 
 # Without nvcc, or without a GPU, it says so, and that is a skip.

@@ -48,7 +48,7 @@ struct fiber {
 };
 
 /* What a lane shows to the others. Two slots by turns: when a lane comes to its next operation all have read this one. */
-struct slot { float f; int i; double d; unsigned words[6]; };
+struct slot { float f; int i; double d; unsigned words[6]; float sums[4]; };
 
 static struct fiber fibers[MOST_THREADS];
 static struct slot slots[2][MOST_THREADS];
@@ -157,30 +157,33 @@ static float half_of(unsigned word, int k)
     return both.f;
 }
 
-static unsigned round_bf16(float f)
+/* The whole product, from what all lanes show, in the order of k; the layout is in device.cuh. */
+static void multiply(struct slot *warp)
 {
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    if (!(u & 0x7f800000u)) return u >> 16 & 0x8000u;
-    if ((u & 0x7fffffffu) > 0x7f800000u) return u >> 16 | 64u;
-    return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    float a[16][16], b[16][8], d[16][8];
+    int lane, i, j, k;
+    for (lane = 0; lane < WARP; lane++) {
+        const struct slot *s = &warp[lane];
+        int g = lane / 4, t = lane % 4;
+        for (i = 0; i < 8; i++) a[g + 8 * (i / 2 % 2)][2 * t + 8 * (i / 4) + i % 2] = half_of(s->words[i / 2], i);
+        for (i = 0; i < 4; i++) b[2 * t + 8 * (i / 2) + i % 2][g] = half_of(s->words[4 + i / 2], i);
+        for (i = 0; i < 4; i++) d[g + 8 * (i / 2)][2 * t + i % 2] = s->sums[i];
+    }
+    for (i = 0; i < 16; i++)
+        for (k = 0; k < 16; k++)
+            for (j = 0; j < 8; j++) d[i][j] += a[i][k] * b[k][j];
+    for (lane = 0; lane < WARP; lane++)
+        for (i = 0; i < 4; i++) warp[lane].sums[i] = d[lane / 4 + 8 * (i / 2)][2 * (lane % 4) + i % 2];
 }
 
-unsigned pair_bf16(float low, float high) { return round_bf16(low) | round_bf16(high) << 16; }
-
-/* Each lane makes its own four of d, in the order of k; the layout is in device.cuh. */
 void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2])
 {
-    const struct slot *warp;
-    int g = emulator_running.thread % WARP / 4, t = emulator_running.thread % 4, i, k;
-    memcpy(show()->words, a, 4 * sizeof *a);
-    memcpy(show()->words + 4, b, 2 * sizeof *b);
-    warp = meet(MMA);
-    for (i = 0; i < 4; i++)
-        for (k = 0; k < 16; k++) {
-            const struct slot *of_a = &warp[g * 4 + k % 8 / 2], *of_b = &warp[(2 * t + i % 2) * 4 + k % 8 / 2];
-            d[i] += half_of(of_a->words[k / 8 * 2 + i / 2], k) * half_of(of_b->words[4 + k / 8], k);
-        }
+    struct slot *mine = show();
+    memcpy(mine->words, a, 4 * sizeof *a);
+    memcpy(mine->words + 4, b, 2 * sizeof *b);
+    memcpy(mine->sums, d, sizeof mine->sums);
+    meet(MMA);
+    memcpy(d, mine->sums, sizeof mine->sums);
 }
 
 /* ---- a block ---- */
@@ -217,6 +220,7 @@ static void run_warp(int first)
                        operation_names[fibers[first + i].operation], lanes < WARP ? first + lanes : first + odd);
             return;
         }
+        if (waiting && fibers[first].operation == MMA) multiply(&slots[fibers[first].turn ^ 1][first]);
         for (i = 0; waiting && i < lanes; i++) fibers[first + i].state = READY;
     } while (waiting);
 }
@@ -289,6 +293,7 @@ void emulator_launch(const struct emulator_kernel *kernel, dim3 grid, int thread
     int t;
     if (!stacks) stacks_new();
     r->kernel = kernel;
+    r->shared_start = kernel->shared;
     r->shared = (size_t)(kernel->shared_end - kernel->shared);
     r->launch = ++r->now;
     gridDim = grid;

@@ -21,7 +21,7 @@ static struct {
     size_t size, reserved;      /* what the device is said to have; room for it in pieces */
     size_t used, high;          /* given out; how far the piece was ever used */
     uint32_t *valid;            /* of each granule, how many bytes from its first one on are of one allocation */
-    int asked, n;
+    int asked, opened, n;
     struct allocation { size_t start, bytes; } all[MOST_ALLOCATIONS];       /* ascending */
 } memory;
 
@@ -51,8 +51,20 @@ cudaError_t emulator_begin(void)
     return memory.base ? cudaSuccess : cudaErrorNoDevice;
 }
 
-void emulator_open(void) { if (memory.high) mprotect(memory.base, memory.high, PROT_READ | PROT_WRITE); }
-void emulator_close(void) { if (memory.high) mprotect(memory.base, memory.high, PROT_NONE); }
+void emulator_open(void)
+{
+    if (!memory.opened && memory.high) mprotect(memory.base, memory.high, PROT_READ | PROT_WRITE);
+    memory.opened = 1;
+}
+
+/* That costs time for each page: where there are many, only now and then. */
+void emulator_close(void)
+{
+    static unsigned calls;
+    if (memory.high > 1 << 18 && ++calls % 64) return;
+    if (memory.high) mprotect(memory.base, memory.high, PROT_NONE);
+    memory.opened = 0;
+}
 
 /* Are p[n] bytes of one allocation? */
 static int allocated(const void *p, size_t n)
@@ -129,7 +141,10 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     memory.all[i] = a;
     memory.n++;
     memory.used += bytes;
-    if (memory.high < end) memory.high = rounded(end, PAGE);
+    if (memory.high < end) {
+        memory.high = rounded(end, PAGE);
+        memory.opened = 0;
+    }
     mark_valid(&a, 1);
     emulator_open();
     memset(memory.base + a.start - GRANULE, 0xff, end - a.start + GRANULE);
@@ -149,6 +164,15 @@ static void check_guards(const struct allocation *a)
     if (i < end) emulator_fail(cudaErrorLaunchFailure, "byte %zu of an allocation of %zu bytes was written", i, a->bytes);
 }
 
+/* What lies behind the last allocation is closed for good. */
+static void forget_end(void)
+{
+    const struct allocation *a = memory.n ? &memory.all[memory.n - 1] : NULL;
+    size_t high = a ? rounded(a->start + rounded(a->bytes, GRANULE) + GRANULE, PAGE) : 0;
+    if (memory.high > high) mprotect(memory.base + high, memory.high - high, PROT_NONE);
+    memory.high = high;
+}
+
 cudaError_t cudaFree(void *p)
 {
     int i;
@@ -158,11 +182,12 @@ cudaError_t cudaFree(void *p)
     emulator_open();
     check_guards(&memory.all[i]);
     memset(p, 0xff, memory.all[i].bytes);
-    emulator_close();
     mark_valid(&memory.all[i], 0);
     memory.used -= memory.all[i].bytes;
     memory.n--;
     memmove(&memory.all[i], &memory.all[i + 1], (size_t)(memory.n - i) * sizeof *memory.all);
+    if (i == memory.n) forget_end();
+    emulator_close();
     return cudaSuccess;
 }
 
@@ -263,15 +288,15 @@ struct access { const unsigned char *at; size_t n; int write; const void *code; 
 
 static void tell(const struct access *a, const char *format, int other)
 {
+    const struct emulator_running *r = &emulator_running;
     Dl_info info;
     char where[96] = "", what[160], place[128];
-    size_t offset;
+    size_t offset = (size_t)(a->at - r->kernel->shared);
     int i;
     snprintf(what, sizeof what, format, other);
     if (dladdr((void *)(uintptr_t)a->code, &info) && info.dli_fname)
         snprintf(where, sizeof where, " (code at %p of the object)", (void *)((uintptr_t)a->code - (uintptr_t)info.dli_fbase));
-    offset = (size_t)(a->at - emulator_running.kernel->shared);
-    if (offset < emulator_running.shared) snprintf(place, sizeof place, "byte %zu of shared memory", offset);
+    if (offset < r->shared) snprintf(place, sizeof place, "byte %zu of shared memory", offset);
     else {
         snprintf(place, sizeof place, "%p", (const void *)a->at);
         for (i = 0; i < memory.n; i++) {
@@ -280,32 +305,53 @@ static void tell(const struct access *a, const char *format, int other)
                 snprintf(place, sizeof place, "byte %zu of an allocation of %zu", offset, memory.all[i].bytes);
         }
     }
-    emulator_fail(cudaErrorLaunchFailure, "thread %d %s %zu bytes, %s%s: %s", emulator_running.thread, a->write ? "writes" : "reads",
-                  a->n, place, where, what);
+    emulator_fail(cudaErrorLaunchFailure, "thread %d %s %zu bytes, %s%s: %s", r->thread, a->write ? "writes" : "reads", a->n, place,
+                  where, what);
+}
+
+/* A cell that says that this thread did the same since the last barrier, with no one else's doing between that
+ * would have been found: nothing is new. */
+static inline int known(const struct cell *c, int write)
+{
+    const struct emulator_running *r = &emulator_running;
+    int reader = c->read == r->now ? c->reader : -1;
+    if (write) return c->written == r->now && c->writer == r->thread && (reader == -1 || reader == r->thread);
+    return reader == r->thread || reader == MANY;
+}
+
+static void touch_read(struct cell *c, const struct access *a, int shared)
+{
+    const struct emulator_running *r = &emulator_running;
+    if (shared && c->written < r->block) tell(a, "this block did not write there before", 0);
+    if (c->read != r->now) {
+        if (c->read < r->launch) c->read_before = 0;
+        else if (c->read < r->block) c->read_before = 1;
+        c->read = r->now;
+        c->reader = (uint16_t)r->thread;
+    } else if (c->reader != r->thread) {
+        c->reader = MANY;
+    }
+}
+
+static void touch_write(struct cell *c, const struct access *a, int shared)
+{
+    const struct emulator_running *r = &emulator_running;
+    if (c->read == r->now && c->reader != r->thread)
+        tell(a, c->reader == MANY ? "other threads read there since the last barrier" : "thread %d read there since the last barrier", c->reader);
+    if (!shared && c->read >= r->launch && (c->read < r->block || c->read_before)) tell(a, "another block of the launch read there", 0);
+    c->written = r->now;
+    c->writer = (uint16_t)r->thread;
 }
 
 /* Another thread or block did the same without a barrier between, and one of both wrote: a race. */
 static void touch(struct cell *c, const struct access *a, int shared)
 {
     const struct emulator_running *r = &emulator_running;
-    int t = r->thread;
-    if (c->written == r->now ? c->writer != t : !shared && c->written < r->block && c->written >= r->launch)
+    if (known(c, a->write)) return;
+    if (c->written == r->now ? c->writer != r->thread : !shared && c->written < r->block && c->written >= r->launch)
         tell(a, c->written == r->now ? "thread %d wrote there since the last barrier" : "another block of the launch wrote there", c->writer);
-    if (!a->write) {
-        if (shared && c->written < r->block) tell(a, "this block did not write there before", 0);
-        if (c->read != r->now) {
-            if (c->read < r->launch) c->read_before = 0;
-            else if (c->read < r->block) c->read_before = 1;
-            c->read = r->now;
-            c->reader = (uint16_t)t;
-        } else if (c->reader != t) c->reader = MANY;
-    } else {
-        if (c->read == r->now && c->reader != t)
-            tell(a, c->reader == MANY ? "other threads read there since the last barrier" : "thread %d read there since the last barrier", c->reader);
-        if (!shared && c->read >= r->launch && (c->read < r->block || c->read_before)) tell(a, "another block of the launch read there", 0);
-        c->written = r->now;
-        c->writer = (uint16_t)t;
-    }
+    if (a->write) touch_write(c, a, shared);
+    else touch_read(c, a, shared);
 }
 
 static void touch_bytes(const struct cells *cells, size_t offset, const struct access *a, int shared)
@@ -314,10 +360,12 @@ static void touch_bytes(const struct cells *cells, size_t offset, const struct a
     while (offset < end) {
         struct cell *word = &cells->words[offset / 4], *byte = &cells->bytes[offset / 4 * 4];
         size_t next = offset / 4 * 4 + 4 < end ? offset / 4 * 4 + 4 : end;
-        if (!word->in_bytes && next - offset == 4) touch(word, a, shared);
-        else {
+        if (!word->in_bytes && next - offset == 4) {
+            touch(word, a, shared);
+        } else {
             if (!word->in_bytes) {
                 byte[0] = byte[1] = byte[2] = byte[3] = *word;
+                memset(word, 0, sizeof *word);
                 word->in_bytes = 1;
             }
             for (; offset < next; offset++) touch(&cells->bytes[offset], a, shared);
@@ -342,29 +390,41 @@ static void check_elsewhere(const struct access *a)
 
 static void check(const void *p, size_t n, int write, const void *code)
 {
-    struct access a;
+    const struct emulator_running *r = &emulator_running;
+    struct access a = { (const unsigned char *)p, n, write, code };
     size_t offset;
-    if (emulator_running.thread < 0) return;
-    a.at = (const unsigned char *)p;
-    a.n = n;
-    a.write = write;
-    a.code = code;
-    offset = (size_t)(a.at - emulator_running.kernel->shared);
-    if (offset < emulator_running.shared) {
-        touch_bytes(&of_shared, offset, &a, 1);
-        return;
-    }
-    offset = (size_t)(a.at - memory.base);
-    if (offset >= memory.reserved) check_elsewhere(&a);
+    if (r->thread < 0) return;
+    if ((offset = (size_t)(a.at - r->kernel->shared)) < r->shared) touch_bytes(&of_shared, offset, &a, 1);
+    else if ((offset = (size_t)(a.at - memory.base)) >= memory.reserved) check_elsewhere(&a);
     else if (!allocated(p, n)) tell(&a, "that is no allocation's", 0);
     else touch_bytes(&of_device, offset, &a, 0);
+}
+
+/* Most accesses are to one word, and to one that this thread had before, or to its own stack. */
+static inline void check_word(const void *p, int write, const void *code)
+{
+    const struct emulator_running *r = &emulator_running;
+    const unsigned char *at = (const unsigned char *)p;
+    size_t offset;
+    if ((size_t)(at - r->stack) < EMULATOR_STACK) return;
+    if ((offset = (size_t)(at - r->shared_start)) < r->shared) {
+        if (!(offset % 4) && known(&of_shared.words[offset / 4], write)) return;
+    } else if ((offset = (size_t)(at - memory.base)) < memory.high) {
+        if (!(offset % 4) && known(&of_device.words[offset / 4], write)) return;
+    }
+    check(p, 4, write, code);
 }
 
 /* What compilers call. */
 #define HOOK(name, n, write) void name(void *p); void name(void *p) { check(p, n, write, __builtin_return_address(0)); }
 #define HOOKS(n) HOOK(__tsan_read##n, n, 0) HOOK(__tsan_write##n, n, 1) \
     HOOK(__tsan_unaligned_read##n, n, 0) HOOK(__tsan_unaligned_write##n, n, 1)
-HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
+HOOKS(1) HOOKS(2) HOOKS(8) HOOKS(16)
+HOOK(__tsan_unaligned_read4, 4, 0) HOOK(__tsan_unaligned_write4, 4, 1)
+void __tsan_read4(void *p);
+void __tsan_read4(void *p) { check_word(p, 0, __builtin_return_address(0)); }
+void __tsan_write4(void *p);
+void __tsan_write4(void *p) { check_word(p, 1, __builtin_return_address(0)); }
 #define HOOK_RANGE(name, write) void name(void *p, size_t n); \
     void name(void *p, size_t n) { if (n) check(p, n, write, __builtin_return_address(0)); }
 HOOK_RANGE(__tsan_read_range, 0) HOOK_RANGE(__tsan_write_range, 1)

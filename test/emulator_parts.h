@@ -14,6 +14,7 @@ struct emulator_running {
     int thread;                 /* -1: none, this is the host's code */
     unsigned char *stack;       /* of the thread */
     const struct emulator_kernel *kernel;
+    unsigned char *shared_start;
     size_t shared;              /* bytes of its shared memory */
     /* Time: it goes on by one at each launch, block and barrier. What a block did since its last barrier has the time
      * `now`, what it did at all a time from `block` on, what other blocks of the launch did one from `launch` on. */

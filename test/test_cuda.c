@@ -1,11 +1,10 @@
-/* test_cuda.c - the CUDA kernels, emulated, held against the double reference: each operation of the table in every case of
- * the oracle, in f32 and, where products have it, in bf16. */
+/* test_cuda.c - the CUDA kernels, emulated, held against the double reference: each operation in the cases of the oracle, in
+ * f32 and, where products have it, in bf16; and again with all accesses checked (emulator.h). These are some of
+ * the cases, for time, of products and attention fewest: with an operation's name it is that one alone, in all of its cases. */
 #include "../verify/oracle.h"
-#include "test.h"
+#include "emulated.h"
 
-#include <dlfcn.h>
-
-struct figures { int cases, supported; double share; };
+struct figures { int cases, supported; double share, seconds; };
 
 static int take(void *context, const struct oracle_result *r)
 {
@@ -18,16 +17,23 @@ static int take(void *context, const struct oracle_result *r)
     return 0;
 }
 
-static void run_op(const struct kernels *k, const char *op, int compute)
+static int is_product(const char *op)
 {
-    struct figures f = { 0, 0, 0 };
+    return !strcmp(op, "matmul") || !strcmp(op, "matmul_dx") || !strcmp(op, "linear") || !strcmp(op, "linear_dx");
+}
+
+/* Every `every`th case. */
+static void run_op(const struct kernels *k, const char *label, const char *op, int compute, int every)
+{
+    struct figures f = { 0, 0, 0, 0 };
     struct lora_error err = { 0 };
     char name[96];
-    snprintf(name, sizeof name, "%s%s", op, compute ? " in bf16" : "");
+    snprintf(name, sizeof name, "%s%s%s", op, compute ? " in bf16" : "", label);
     test_begin(name);
-    CHECK(oracle_run_compute(k, compute, &kernels_ref64, op, take, &f, &err) >= 0, "%s", err.what);
+    f.seconds = seconds_now();
+    CHECK(oracle_run_some(k, compute, every, &kernels_ref64, op, take, &f, &err) >= 0, "%s", err.what);
     CHECK(f.supported == f.cases, "%d of %d cases were not supported", f.cases - f.supported, f.cases);
-    printf("  %d cases, worst %.2f%% of its bound\n", f.cases, 100 * f.share);
+    printf("  %d cases, worst %.2f%% of its bound, %.2f s\n", f.cases, 100 * f.share, seconds_now() - f.seconds);
 }
 
 /* What fails is told, however late; but for too little memory, which alloc() answers. Leaves the table failed. */
@@ -55,30 +61,33 @@ static void errors(const struct kernels *k)
     k->release(&c, p);
 }
 
+/* Both computes of operation `only`, or of all; of the slow ones every `every`th case, of the others ten times as many. */
+static void run_table(const char *path, const char *label, const char *only, int every)
+{
+    const struct kernels *k;
+    const char *op;
+    int i;
+    if (!path) return;
+    test_begin("the table is found and whole");
+    k = emulated_table(path);
+    for (i = 0; k && (op = oracle_op(i)); i++) {
+        int slow = is_product(op) || strstr(op, "attention") || !strcmp(op, "embed");
+        if (only && strcmp(op, only)) continue;
+        run_op(k, label, op, COMPUTE_F32, slow ? every : (every + 9) / 10);
+        if (is_product(op) && k->has_bf16) run_op(k, label, op, COMPUTE_BF16, every);
+    }
+    if (k && !only) errors(k);
+}
+
 int main(int argc, char **argv)
 {
-    union { void *found; const struct kernels *(*call)(void); } symbol;
-    char path[1024], *slash;
-    const char *op;
-    void *object;
-    int i;
-    snprintf(path, sizeof path - 20, "%s", argv[0]);
-    slash = strrchr(path, '/');
-    strcpy(slash ? slash + 1 : path, "cuda_emulated.so");
-    object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!object || !(symbol.found = dlsym(object, "lora_kernels"))) {
-        test_skip("the CUDA kernels, emulated", dlerror());
-        return test_end();
-    }
-    if (argc < 2 && (!symbol.call()->matmul_dw || !symbol.call()->attention_backward)) {
-        test_skip("the CUDA kernels, emulated", "the table is not whole");
-        return test_end();
-    }
-    for (i = 0; (op = oracle_op(i)); i++) {
-        if (argc > 1 && strcmp(op, argv[1])) continue;
-        run_op(symbol.call(), op, COMPUTE_F32);
-        if (symbol.call()->has_bf16 && (!strcmp(op, "matmul") || !strcmp(op, "matmul_dx"))) run_op(symbol.call(), op, COMPUTE_BF16);
-    }
-    if (argc < 2 || !strcmp(argv[1], "errors")) errors(symbol.call());
+    const char *only = argc > 1 ? argv[1] : NULL;
+    char path[1024];
+    run_table(emulated_path(path, argv[0], "cuda_emulated.so"), "", only, only ? 1 : 5);
+#ifdef HAVE_ACCESSES
+    run_table(emulated_path(path, argv[0], "cuda_checked.so"), ", accesses checked", only, only ? 1 : 31);
+#else
+    test_skip("accesses checked", "the compiler has no -fsanitize=thread");
+#endif
     return test_end();
 }

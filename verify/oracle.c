@@ -71,7 +71,7 @@ struct oracle {
     double u;                   /* unit roundoff of the table under test */
     int cases_alone;            /* there is no table under test */
     int compute;                /* how it multiplies by frozen weights */
-    uint64_t cases;
+    uint64_t cases, every;      /* every: those of the others are left out */
     int failed, stopped, no_memory;
     const char *not_opened;     /* the table whose open() failed */
 };
@@ -378,6 +378,9 @@ static void describe(struct oracle_result *r, const struct trial *t)
     }
 }
 
+/* Is the case at hand not to be run? */
+static int left_out(const struct oracle *o) { return o->stopped || o->cases % o->every; }
+
 static void trial_report(struct trial *t, struct oracle_result *r)
 {
     if (r->fault) t->o->failed++;
@@ -403,7 +406,7 @@ static void trial_end(struct trial *t, bounder *bounds)
     struct oracle_result r;
     double *got[MAX_OPERANDS], *again[MAX_OPERANDS], returned = 0, returned_again;
     int threads = 2 + (int)(t->o->cases % 2), rc;
-    if (t->o->stopped) return;
+    if (left_out(t->o)) return;
     if (trial_oracle(t, bounds)) {
         t->o->no_memory = 1;
         return;
@@ -497,10 +500,17 @@ int oracle_run(const struct kernels *under_test, const struct kernels *oracle, c
 int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
                        oracle_report *report, void *context, struct lora_error *err)
 {
+    return oracle_run_some(under_test, compute, 1, oracle, op, report, context, err);
+}
+
+int oracle_run_some(const struct kernels *under_test, int compute, int every, const struct kernels *oracle, const char *op,
+                    oracle_report *report, void *context, struct lora_error *err)
+{
     struct oracle o;
     int i, known = 0;
     memset(&o, 0, sizeof o);
     o.compute = compute;
+    o.every = (uint64_t)every;
     o.cases_alone = !under_test;
     o.test = under_test ? *under_test : kernels_ref;
     if (!o.test.below && o.test.elem == sizeof(float)) o.test.below = &kernels_ref;

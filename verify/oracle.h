@@ -58,6 +58,10 @@ int oracle_run(const struct kernels *under_test, const struct kernels *oracle, c
 int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
                        oracle_report *report, void *context, struct lora_error *err);
 
+/* The same with every `every`th case alone, for a table that is slow. */
+int oracle_run_some(const struct kernels *under_test, int compute, int every, const struct kernels *oracle, const char *op,
+                    oracle_report *report, void *context, struct lora_error *err);
+
 const char *oracle_op(int i);       /* the name of operation i, NULL past the last */
 
 #endif

@@ -351,7 +351,7 @@ static void compare_rows(struct trial *t, const int *widths)
     describe(&r, t);
     results_new(t, all);
     results_new(t, some);
-    if (o->stopped || o->cases_alone) return;
+    if (left_out(o) || o->cases_alone) return;
     rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, all, &returned);
     if (rc < 0) o->no_memory = 1;
     if (rc) return;             /* a type that is not supported is reported by the cases before */
@@ -521,7 +521,7 @@ static void compare_alone(struct trial *t)
     struct oracle_result r;
     double *both[MAX_OPERANDS], *alone[MAX_OPERANDS], returned;
     describe(&r, t);
-    if (t->o->stopped || t->o->cases_alone) return;
+    if (left_out(t->o) || t->o->cases_alone) return;
     results_new(t, both);
     results_new(t, alone);
     if (t->o->arena.failed || run_on(t, &t->o->test, 1, both, &returned)) return;    /* said by others */
