@@ -39,6 +39,16 @@ static inline __device__ void mma_bf16(float d[4], const unsigned a[4], const un
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+/* Two floats to bf16 in a word, as mma_bf16() takes them, to nearest, ties to even; denormals become 0, a NaN stays one.
+ * `low` has the lower column. */
+static inline __device__ unsigned pair_bf16(float low, float high)
+{
+    unsigned pair;
+    asm("{ .reg .f32 a, b; mul.ftz.f32 a, %1, 0f3F800000; mul.ftz.f32 b, %2, 0f3F800000; cvt.rn.bf16x2.f32 %0, a, b; }"
+        : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
 #else
 #define UNROLL
 #include "test/emulator.h"
@@ -142,21 +152,6 @@ static inline __device__ float bits_float(unsigned u)
     union { float f; unsigned u; } both;
     both.u = u;
     return both.f;
-}
-
-/* To bf16, to nearest, ties to even; denormals become 0, a NaN stays one. */
-static inline __device__ unsigned short round_bf16(float f)
-{
-    unsigned u = float_bits(f);
-    if ((u & 0x7f800000u) == 0) return (unsigned short)(u >> 16 & 0x8000u);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (unsigned short)(u >> 16 | 64u);
-    return (unsigned short)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
-}
-
-/* Two of them in a word, as mma_bf16() takes them: `low` has the lower column. */
-static inline __device__ unsigned pair_bf16(float low, float high)
-{
-    return (unsigned)round_bf16(low) | (unsigned)round_bf16(high) << 16;
 }
 
 #endif

@@ -165,7 +165,7 @@ static __device__ void product_tile(const struct product *p, float *a_tile, floa
 
 /* Launch: grid [tiles of rows][tiles of columns][runs], GEMM_THREADS threads. Each tile of A and B goes from the device's memory to
  * shared memory once for each block of its row or column, C is written once. */
-static __global__ void product_wide(struct product p)         /* 64 x 128 */
+static __global__ void __launch_bounds__(GEMM_THREADS, 2) product_wide(struct product p)     /* 64 x 128 */
 {
     __shared__ __align__(16) float a_tile[STEP * 68];
     __shared__ __align__(16) float b_tile[STEP * 132];
@@ -266,9 +266,10 @@ static __device__ void store_transposed(unsigned *tile, const float *numbers)
 static __device__ void store_copied(unsigned *tile, int k, int n, const float *numbers)
 {
     int odd = k % 2, i;
+    tile += column16(n + 16 * odd) + k / 2;
     for (i = 0; i < STRIP / 2; i++) {
         float other = shuffle_xor_float(odd ? numbers[i] : numbers[i + 16], 4), own = odd ? numbers[i + 16] : numbers[i];
-        tile[column16(n + 16 * odd + i) + k / 2] = odd ? pair_bf16(other, own) : pair_bf16(own, other);
+        tile[i * LD16] = odd ? pair_bf16(other, own) : pair_bf16(own, other);
     }
 }
 
@@ -344,6 +345,7 @@ static __device__ void product_tile16(const struct product *p, unsigned *a_tile,
             }
         }
     }
+    UNROLL
     for (i = 0; i < down; i++)
         for (j = 0; j < 4; j++) {
             put_two(p, m0 + m + 16 * i + g, n0 + n + 8 * j + 2 * l, sum[i][j]);
@@ -353,14 +355,14 @@ static __device__ void product_tile16(const struct product *p, unsigned *a_tile,
 
 /* Launch: grid [tiles of rows][tiles of columns][runs], GEMM_THREADS threads. Two blocks share a processor, so that one decodes
  * while the other multiplies. */
-static __global__ void product_bf16(struct product p)           /* 128 x 128 */
+static __global__ void __launch_bounds__(GEMM_THREADS, 2) product_bf16(struct product p)        /* 128 x 128 */
 {
     __shared__ __align__(16) unsigned a_tile[128 * LD16];
     __shared__ __align__(16) unsigned b_tile[COLUMNS16 * LD16 + COLUMNS16 / 16 * 4];
     product_tile16(&p, a_tile, b_tile, 4);
 }
 
-static __global__ void product_bf16_low(struct product p)       /* 64 x 128: more blocks of smaller products */
+static __global__ void __launch_bounds__(GEMM_THREADS, 2) product_bf16_low(struct product p)    /* 64 x 128: more blocks of smaller products */
 {
     __shared__ __align__(16) unsigned a_tile[64 * LD16];
     __shared__ __align__(16) unsigned b_tile[COLUMNS16 * LD16 + COLUMNS16 / 16 * 4];

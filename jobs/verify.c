@@ -16,7 +16,7 @@ struct settings {
 
 static const struct option options[] = {
     { "backend", NULL, OPTION_TEXT, offsetof(struct settings, backend), NULL, "NAME|./FILE.so",
-      "one of `lora backends`, or a shared object that exports lora_kernels()", 0, 0 },
+      "one of `lora backends`, cuda too, or a shared object that exports lora_kernels()", 0, 0 },
     { "op", NULL, OPTION_TEXT, offsetof(struct settings, op), NULL, "NAME", "one operation of kernels.h (default: all)", 0, 0 },
     { "compute", NULL, OPTION_CHOICE, offsetof(struct settings, compute), "f32|bf16", NULL,
       "the arithmetic of products with frozen weights, where the table has both (default: f32)", 0, 0 },

@@ -157,6 +157,17 @@ static float half_of(unsigned word, int k)
     return both.f;
 }
 
+static unsigned round_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    if (!(u & 0x7f800000u)) return u >> 16 & 0x8000u;
+    if ((u & 0x7fffffffu) > 0x7f800000u) return u >> 16 | 64u;
+    return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+
+unsigned pair_bf16(float low, float high) { return round_bf16(low) | round_bf16(high) << 16; }
+
 /* The whole product, from what all lanes show, in the order of k; the layout is in device.cuh. */
 static void multiply(struct slot *warp)
 {

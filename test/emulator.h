@@ -47,6 +47,7 @@ int shuffle_int(int v, int lane);
 float shuffle_xor_float(float v, int mask);
 int shuffle_xor_int(int v, int mask);
 double shuffle_xor_double(double v, int mask);
+unsigned pair_bf16(float low, float high);
 void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]);
 
 /* ---- launches ---- launch_KERNEL is written by emulate.awk. */
