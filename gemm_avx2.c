@@ -21,7 +21,7 @@
 #ifdef HAVE_AVX2
 
 enum {
-    GROUP = 64,             /* columns that a copied strip fills: a block of the quantised types */
+    GROUP = 64,             /* columns that a copied strip fills: whole blocks of 32, of the types that have them */
     MC = 768,               /* rows packed at a time */
     KS = 5 * KC,            /* terms packed at a time: whole runs */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
