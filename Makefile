@@ -218,7 +218,8 @@ ladder: $(BUILD)/docs/ladder/run
 test: $(BUILD)/docs/ladder/run
 test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) \
     $(if $(filter 1,$(HAVE_EMULATOR)),$(patsubst %,$(BUILD)/test/%.so,backend_emulated cuda_emulated cuda_checked))
-	EXE='$(EXE)' LORA='$(BUILD)/lora' sh test/run.sh $(TESTS)
+	EXE='$(EXE)' LORA='$(BUILD)/lora' CC='$(CC)' \
+	EMULATE='$(if $(filter 11,$(HAVE_EMULATOR)$(HAVE_ACCESSES)),$(filter-out -MMD -MP,$(EMULATE)) -O1 -g0 -w -fsanitize=thread)' sh test/run.sh $(TESTS)
 
 # Without nvcc, or without a GPU, it says so, and that is a skip.
 test-cuda: $(BUILD)/lora $(BUILD)/test/test_whole $(if $(shell command -v $(NVCC)),$(BUILD)/liblora_cuda.so)
