@@ -168,7 +168,7 @@ $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 EMULATED := $(patsubst %,$(BUILD)/test/cuda/%,$(wildcard *.cu *.cuh))
 EMULATE = $(CC) $(filter-out -fsanitize=% -fno-sanitize-recover=all -fopenmp,$(LORA_CFLAGS)) -fPIC -MMD -MP -I.
 EMULATE_FAST := -O3 $(if $(filter 1,$(HAVE_FMA)),-mavx2 -mfma)
-.SECONDARY: $(EMULATED)
+.SECONDARY: $(EMULATED) $(patsubst %,$(BUILD)/test/cuda/%.cu,emulator_kernels backend)    # else make tells of removing them last
 $(BUILD)/test/cuda/%: % test/emulate.awk
 	@mkdir -p $(@D)
 	awk -v file=$< -f test/emulate.awk $< > $@
