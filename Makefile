@@ -46,7 +46,7 @@ HAVE_AVX512 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m51
 HAVE_BF16 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_dpbf16_ps(a$(comma)_mm512_cvtne2ps_pbh(a$(comma)a)$(comma)_mm512_cvtne2ps_pbh(a$(comma)a));return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512bf16),1,0)
 HAVE_AMX := $(if $(call probe,\043include <immintrin.h>\n\043include <sys/syscall.h>\nint main(void){_tile_zero(0);_tile_dpbf16ps(0$(comma)1$(comma)2);return SYS_arch_prctl;}\n,-mamx-tile -mamx-bf16),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
-HAVE_EMULATOR := $(if $(call probe,\043include <ucontext.h>\n\043include <setjmp.h>\n\043include <sys/mman.h>\nstatic __attribute__((section("shared_here"))) int x;\nextern char __start_shared_here[]$(comma)__stop_shared_here[];\nint main(void){ucontext_t c;getcontext(&c);return x+(int)(__stop_shared_here-__start_shared_here)-(int)sizeof x+!MAP_ANONYMOUS+!MAP_NORESERVE;}\n,-D_GNU_SOURCE),1,0)
+HAVE_EMULATOR := $(if $(call probe,\043include <ucontext.h>\n\043include <setjmp.h>\n\043include <sys/mman.h>\n__attribute__((section("shared_here"))) int x;\nextern char __start_shared_here[]$(comma)__stop_shared_here[];\nint main(void){ucontext_t c;getcontext(&c);return x+(int)(__stop_shared_here-__start_shared_here)-(int)sizeof x+!MAP_ANONYMOUS+!MAP_NORESERVE;}\n,-D_GNU_SOURCE -Wl$(comma)--wrap=memmove),1,0)
 HAVE_FMA := $(if $(call probe,int main(void){return 0;}\n,-mavx2 -mfma),$(shell grep -q ' fma .* avx2 ' /proc/cpuinfo 2>/dev/null && echo 1))
 HAVE_ACCESSES := $(if $(call probe,int main(void){return 0;}\n,-fsanitize=thread -fPIC -c),1,0)
 $(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\nHAVE_ACCESSES := %s\nHAVE_FMA := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' '$(HAVE_ACCESSES)' '$(HAVE_FMA)' > $(PROBES))
@@ -167,6 +167,7 @@ $(BUILD)/test/wrong_%.so: test/wrong_backend.c $(PROBES)
 # what a launch needs, and compiled by the C compiler, for this machine where it has fmaf() in hardware.
 EMULATED := $(patsubst %,$(BUILD)/test/cuda/%,$(wildcard *.cu *.cuh))
 EMULATE = $(CC) $(filter-out -fsanitize=% -fno-sanitize-recover=all -fopenmp,$(LORA_CFLAGS)) -fPIC -MMD -MP -I.
+EMULATED_LINK := $(addprefix -Wl$(comma)--wrap=,memset memcpy memmove)
 EMULATE_FAST := -O3 $(if $(filter 1,$(HAVE_FMA)),-mavx2 -mfma)
 .SECONDARY: $(EMULATED) $(patsubst %,$(BUILD)/test/cuda/%.cu,emulator_kernels backend)    # else make tells of removing them last
 $(BUILD)/test/cuda/%: % test/emulate.awk
@@ -186,11 +187,11 @@ $(EMULATOR): $(BUILD)/%.o: %.c $(PROBES)
 $(BUILD)/test/cuda_emulated.so: $(BUILD)/test/cuda/kernels_cuda.o
 $(BUILD)/test/cuda_checked.so: $(BUILD)/test/cuda/kernels_cuda_checked.o
 $(BUILD)/test/cuda_emulated.so $(BUILD)/test/cuda_checked.so: $(EMULATOR)
-	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+	$(CC) -shared -Wl,-Bsymbolic $(EMULATED_LINK) $(LDFLAGS) -o $@ $^ -lm
 ifeq ($(HAVE_EMULATOR),1)
 $(BUILD)/test/test_emulator: $(BUILD)/test/cuda/emulator_kernels_checked.o $(EMULATOR)
 $(BUILD)/test/test_emulator: TEST_FLAGS := -DHAVE_EMULATOR $(if $(filter 1,$(HAVE_ACCESSES)),-DHAVE_ACCESSES) \
-    $(BUILD)/test/cuda/emulator_kernels_checked.o $(EMULATOR) $(LORA_LIBS)
+    $(BUILD)/test/cuda/emulator_kernels_checked.o $(EMULATOR) $(EMULATED_LINK) $(LORA_LIBS)
 $(BUILD)/test/test_cuda: TEST_FLAGS := $(if $(filter 1,$(HAVE_ACCESSES)),-DHAVE_ACCESSES)
 endif
 
@@ -199,7 +200,7 @@ $(BUILD)/test/cuda/%: docs/% test/emulate.awk
 	@mkdir -p $(@D)
 	awk -v file=$< -f test/emulate.awk $< > $@
 $(BUILD)/test/backend_emulated.so: $(BUILD)/test/cuda/backend.o $(EMULATOR)
-	$(CC) -shared -Wl,-Bsymbolic $(LDFLAGS) -o $@ $^ -lm
+	$(CC) -shared -Wl,-Bsymbolic $(EMULATED_LINK) $(LDFLAGS) -o $@ $^ -lm
 
 # The reference as a table with its own memory, and without one of its entries.
 OWN := weight.c nf4.c util.c

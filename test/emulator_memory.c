@@ -356,6 +356,7 @@ static void touch(struct cell *c, const struct access *a, int shared)
 
 static void touch_bytes(const struct cells *cells, size_t offset, const struct access *a, int shared)
 {
+    static const struct cell split = { 0, 0, 0, 0, 1, 0 };
     size_t end = offset + a->n;
     while (offset < end) {
         struct cell *word = &cells->words[offset / 4], *byte = &cells->bytes[offset / 4 * 4];
@@ -365,8 +366,7 @@ static void touch_bytes(const struct cells *cells, size_t offset, const struct a
         } else {
             if (!word->in_bytes) {
                 byte[0] = byte[1] = byte[2] = byte[3] = *word;
-                memset(word, 0, sizeof *word);
-                word->in_bytes = 1;
+                *word = split;
             }
             for (; offset < next; offset++) touch(&cells->bytes[offset], a, shared);
         }
@@ -435,20 +435,24 @@ void __tsan_func_entry(void *caller) { (void)caller; }
 void __tsan_func_exit(void *caller);
 void __tsan_func_exit(void *caller) { (void)caller; }
 
-void *__tsan_memset(void *p, int byte, size_t n);
-void *__tsan_memset(void *p, int byte, size_t n)
-{
-    if (n) check(p, n, 1, __builtin_return_address(0));
-    return memset(p, byte, n);
-}
+/* Copies of structs become calls of these, which the linker leads here (--wrap); newer compilers say the second name. */
+void *__real_memset(void *p, int byte, size_t n);
+void *__real_memcpy(void *dst, const void *src, size_t n);
+void *__real_memmove(void *dst, const void *src, size_t n);
 
-void *__tsan_memmove(void *dst, const void *src, size_t n);
-void *__tsan_memmove(void *dst, const void *src, size_t n)
-{
-    if (n) check(src, n, 0, __builtin_return_address(0));
-    if (n) check(dst, n, 1, __builtin_return_address(0));
-    return memmove(dst, src, n);
-}
-
-void *__tsan_memcpy(void *dst, const void *src, size_t n);
-void *__tsan_memcpy(void *dst, const void *src, size_t n) { return __tsan_memmove(dst, src, n); }
+#define HOOK_SET(name) void *name(void *p, int byte, size_t n); \
+    void *name(void *p, int byte, size_t n) \
+    { \
+        if (n) check(p, n, 1, __builtin_return_address(0)); \
+        return __real_memset(p, byte, n); \
+    }
+#define HOOK_COPY(name, real) void *name(void *dst, const void *src, size_t n); \
+    void *name(void *dst, const void *src, size_t n) \
+    { \
+        if (n) check(src, n, 0, __builtin_return_address(0)); \
+        if (n) check(dst, n, 1, __builtin_return_address(0)); \
+        return real(dst, src, n); \
+    }
+HOOK_SET(__wrap_memset) HOOK_SET(__tsan_memset)
+HOOK_COPY(__wrap_memcpy, __real_memcpy) HOOK_COPY(__tsan_memcpy, __real_memcpy)
+HOOK_COPY(__wrap_memmove, __real_memmove) HOOK_COPY(__tsan_memmove, __real_memmove)

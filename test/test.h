@@ -22,7 +22,7 @@ static void test_close(void)
     test_name[0] = 0;
     test_bad = test_checks = 0;
 }
-static void test_begin(const char *name)
+static inline void test_begin(const char *name)
 {
     test_close();
     snprintf(test_name, sizeof test_name, "%s", name);

@@ -19,7 +19,7 @@ planted() {
         awk -v file="$f" -f test/emulate.awk "$dir/$f" >"$dir/cuda/$f"
     done
     $EMULATE -x c -c -o "$dir/kernels.o" "$dir/cuda/kernels_cuda.cu" 2>"$dir/log" || { wrong "it does not compile"; head -n 5 "$dir/log"; }
-    ${CC:-cc} -shared -Wl,-Bsymbolic -o "$dir/planted.so" "$dir/kernels.o" "$build/test/emulator.o" "$build/test/emulator_memory.o" -lm
+    ${CC:-cc} -shared -Wl,-Bsymbolic -Wl,--wrap=memset -Wl,--wrap=memcpy -Wl,--wrap=memmove -o "$dir/planted.so" "$dir/kernels.o" "$build/test/emulator.o" "$build/test/emulator_memory.o" -lm
 }
 
 # verify CODE OP [WORDS]

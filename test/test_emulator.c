@@ -184,7 +184,7 @@ static void test_fault(int i)
 
 static void test_memory(void)
 {
-    void *p, *q, *all = NULL;
+    void *p = NULL, *q = NULL, *all = NULL;
     size_t available, total;
     float x = 1;
     CHECK(!cudaMemGetInfo(&available, &total) && total == MEMORY && available == MEMORY);
