@@ -1,5 +1,6 @@
-/* emulator.c - threads, blocks and launches of emulator.h. A thread is a fiber: a stack of its own, entered by makecontext
- * and then left and entered again by _longjmp, which asks nothing of the system. */
+/* emulator.c - threads, blocks and launches of emulator.h. A thread is a fiber: a stack of its own. Where there are no
+ * instructions for it here it is entered by makecontext, and then left and entered again by _longjmp, which asks nothing of
+ * the system, but is slower, and many times slower under AddressSanitizer, which looks at each. */
 #define _GNU_SOURCE
 #include "emulator_parts.h"
 
@@ -10,6 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+
+#ifdef __x86_64__
+typedef void *jump;
+#else
+typedef jmp_buf jump;
+#endif
 
 enum { WARP = 32, MOST_THREADS = EMULATOR_THREADS };
 
@@ -38,8 +45,7 @@ static const char *const operation_names[] = { "a shuffle", "an xor shuffle", "a
 
 struct fiber {
     int entered;                /* its stack has a thread on it, which waits at `at` */
-    jmp_buf at;
-    ucontext_t context;
+    jump at;
     enum state state;
     enum operation operation;   /* AT_WARP: in which */
     unsigned turn;              /* which of the two slots it uses next */
@@ -53,19 +59,56 @@ struct slot { float f; int i; double d; unsigned words[6]; float sums[4]; };
 static struct fiber fibers[MOST_THREADS];
 static struct slot slots[2][MOST_THREADS];
 static unsigned char *stacks;
-static jmp_buf scheduler;
+static jump scheduler;
 
 static struct {
     int threads, failed;
     unsigned number;            /* of the launch: decides the order */
 } launch;
 
-/* Back to the scheduler; comes back when it is this thread's turn again. */
-static void leave(void)
+static void fiber_main(void);
+
+#ifdef __x86_64__
+/* Saves what a called function must keep, and the stack's place in *from; then goes on where `to` was saved. */
+void emulator_switch(void **from, void *to);
+__asm__(".text\n.hidden emulator_switch\n.globl emulator_switch\nemulator_switch:\n"
+        "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n");
+
+static void to_scheduler(struct fiber *f) { emulator_switch(&f->at, scheduler); }
+
+static void to_fiber(struct fiber *f, int fresh)
 {
-    struct fiber *f = &fibers[emulator_running.thread];
-    if (!_setjmp(f->at)) _longjmp(scheduler, 1);
+    void **top = (void **)(void *)(emulator_running.stack + EMULATOR_STACK) - 4;
+    if (fresh) {
+        union { void (*call)(void); void *address; } start = { fiber_main };
+        *top = start.address;
+        f->at = top - 6;
+    }
+    emulator_switch(&scheduler, f->at);
 }
+#else
+static void to_scheduler(struct fiber *f) { if (!_setjmp(f->at)) _longjmp(scheduler, 1); }
+
+static void to_fiber(struct fiber *f, int fresh)
+{
+    static ucontext_t context;
+    if (fresh) {
+        getcontext(&context);
+        context.uc_stack.ss_sp = emulator_running.stack;
+        context.uc_stack.ss_size = EMULATOR_STACK;
+        context.uc_link = NULL;
+        makecontext(&context, fiber_main, 0);
+    }
+    if (_setjmp(scheduler)) return;
+    if (fresh) setcontext(&context);
+    _longjmp(f->at, 1);
+}
+#endif
+
+/* Back to the scheduler; comes back when it is this thread's turn again. */
+static void leave(void) { to_scheduler(&fibers[emulator_running.thread]); }
 
 /* A fiber never ends: it waits for the next block. */
 static void fiber_main(void)
@@ -79,22 +122,12 @@ static void fiber_main(void)
 
 static void enter(int t)
 {
-    struct fiber *f = &fibers[t];
-    int fresh = !f->entered;
+    int fresh = !fibers[t].entered;
     emulator_running.thread = t;
     emulator_running.stack = stacks + (size_t)t * EMULATOR_STACK;
     threadIdx.x = (unsigned)t;
-    if (fresh) {
-        getcontext(&f->context);
-        f->context.uc_stack.ss_sp = emulator_running.stack;
-        f->context.uc_stack.ss_size = EMULATOR_STACK;
-        f->context.uc_link = NULL;
-        makecontext(&f->context, fiber_main, 0);
-        f->entered = 1;
-    }
-    if (_setjmp(scheduler)) return;
-    if (fresh) setcontext(&f->context);
-    _longjmp(f->at, 1);
+    fibers[t].entered = 1;
+    to_fiber(&fibers[t], fresh);
 }
 
 void emulator_fail(cudaError_t error, const char *format, ...)
