@@ -51,12 +51,13 @@ int main(int argc, char **argv)
 {
     char path[1024];
     const char *backend = emulated_path(path, argc ? argv[0] : "", "cuda_emulated.so");
-    int i;
+    const char *exe = getenv("EXE");
+    int i, step = exe && *exe ? 4 : 1;      /* another processor's emulator below this one: fewer */
     if (!backend) return test_end();
     test_begin("the table is found and whole");
     if (!emulated_table(backend)) return test_end();
-    for (i = 0; i < VARIANTS; i++) test_family(backend, i);
-    test_equal(backend, 0);
+    for (i = 0; i < VARIANTS; i += step) test_family(backend, i);
+    if (step == 1) test_equal(backend, 0);
     test_equal(backend, 1);
     test_prefix(backend);
     test_sharing(backend);
