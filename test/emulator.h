@@ -3,11 +3,12 @@
  * is so that the kernels' logic runs, and is checked, on every machine. What it finds wrong ends the launch:
  *
  *     a barrier or a function of the warp that not all threads come to
- *     shared memory that is read before this block wrote it (it starts as NaN)
- *     memory outside of the device's allocations; host code that looks into a device's buffer ends by a signal
- *     where the compiler can count accesses (-fsanitize=thread): two threads at the same bytes without a barrier
- *     between them, at least one writing; the same of two blocks of one launch
+ *     and, in a file compiled with -fsanitize=thread, where the compiler has it:
+ *     two threads at the same bytes without a barrier between them, at least one writing; the same of two blocks of a launch
+ *     shared memory that is read before this block wrote it (without that check it is NaN)
+ *     memory outside of the device's allocations (without: what was written around them is seen when they are freed)
  *
+ * Host code that looks into the device's memory ends by a signal; where that is larger than 256 KiB, now and then.
  * The launch's results are then not to be trusted, cudaErrorLaunchFailure is the last error and what waits for the device
  * answers it, the words are on stderr and in emulator_fault(). Blocks and threads run in another order
  * from launch to launch, so that a result that depends on it differs.
