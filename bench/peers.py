@@ -19,6 +19,7 @@ from common import (HERE, SHARED, checked, figures, machine, median, model_optio
 
 RANK = 16
 NF4 = ("--load-in-4bit", "--quant-type", "nf4", "--double-quant")
+BF16 = ("--compute", "bf16")
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 BANKING = SHARED / "goldens" / "banking77"
 
@@ -42,18 +43,20 @@ CASES = {
     "f32-checkpointed": Case("f32, checkpointed", checkpointing="on"),
     "bf16": Case("bf16 weights", "bf16", bound=2e-2),
     "bf16-checkpointed": Case("bf16 weights, checkpointed", "bf16", checkpointing="on", bound=2e-2),
-    "bf16-compute": Case("bf16 weights and arithmetic", "bf16", ("--compute", "bf16"), bound=2e-2),
+    "bf16-compute": Case("bf16 weights and arithmetic", "bf16", BF16, bound=2e-2),
     "bf16-avx2": Case("bf16 weights, both with AVX2 alone", "bf16", ("--backend", "avx2"), environment=AVX2, bound=2e-2, most_steps=2),
     "nf4": Case("NF4, double quantisation", "nf4", NF4),
     "nf4-checkpointed": Case("NF4, double quantisation, checkpointed", "nf4", NF4, checkpointing="on"),
     "banking77": Case("Banking77, batches of 16", rows="banking77"),
     "banking77-answers": Case("Banking77, PEFT's adapter", rows="banking77", answers=True),
+    "banking77-bf16": Case("Banking77, ours with products in bf16", ours=BF16, rows="banking77", bound=2e-2),
+    "banking77-bf16-answers": Case("Banking77, PEFT's adapter, ours with products in bf16", ours=BF16, rows="banking77", answers=True),
 }
 TRAINING = {
     "text": ["--batch-size", 1, "--learning-rate", 5e-4, "--lr-scheduler", "constant", "--warmup-steps", 0],
     "banking77": ["--batch-size", 16, "--learning-rate", 5e-4, "--lr-scheduler", "cosine", "--warmup-steps", 3],
 }
-ANSWERS = ["--batch-size", 32, "--max-new-tokens", 16]
+ANSWERS = ["--batch-size", 64, "--max-new-tokens", 16]
 ANSWERS_BOUND = 0.02        # of the shares that are right: a tie that rounding decides turns one answer
 
 
@@ -122,6 +125,10 @@ def banking_rows(args, name, count):
     return out
 
 
+def backend(args, case):
+    return ["--backend", args.backend] if args.backend and "--backend" not in case.ours else []
+
+
 # ---- one run of either side ----
 
 def run_peer(command, args, environment):
@@ -141,9 +148,6 @@ def run_answers(command, args):
 
 def training_commands(args, case):
     steps = min(args.steps, case.most_steps)
-    backend = ["--backend", args.backend] if args.backend and "--backend" not in case.ours else []
-    if "--compute" in case.ours:
-        needs(args, ["--model", our_model(args, case), "--max-length", 16, *case.ours, *backend])
     data = text_rows(args, steps) if case.rows == "text" else banking_rows(args, "train", 16 * steps)
     same = ["--data", data, *TRAINING[case.rows], "--max-steps", steps,
             "--gradient-checkpointing", case.checkpointing, "--threads", args.threads]
@@ -151,7 +155,7 @@ def training_commands(args, case):
     return ([sys.executable, HERE / "peer.py", "--job", "train", "--model", model, "--adapter", start, "--weights", case.weights,
              "--out", args.work / "peer-run", *same],
             [args.lora, "train", "--model", our_model(args, case), "--init-adapter", start, "--out", args.work / "run",
-             "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *case.ours, *backend, *same])
+             "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *case.ours, *backend(args, case), *same])
 
 
 def needs(args, what):
@@ -170,12 +174,11 @@ def answer_commands(args, case, theirs, our_own):
     """Greedy answers to the first rows apart, by each side with its adapter."""
     count = args.answers or 64
     data = banking_rows(args, "apart", count)
-    backend = ["--backend", args.backend] if args.backend else []
     same = ["--data", data, *ANSWERS, "--threads", args.threads]
     return ([sys.executable, HERE / "peer.py", "--job", "answer", "--model", model_directory(args, case.weights), "--adapter", theirs,
              "--weights", case.weights, "--rows", count, *same],
             [args.lora, "eval", "--model", our_model(args, case), "--adapter", our_own, "--task", "generate",
-             *backend, *same])
+             *case.ours, *backend(args, case), *same])
 
 
 # ---- a case: rounds of both ----
@@ -187,6 +190,8 @@ def both(args, commands, environment, our_run):
 
 def run_case(args, name):
     case = CASES[name]
+    if case.ours == BF16:
+        needs(args, ["--model", our_model(args, case), "--max-length", 16, *case.ours, *backend(args, case)])
     environment = {**(AVX2 if args.peer_avx2 else {}), **case.environment}
     answering = case.answers or (case.rows == "banking77" and args.answers)
     theirs, our_own = (BANKING / "final_adapter",) * 2 if case.answers else (args.work / "peer-run", args.work / "run")
