@@ -150,13 +150,14 @@ def run_answers(command, args):
 def training_commands(args, case):
     steps = min(args.steps, case.most_steps)
     data = text_rows(args, steps) if case.rows == "text" else banking_rows(args, "train", 16 * steps)
-    same = ["--data", data, *TRAINING[case.rows], "--max-steps", steps,
-            "--gradient-checkpointing", case.checkpointing, "--threads", args.threads]
+    same = ["--data", data, *TRAINING[case.rows], "--max-steps", steps, "--threads", args.threads]
+    checkpointing = ["--gradient-checkpointing", "on"] if case.checkpointing == "on" else []    # ours off: by default, where memory allows it
     start, model = initial_adapter(args, case.rows), model_directory(args, case.weights)
     return ([sys.executable, HERE / "peer.py", "--job", "train", "--model", model, "--adapter", start, "--weights", case.weights,
-             "--out", args.work / "peer-run", *same],
+             "--out", args.work / "peer-run", "--gradient-checkpointing", case.checkpointing, *same],
             [args.lora, "train", "--model", our_model(args, case), "--init-adapter", start, "--out", args.work / "run",
-             "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *case.ours, *backend(args, case), *same])
+             "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *checkpointing,
+             *case.ours, *backend(args, case), *same])
 
 
 def needs(args, what):
