@@ -63,7 +63,8 @@ static int wrong_form(struct reader *r, const struct json *v)
     const struct json *c;
     int seen = r->form != FORM_NONE;
     reader_fail(r, seen ? "a row of another form than the first" : "cannot recognise the rows");
-    expected(r->err, "%s%s%s", form_names[r->form], r->o->label_column ? ", the label in " : "",
+    expected(r->err, "%s%s%s%s%s", form_names[r->form], r->o->text_column ? ", the text in " : "",
+             r->o->text_column ? r->o->text_column : "", r->o->label_column ? ", the label in " : "",
              r->o->label_column ? r->o->label_column : "");
     if (v->type == JSON_OBJECT) {
         for (c = v->child; c; c = c->next) text_printf(&keys, "%s%s", c == v->child ? "" : ", ", c->key);
@@ -71,7 +72,9 @@ static int wrong_form(struct reader *r, const struct json *v)
     } else {
         found(r->err, "a value that is no object");
     }
-    if (!seen) hint(r->err, "messages; prompt, completion; instruction, output; text, label; document, summary; "
+    if (!seen && v->type == JSON_OBJECT && v->child && !v->child->next && strpbrk(v->child->key, ";\t|"))
+        hint(r->err, "if another character than a comma parts the columns, --csv-delimiter says which");
+    else if (!seen) hint(r->err, "messages; prompt, completion; instruction, output; text, label; document, summary; "
                             "text; input_ids; --text-column and --label-column rename");
     text_free(&keys);
     return -1;

@@ -2,6 +2,7 @@
 #include "jobs/job.h"
 #include "lora.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -77,7 +78,7 @@ static int run(int argc, char **argv)
         return EXIT_DONE;
     }
     if (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        if (argc < 3) {
+        if (argc < 3 || !strcmp(argv[2], "help") || argv[2][0] == '-') {
             list_jobs(stdout);
             return EXIT_DONE;
         }
@@ -90,7 +91,11 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    int code = run(argc, argv);
+    int code;
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN);   /* a file that may not grow is an error of write(), which is said */
+#endif
+    code = run(argc, argv);
     if ((fflush(stdout) || ferror(stdout)) && code == EXIT_DONE) {
         fputs("lora: cannot write: standard output\n", stderr);
         code = EXIT_FAILED;

@@ -636,16 +636,18 @@ static size_t arena_limit(const struct lora *l, const struct lora_setup *s)
     return there && (!s->max_memory || there < s->max_memory) ? there : s->max_memory;
 }
 
-static int fail_plan(const struct lora *l, size_t limit, struct lora_error *err)
+static int fail_plan(const struct lora *l, size_t limit, int trains, struct lora_error *err)
 {
     int is_own = l->k->own_memory;
-    fail(err, "not enough memory for the plan", "%s%sactivations %.0f MB, trained %.0f MB, the rest %.0f MB",
+    fail(err, "not enough memory for the plan", "%s%sactivations %.1f MB, trained %.1f MB, the rest %.1f MB",
          is_own ? l->k->name : "", is_own ? ": " : "", (double)l->plan.activations / 1e6,
          (double)(l->plan.trainable + l->plan.gradients + l->plan.moments) / 1e6,
          (double)(l->plan.weights + l->plan.workspace + l->plan.cache) / 1e6);
-    expected(err, "at most %.0f MB", (double)limit / 1e6);
-    found(err, "%.0f MB", (double)l->plan.total / 1e6);
-    return hint(err, "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit, %sor a larger %s",
+    expected(err, "at most %.1f MB", (double)limit / 1e6);
+    found(err, "%.1f MB", (double)l->plan.total / 1e6);
+    return hint(err, "%s, %sor a larger %s",
+                trains ? "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit"
+                       : "fewer rows at a time, shorter texts and answers",
                 is_own ? "--load-in-4bit, " : "", is_own ? "device (or --max-memory)" : "--max-memory");
 }
 
@@ -660,7 +662,7 @@ int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *
     if (count(l, s, err)) goto bad;
     limit = arena_limit(l, s);
     if (limit && l->plan.total > limit) {
-        fail_plan(l, limit, err);
+        fail_plan(l, limit, s->sizes.backward, err);
         goto bad;
     }
     memset(&a, 0, sizeof a);

@@ -49,6 +49,7 @@ static int at_end(const struct csv *c)
 
 static int quoted_field(struct csv *c, struct lora_error *err)
 {
+    int opened = c->line;
     c->at++;
     for (; c->at < c->size; c->at++) {
         char b = c->text[c->at];
@@ -60,7 +61,11 @@ static int quoted_field(struct csv *c, struct lora_error *err)
         if (!b) return wrong(c, "text, not a NUL byte", err);
         text_add(&c->cells, &b, 1);
     }
-    if (c->at == c->size) return wrong(c, "a closing quote before the end of the file", err);
+    if (c->at == c->size) {
+        fail(err, "cannot read the table", "%s, line %d", c->name, opened);
+        expected(err, "a closing quote behind the one that opens here");
+        return found(err, "the end of the file");
+    }
     c->at++;
     return at_end(c) ? 0 : wrong(c, "a delimiter or the end of the line after a closing quote", err);
 }

@@ -273,7 +273,8 @@ static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_values
     if (!p) return -1;
     if (memcmp(p, "GGUF", 4)) {
         bad(c->g, NULL, NULL, c->err);
-        return expected(c->err, "a GGUF file (it begins with GGUF)");
+        expected(c->err, "a GGUF file (it begins with GGUF)");
+        return hint(c->err, "a model of Hugging Face is named by its directory");
     }
     if (take_u32(c, &version)) return -1;
     if (version < 2 || version > 3) {

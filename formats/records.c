@@ -280,8 +280,11 @@ static int next_csv(struct records *r, struct lora_error *err)
     if (got <= 0) return got;
     if (r->csv.n != r->columns) {
         fail(err, "cannot read the table", "%s, line %d", r->path, r->line);
-        expected(err, "%d fields, as in the header", r->columns);
-        return found(err, "%d", r->csv.n);
+        expected(err, "%d field%s, as in the header", r->columns, r->columns == 1 ? "" : "s");
+        found(err, "%d", r->csv.n);
+        if (r->columns == 1 && strpbrk(r->header.s, ";\t|"))
+            hint(err, "if another character than a comma parts the columns, --csv-delimiter says which");
+        return -1;
     }
     for (i = 0; i < r->columns; i++) {
         set_cell(&r->cells[i], r->cells[i].key, csv_field(&r->csv, i));
@@ -349,6 +352,12 @@ int records_open(struct records *r, const char *path, char delimiter, struct lor
     if ((r->fd = file_reread(path, &r->copied, err)) < 0) return -1;
     while (r->n < 3 && !r->ended) if (fill(r, err)) return -1;
     if (r->n >= 3 && !memcmp(r->window, "\xef\xbb\xbf", 3)) r->at = 3;     /* byte order mark */
+    if (r->n >= 2 && (!memcmp(r->window, "\xff\xfe", 2) || !memcmp(r->window, "\xfe\xff", 2))) {
+        fail(err, "cannot read the text", "%s", path);
+        expected(err, "UTF-8");
+        found(err, "UTF-16");
+        return hint(err, "save the file as UTF-8; `iconv -f UTF-16 -t UTF-8` turns it into that");
+    }
     if (open_kind(r, delimiter, err)) return -1;
     r->object.child = r->cells;
     r->first = r->start + r->at;

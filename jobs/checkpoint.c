@@ -389,17 +389,22 @@ static int newest_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-/* Checkpoints of DIR; what was left half written is removed. An absent DIR has none. */
-static int checkpoint_list(struct found_list *list, const char *dir, struct lora_error *err)
+/* Checkpoints of DIR; with `clean`, which only the run that DIR is of may ask for, what was left half written is
+ * removed. An absent DIR has none. */
+static int checkpoint_list(struct found_list *list, const char *dir, int clean, struct lora_error *err)
 {
     DIR *d = opendir(dir);
     struct dirent *e;
-    int bad = !d && errno != ENOENT ? fail(err, "cannot read the directory", "%s", dir) : 0;
+    int bad = 0;
+    if (!d && errno != ENOENT) {
+        fail(err, "cannot read the directory", "%s", dir);
+        bad = found(err, "%s", strerror(errno));
+    }
     memset(list, 0, sizeof *list);
     while (d && !bad && (e = readdir(d))) {
         int temporary = 0;
         long long step = checkpoint_step(e->d_name, &temporary);
-        if (step < 0) continue;
+        if (step < 0 || (temporary && !clean)) continue;
         if (temporary) {
             char *path = path_join(dir, e->d_name, err);
             bad = !path || remove_tree(path, err);
@@ -430,7 +435,7 @@ static int remove_old(const struct run *r, struct lora_error *err)
 {
     struct found_list list;
     size_t i, kept = 0;
-    int bad = checkpoint_list(&list, r->set->out, err);
+    int bad = checkpoint_list(&list, r->set->out, 1, err);
     for (i = 0; i < list.n && !bad && r->set->save_total_limit; i++) {
         int is_best = r->state.best_step && list.v[i] == r->state.best_step;
         if (kept < (size_t)r->set->save_total_limit || (is_best && r->set->load_best)) kept++;
@@ -490,7 +495,7 @@ int checkpoint_resume(struct run *r, struct lora_error *err)
 {
     struct found_list list;
     size_t i;
-    int result = checkpoint_list(&list, r->set->out, err) ? -1 : 0;
+    int result = checkpoint_list(&list, r->set->out, 1, err) ? -1 : 0;
     for (i = 0; i < list.n && !result; i++) {
         result = checkpoint_read(r, list.v[i], err);
         if (result <= 0) break;
@@ -511,15 +516,15 @@ static const char *const run_files[] = {
 };
 enum { TELLING = 6 };
 
-int checkpoint_any(const char *dir)
+int checkpoint_any(const char *dir, struct lora_error *err)
 {
     struct found_list list;
     size_t i;
-    int any = checkpoint_list(&list, dir, NULL) || list.n;
+    int any = checkpoint_list(&list, dir, 0, err) ? -1 : list.n > 0;
     free(list.v);
     for (i = 0; i < TELLING && !any; i++) {
-        char *path = path_join(dir, run_files[i], NULL);
-        any = !path || file_exists(path);
+        char *path = path_join(dir, run_files[i], err);
+        any = !path ? -1 : file_exists(path);
         free(path);
     }
     return any;
@@ -529,7 +534,7 @@ int checkpoint_clear(const char *dir, struct lora_error *err)
 {
     struct found_list list;
     size_t i;
-    int bad = checkpoint_list(&list, dir, err);
+    int bad = checkpoint_list(&list, dir, 1, err);
     for (i = 0; i < list.n && !bad; i++) bad = checkpoint_remove(dir, list.v[i], err);
     free(list.v);
     for (i = 0; i < sizeof run_files / sizeof *run_files && !bad; i++) {
@@ -542,8 +547,9 @@ int checkpoint_clear(const char *dir, struct lora_error *err)
 
 /* ---- metrics.jsonl ---- */
 
-/* Lines of steps after `step`, and a last one that was cut, are left out. */
-static int keep_lines(struct text *kept, const struct file_map *f, long long step)
+/* Lines of steps after the state's, of evaluations after its last one (which are made again), and a last line that
+ * was cut, are left out. */
+static int keep_lines(struct text *kept, const struct file_map *f, const struct train_state *s)
 {
     size_t i = 0;
     while (i < f->size) {
@@ -552,7 +558,8 @@ static int keep_lines(struct text *kept, const struct file_map *f, long long ste
         double at = -1;
         if (!end) break;
         if (!json_parse(&d, line, (size_t)(end - line), "", NULL) && !json_get_number(d.root, "step", &at, "", NULL)
-            && at >= 0 && at <= (double)step) text_add(kept, line, (size_t)(end - line) + 1);
+            && at >= 0 && at <= (double)(json_get(d.root, "eval_loss") ? s->eval_step : s->step))
+            text_add(kept, line, (size_t)(end - line) + 1);
         json_free(&d);
         i += (size_t)(end - line) + 1;
     }
@@ -567,7 +574,7 @@ int metrics_open(struct run *r, struct lora_error *err)
     int bad = !path;
     if (path && file_exists(path)) {
         if (!(bad = file_open(&f, path, err))) {
-            keep_lines(&kept, &f, r->state.step);
+            keep_lines(&kept, &f, &r->state);
             file_close(&f);
         }
     }

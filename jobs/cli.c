@@ -66,6 +66,7 @@ int job_error(const struct lora_error *err)
 {
     fflush(stdout);
     print_error(err);
+    if (!strcmp(err->what, "stopped")) return 128 + stop_signal();
     return strcmp(err->what, "cannot use the option") && strcmp(err->what, "wrong value") ? EXIT_FAILED : EXIT_USAGE;
 }
 
@@ -341,8 +342,8 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
         expected(&p->err, "%s", o->value ? o->value : o->choices ? o->choices : "a value");
         return strncmp(place, "--", 2) ? -1 : hint(&p->err, "a value that begins with -- is written %s=VALUE", place);
     }
-    if (value && !*value && !(o->value && !strcmp(o->value, "TEXT")))      /* a text may be empty, a name not */
-        return wrong_value(p, place, value, o->value ? o->value : o->choices ? o->choices : "a value");
+    if (value && !*value && (o->type == OPTION_TEXT || o->type == OPTION_LIST) && strcmp(o->value, "TEXT"))
+        return wrong_value(p, place, value, o->value);      /* a text may be empty, a name not */
     switch (o->type) {
     case OPTION_FLAG:
         if (value && read_flag(value, field)) return wrong_value(p, place, value, "true or false");

@@ -43,8 +43,8 @@ static const struct option options[] = {
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
 
-/* A file of lines that is written as rows are done: to standard output for "-", else it appears when all is
- * done. Nothing without a path. */
+/* A file that is opened at the start, so that a wrong path is said before hours of work, and written line by line, as
+ * rows are done: to standard output for "-", else it appears when all is done. Nothing without a path. */
 struct lines {
     const char *path;
     struct writer w;
@@ -57,12 +57,10 @@ struct run {
     struct session s;
     struct data_options rows;
     struct dataset d;
-    struct file_map label_file;
-    char *label_text;
-    const char **labels;        /* of --labels */
-    int n_labels;
+    struct words labels;        /* of --labels, sorted */
     struct text report, json;
     struct lines lines;         /* of --predictions or --token-losses */
+    struct lines json_file;
     struct text line;
     long long next;             /* lm: the row of the input whose line comes next */
     struct label_set set;       /* classify */
@@ -209,32 +207,43 @@ static int run_lm(struct run *r)
 
 /* ---- classify ---- */
 
-static int read_labels(struct run *r)
+/* One a line. A byte order mark and CRLF are none of them. */
+static int add_labels(struct run *r, char *s)
 {
-    char *s;
-    int n = 1;
-    size_t i;
-    if (file_open(&r->label_file, r->o.labels, &r->err)) return -1;
-    r->label_text = new_string_n((const char *)r->label_file.data, r->label_file.size, &r->err);
-    if (!r->label_text) return -1;
-    for (i = 0; i < r->label_file.size; i++) n += r->label_text[i] == '\n';
-    if (!(r->labels = new_array((size_t)n, sizeof *r->labels, &r->err))) return -1;
-    for (s = r->label_text; *s; ) {
+    if (!strncmp(s, "\xef\xbb\xbf", 3)) s += 3;
+    while (*s) {
         size_t length = strcspn(s, "\n");
-        int is_last = !s[length];
+        char *next = s + length + (s[length] != 0);
         s[length] = 0;
         if (length && s[length - 1] == '\r') s[length - 1] = 0;
-        if (*s) r->labels[r->n_labels++] = s;
-        s += length + !is_last;
+        if (*s && words_add(&r->labels, s, &r->err)) return -1;
+        s = next;
     }
-    if (r->n_labels) return 0;
-    return fail(&r->err, "no labels", "%s", r->o.labels);
+    words_sort(&r->labels);
+    return r->labels.n ? 0 : fail(&r->err, "no labels", "%s", r->o.labels);
 }
 
-static int make_labels(struct run *r)
+/* They are the set, and what {labels} stands for. */
+static int read_labels(struct run *r)
 {
-    const char *const *names = r->labels ? r->labels : (const char *const *)r->s.labels;
-    return label_set_make(&r->set, &r->d, NULL, &r->rows, names, r->labels ? r->n_labels : r->s.n_labels, &r->err);
+    struct file_map f;
+    char *text;
+    int bad = 1;
+    if (!r->o.labels) return 0;
+    if (file_open(&f, r->o.labels, &r->err)) return -1;
+    text = new_string_n((const char *)f.data, f.size, &r->err);
+    if (text && strlen(text) == f.size) bad = add_labels(r, text);
+    else if (text) {
+        fail(&r->err, "cannot read the labels", "%s", r->o.labels);
+        found(&r->err, "a NUL byte");
+    }
+    file_close(&f);
+    free(text);
+    if (bad) return -1;
+    status("labels of %s: %d%s", r->o.labels, r->labels.n, r->s.n_labels ? ", in place of the adapter's" : "");
+    r->rows.labels = (const char *const *)r->labels.v;
+    r->rows.n_labels = r->labels.n;
+    return 0;
 }
 
 /* The label whose text the greedy answer is, both trimmed. */
@@ -288,20 +297,40 @@ static int predict_by_likelihood(struct run *r)
     return code;
 }
 
+static int is_inside(char c) { return ((unsigned char)c & 0xc0) == 0x80; }    /* of a character of UTF-8 */
+
+static int characters(const char *s)
+{
+    int n = 0;
+    while (*s) n += !is_inside(*s++);
+    return n;
+}
+
+/* At most `width` characters, and spaces up to there. */
+static void put_name(struct text *t, const char *s, int width)
+{
+    int n = 0;
+    for (; *s && (n < width || is_inside(*s)); s++) {
+        n += !is_inside(*s);
+        text_add(t, s, 1);
+    }
+    text_printf(t, "%*s", width - n, "");
+}
+
 static void put_classes(struct run *r)
 {
     const struct label_set *set = &r->set;
     const struct classification *c = &r->scores;
     int i, width = 5;
-    for (i = 0; i < set->n; i++) if ((int)strlen(set->names[i]) > width) width = (int)strlen(set->names[i]);
+    for (i = 0; i < set->n; i++) if (characters(set->names[i]) > width) width = characters(set->names[i]);
     if (width > 40) width = 40;
     text_printf(&r->report, "%-*s  precision  recall      F1  support\n", width, "class");
     put_key(r, "per_class");
     text_puts(&r->json, "{");
     for (i = 0; i < set->n; i++) {
         const struct class_score *s = &c->classes[i];
-        text_printf(&r->report, "%-*.*s  %9.4f  %6.4f  %6.4f  %7lld\n", width, width, set->names[i], s->precision,
-                    s->recall, s->f1, s->support);
+        put_name(&r->report, set->names[i], width);
+        text_printf(&r->report, "  %9.4f  %6.4f  %6.4f  %7lld\n", s->precision, s->recall, s->f1, s->support);
         if (i) text_puts(&r->json, ",");
         json_put_string(&r->json, set->names[i], strlen(set->names[i]));
         text_puts(&r->json, ":{\"precision\":");
@@ -403,7 +432,8 @@ static void put_classification(struct run *r)
 static int run_classify(struct run *r)
 {
     int code;
-    if ((r->o.labels && read_labels(r)) || make_labels(r) || classification_open(&r->scores, r->set.n, &r->err)) return -1;
+    if (label_set_make(&r->set, &r->d, NULL, &r->rows, r->rows.labels, r->rows.n_labels, &r->err)
+        || classification_open(&r->scores, r->set.n, &r->err)) return -1;
     code = r->o.score == SCORE_GENERATE
            ? generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, take_text, each, r, &r->err)
            : predict_by_likelihood(r);
@@ -451,10 +481,10 @@ static int write_results(struct run *r)
     json_put_number(&r->json, seconds, 9);
     text_puts(&r->json, "}\n");
     text_printf(&r->report, "%-16s %d\n%-16s %.1f\n", "rows", r->d.n, "seconds", seconds);
-    if (text_check(&r->report, &r->err) || lines_end(&r->lines, 1, &r->err)) return -1;
-    if (r->o.json && job_write_json(r->o.json, &r->json, &r->err)) return -1;
+    if (text_check(&r->report, &r->err)) return -1;
     if (!r->o.json || strcmp(r->o.json, "-")) fwrite(r->report.s, 1, r->report.n, stdout);
-    return 0;
+    return lines_end(&r->lines, 1, &r->err) || lines_put(&r->json_file, &r->json, &r->err)
+           || lines_end(&r->json_file, 1, &r->err) ? -1 : 0;
 }
 
 static int evaluate(struct run *r)
@@ -463,12 +493,13 @@ static int evaluate(struct run *r)
     int code;
     if (session_open(&r->s, &r->o.common, &r->o.adapters, 0, &r->err)) return -1;
     session_data_options(&r->s, &r->o.rows, &r->rows);
-    if (data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
+    if (read_labels(r) || data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
     report_rows("data", &r->d.report);
     r->start = seconds_now();
     text_puts(&r->json, "{");
     stop_install();     /* before this a signal ends the program at once: there is nothing to finish */
-    if (lines_open(&r->lines, r->o.task == TASK_LM ? r->o.token_losses : r->o.predictions, &r->err)) return -1;
+    if (lines_open(&r->lines, r->o.task == TASK_LM ? r->o.token_losses : r->o.predictions, &r->err)
+        || lines_open(&r->json_file, r->o.json, &r->err)) return -1;
     code = tasks[r->o.task](r);
     progress_done();
     return code || stop_signal() ? code : write_results(r);
@@ -509,13 +540,12 @@ static int run(int argc, char **argv)
         code = evaluate(&r) < 0 ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     }
     lines_end(&r.lines, 0, NULL);
+    lines_end(&r.json_file, 0, NULL);
     label_set_free(&r.set);
     classification_free(&r.scores);
     data_free(&r.d);
     session_close(&r.s);
-    if (r.label_file.data) file_close(&r.label_file);
-    free(r.label_text);
-    free(r.labels);
+    words_free(&r.labels);
     text_free(&r.report);
     text_free(&r.json);
     text_free(&r.line);

@@ -109,7 +109,7 @@ static int generate(struct run *r, int *n)
         if (sequence_append(q, &id, 1, &r->err)) return -1;
         ++*n;
         if (generator_is_stop(&r->g, id)) break;
-        if (!r->s.tokenizer) continue;
+        if (id >= tokenizer_size(r->s.tokenizer)) continue;     /* one that only pads the embedding: no text */
         if (tokenizer_stream(r->s.tokenizer, id, &r->pending, &r->answer, &r->err)
             || text_check(&r->answer, &r->err)) return -1;
         if (cut_at_stop(r)) break;
@@ -284,6 +284,9 @@ static int generate_all(struct run *r)
     r->how.top_p = r->o.top_p;
     r->how.min_p = r->o.min_p;
     r->how.key = random_key(r->s.seed, "sampling");
+    if (!r->o.prompt && r->s.prompt_template)
+        status("the prompt template is for --prompt: the turns of %s are as they stand there",
+               r->o.chat ? "a conversation" : r->o.messages);
     stop_install();
     return r->o.chat ? run_chat(r) : run_once(r);
 }

@@ -230,14 +230,17 @@ static int start_row(struct batch *b, struct answering *a, struct lora_error *er
     return sequence_append(&a->sequence, a->row.ids, (size_t)a->row.prompt_n, err);
 }
 
-/* The text of what was generated; a stop id at the end is special and gives nothing. */
+/* The text of what was generated; a stop id at the end is special and gives nothing, nor does one that only pads the
+ * embedding: a model may have more ids than its tokenizer. */
 static int end_row(struct batch *b, struct answering *a, struct lora_error *err)
 {
     struct text t = { NULL, 0, 0, 0 };
     const struct sequence *q = &a->sequence;
-    size_t at = (size_t)(a->number - b->taken), prompt_n = (size_t)a->row.prompt_n;
+    size_t at = (size_t)(a->number - b->taken), prompt_n = (size_t)a->row.prompt_n, i, n = 0;
+    int *ids = q->ids.v + prompt_n, size = tokenizer_size(b->session->tokenizer);
+    for (i = 0; i < q->ids.n - prompt_n; i++) if (ids[i] < size) ids[n++] = ids[i];
     text_puts(&t, "");
-    if (tokenizer_decode(b->session->tokenizer, q->ids.v + prompt_n, q->ids.n - prompt_n, 1, &t, err) || text_check(&t, err)
+    if (tokenizer_decode(b->session->tokenizer, ids, n, 1, &t, err) || text_check(&t, err)
         || grow_array((void **)&b->waiting, &b->capacity, at + 1, sizeof *b->waiting, err)) {
         text_free(&t);
         return -1;

@@ -43,7 +43,7 @@ static int random_row(void *ctx, int id, int layer, int row, float *out, struct 
     int i, cols = tensor_cols(s->c, id);
     char name[128];
     uint64_t key = random_key(s->seed, tensor_name(name, sizeof name, id, layer));
-    (void)err;
+    if (stop_check(err)) return -1;
     for (i = 0; i < cols; i++) {
         uint64_t index = (uint64_t)row * (uint64_t)cols + (uint64_t)i;
         if (tensor_specs[id].linear || id == T_EMBED || id == T_HEAD) out[i] = (float)(s->std * random_normal(key, index));
@@ -89,6 +89,7 @@ static int make(const struct settings *set, struct lora_error *err)
     s.seed = (uint64_t)set->seed;
     if (plain) memset(&how, 0, sizeof how);
     else if (base_quantise(&how, kinds[set->quant_type], &set->base, err)) return -1;
+    stop_install();
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
         || make_directory(set->out, err)
         || model_write_quantised(&c, set->out, types[set->dtype], plain ? NULL : &how, random_row, &s,

@@ -237,8 +237,8 @@ static int inspect(const struct settings *s, struct lora_error *err)
     bad = s->adapter ? list_adapter(&l, s->adapter, err) : list_model(&l, s, err);
     if (!bad) finish(&l);
     bad = bad || text_check(&l.lines, err) || text_check(&l.json, err);
-    if (!bad && s->json) bad = job_write_json(s->json, &l.json, err);
     if (!bad && !(s->json && !strcmp(s->json, "-"))) fwrite(l.lines.s, 1, l.lines.n, stdout);
+    if (!bad && s->json) bad = job_write_json(s->json, &l.json, err);
     text_free(&l.lines);
     text_free(&l.json);
     text_free(&l.tensors);

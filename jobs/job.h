@@ -74,7 +74,7 @@ extern const struct option common_options[];
 
 /* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
  * and returns EXIT_FAILED, or EXIT_USAGE where WHAT is "cannot use the option" or "wrong value", which
- * is what library code calls a value that cannot be right. */
+ * is what library code calls a value that cannot be right, or 130 or 143 where it is stop_check()'s. */
 int job_error(const struct lora_error *err);
 /* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
 const char *nearest_word(const char *name, const char *const *words, int n);
@@ -95,14 +95,17 @@ struct kernels;
 size_t memory_limit(const struct common *c, const struct kernels *k);
 long peak_memory_kib(void);
 
-/* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. */
+/* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
+ * left through its errors, so that what is half written goes; job_error() knows it. */
 void stop_install(void);
 int stop_signal(void);
+int stop_check(struct lora_error *err);
 
 /* A directory that appears whole or not at all. begin: DIR must be new or empty; write into o->temporary;
  * commit gives it its name; end frees, and removes what was not committed. */
 struct output { char *path, *temporary; };
 int output_begin(struct output *o, const char *dir, struct lora_error *err);
+int output_check(const char *dir, struct lora_error *err);      /* new or empty? For jobs that work long before they begin */
 int output_commit(struct output *o, struct lora_error *err);
 void output_end(struct output *o);
 

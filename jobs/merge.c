@@ -56,7 +56,7 @@ static int merged_row(void *ctx, int id, int layer, int row, float *out, struct 
     const struct weight *w = model_weight(s->m, id, layer);
     const struct adapted *m = find(s->a, id, layer);
     int i, k;
-    (void)err;
+    if (stop_check(err)) return -1;
     weight_decode(w, row, 0, w->cols, out);
     if (!m) return 0;
     for (i = 0; i < m->cols; i++) s->sum[i] = out[i];
@@ -92,9 +92,14 @@ static int open_session(struct merging *g, struct lora_error *err)
         c.base.double_quant = -1;
         c.base.block_size = 0;
     }
-    if (session_open(&g->s, &c, &g->set->adapters, !g->set->data.data, err)) return -1;
-    if (!same_file(g->set->common.model, g->set->out)) return 0;
-    fail(err, "cannot write over the model", "%s", g->set->out);        /* it is being read */
+    return session_open(&g->s, &c, &g->set->adapters, !g->set->data.data, err);
+}
+
+/* Before a model is loaded and measured, which may take minutes. */
+static int check_out(const struct settings *set, struct lora_error *err)
+{
+    if (!same_file(set->common.model, set->out)) return output_check(set->out, err);
+    fail(err, "cannot write over the model", "%s", set->out);
     return expected(err, "another directory for --out");
 }
 
@@ -158,6 +163,12 @@ static int open_rows(struct merging *g, struct lora_error *err)
 
 /* ---- losses ---- */
 
+static int each_pack(void *ctx, int rows_done)
+{
+    (void)ctx, (void)rows_done;
+    return stop_signal();
+}
+
 static int loss_of(struct merging *g, struct model *m, struct adapter *a, double *loss, struct lora_error *err)
 {
     struct session s = g->s;
@@ -173,7 +184,8 @@ static int loss_of(struct merging *g, struct model *m, struct adapter *a, double
     e.d = &g->d;
     e.rows = g->set->batch_size;
     e.adapter = session_adapter(&s);
-    bad = evaluation_sizes(&e, &z, err) || session_lora(&s, &z, &l, err) || evaluate_lm(&e, l, &f, err);
+    e.each = each_pack;
+    bad = evaluation_sizes(&e, &z, err) || session_lora(&s, &z, &l, err) || evaluate_lm(&e, l, &f, err) < 0 || stop_check(err);
     lora_close(l);
     if (!bad) *loss = f.loss;
     return bad ? -1 : 0;
@@ -242,6 +254,7 @@ static int write_quantised(struct merging *g, const char *dir, struct lora_error
 static int write_out(struct merging *g, struct lora_error *err)
 {
     const char *dir;
+    stop_install();     /* before this a signal ends the program at once: there is nothing to remove */
     if (output_begin(&g->out, g->set->out, err)) return -1;
     dir = g->out.temporary;
     return (g->set->out_quant >= 0 ? write_quantised(g, dir, err) : write_plain(g, dir, 1, err))
@@ -250,7 +263,7 @@ static int write_out(struct merging *g, struct lora_error *err)
 
 static int merge(struct merging *g, struct lora_error *err)
 {
-    int bad = open_session(g, err) || choose_base(g, err) || choose_again(g, err) || open_source(g, err) || open_rows(g, err)
+    int bad = check_out(g->set, err) || open_session(g, err) || choose_base(g, err) || choose_again(g, err) || open_source(g, err) || open_rows(g, err)
               || judge_base(g, err) || write_out(g, err);
     if (g->report.n && !g->report.failed) fwrite(g->report.s, 1, g->report.n, stdout);
     if (bad) return -1;

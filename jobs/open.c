@@ -153,6 +153,10 @@ static int open_rows(struct run *r, int per_step, struct lora_error *err)
     if (s->eval_split > 0) {
         if (data_read_split(&r->data, s->eval_split, &r->eval, s->data.data, o, err)) return -1;
     } else if (data_read(&r->data, s->data.data, o, err)) return -1;
+    if (r->data.n_labels) {     /* evaluation rows may lack some: their {labels} are what is trained with */
+        o->labels = (const char *const *)r->data.labels;
+        o->n_labels = r->data.n_labels;
+    }
     if (s->eval_data && data_read(&r->eval, s->eval_data, o, err)) return -1;
     if (!r->data.n) {
         fail(err, "nothing to train on", "%s", s->data.data);

@@ -34,15 +34,19 @@ static int make_parent(const char *path, struct lora_error *err)
     return bad;
 }
 
+int output_check(const char *dir, struct lora_error *err)
+{
+    if (!file_exists(dir) || (is_directory(dir) && is_empty(dir))) return 0;
+    fail(err, "cannot write over other files", "%s", dir);
+    return expected(err, "a new or an empty directory for --out");
+}
+
 int output_begin(struct output *o, const char *dir, struct lora_error *err)
 {
     size_t n = strlen(dir);
     memset(o, 0, sizeof *o);
     while (n > 1 && dir[n - 1] == '/') n--;
-    if (file_exists(dir) && !(is_directory(dir) && is_empty(dir))) {
-        fail(err, "cannot write over other files", "%s", dir);
-        return expected(err, "a new or an empty directory for --out");
-    }
+    if (output_check(dir, err)) return -1;
     if (!(o->path = new_string_n(dir, n, err))
         || !(o->temporary = new_array(n + sizeof UNFINISHED, 1, err))) return -1;
     memcpy(o->temporary, o->path, n);

@@ -59,6 +59,11 @@ static int save_tokenizer(const struct model *m, const char *dir, struct lora_er
     return bad ? -1 : 0;
 }
 
+static int each_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    return stop_check(err) ? -1 : model_row(ctx, id, layer, row, out, err);
+}
+
 /* Bytes of the linears as they were written. */
 static int measure(const char *dir, size_t *linears, size_t *elements, size_t *bytes, struct lora_error *err)
 {
@@ -93,7 +98,7 @@ static int write_model(const struct settings *set, struct model *m, const struct
     int dtype = set->dtype < 0 ? kept_type(m) : types[set->dtype], threads = usable_threads(set->common.threads);
     char text[80];
     status("quantising %s: %s; the other tensors in %s", m->path, base_text(text, sizeof text, how), weight_types[dtype].name);
-    return model_write_quantised(&m->config, dir, dtype, how, model_row, m, threads, err)
+    return model_write_quantised(&m->config, dir, dtype, how, each_row, m, threads, err)
            || save_tokenizer(m, dir, err) ? -1 : 0;
 }
 
@@ -102,15 +107,15 @@ static int quantise(const struct settings *set, struct model *m, const struct qu
 {
     size_t linears, elements, bytes;
     double start = seconds_now();
+    stop_install();
     if (write_model(set, m, how, o->temporary, err) || measure(o->temporary, &linears, &elements, &bytes, err)) return -1;
     put_summary(lines, json, set, how, linears, elements, bytes);
     if (rounding_table(lines, json, m, how, usable_threads(set->common.threads), err)) return -1;
     text_puts(json, "}\n");
     if (text_check(json, err) || output_commit(o, err)) return -1;
     status("%s: done in %.1f s", set->out, seconds_now() - start);
-    if (set->json && job_write_json(set->json, json, err)) return -1;
     if (!set->json || strcmp(set->json, "-")) fwrite(lines->s, 1, lines->n, stdout);
-    return 0;
+    return set->json ? job_write_json(set->json, json, err) : 0;
 }
 
 static int open_all(const struct settings *set, struct lora_error *err)

@@ -164,7 +164,7 @@ int rounding_table(struct text *lines, struct text *json, const struct model *m,
             if (!w) continue;
             tensor_name(name, sizeof name, id, layer);
             progress("errors: %s", name);
-            if ((bad = add_tensor(&one, w, &settings, threads, name, err))) continue;
+            if ((bad = stop_check(err) || add_tensor(&one, w, &settings, threads, name, err))) continue;
             put_tensor(lines, &list, name, w, &one);
             add_sums(&all, &one);
         }

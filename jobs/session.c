@@ -140,10 +140,22 @@ static int take_run(struct session *s, const struct json *root, const char *path
     return take_base(s, root, path, err) || take_prompt(s, root, path, err) || take_chat(s, root, path, err) || take_labels(s, root, path, err) ? -1 : 0;
 }
 
-/* Takes from DIR/run.json, if there is one, or with `seen` compares with it. */
-static int read_run(struct session *taker, const struct session *seen, const char *dir, struct lora_error *err)
+/* DIR/run.json; of the checkpoint of a run, the run's, which lies beside it. To be freed; it need not be there. */
+static char *run_path(const char *dir, struct lora_error *err)
 {
     char *path = path_join(dir, "run.json", err);
+    size_t end = strlen(dir), start;
+    while (end > 1 && dir[end - 1] == '/') end--;
+    for (start = end; start && dir[start - 1] != '/'; start--) continue;
+    if (!path || file_exists(path) || end - start < 12 || strncmp(dir + start, "checkpoint-", 11)) return path;
+    free(path);
+    return path_join(dir, "../run.json", err);
+}
+
+/* Takes from an adapter's run.json, if there is one, or with `seen` compares with it. */
+static int read_run(struct session *taker, const struct session *seen, const char *dir, struct lora_error *err)
+{
+    char *path = run_path(dir, err);
     struct json_document d = { NULL, NULL };
     int bad = !path;
     if (path && file_exists(path))

@@ -47,8 +47,8 @@ struct session {
     char *from_run;                     /* owned: the prompt template when it is run.json's */
 };
 
-/* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there,
- * gives what the options leave open: "base_quantization", "chat_template" (a name), "prompt_template" and
+/* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there
+ * (that of a checkpoint is the one beside it), gives what the options leave open: "base_quantization", "chat_template" (a name), "prompt_template" and
  * "labels" (an array); what was taken is said on stderr. A model's own chat template that is not known is refused
  * unless raw or --chat-template is given. An adapter that changes nothing is warned of, and one that was
  * trained with other weights, another tokenizer or another template. Close it also after a failure. */

@@ -170,3 +170,8 @@ int stop_signal(void)
 {
     return stopped_by;
 }
+
+int stop_check(struct lora_error *err)
+{
+    return stopped_by ? fail(err, "stopped", "by %s", stopped_by == SIGINT ? "SIGINT" : "SIGTERM") : 0;
+}

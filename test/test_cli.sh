@@ -23,6 +23,7 @@ figure() { sed 's/.*"'"$1"'"://; s/[,}].*//' "$2"; }
 begin "help and version go to stdout"
 run 0 help; out "lora JOB"; out "^  eval "; silent err
 run 0 --help; out "^  eval "; silent err
+run 0 help help; out "^  eval "; silent err
 run 0 --version; out "^lora [0-9]"; silent err
 run 0 help eval; out "--max-new-tokens N"; out "(64)"; silent err
 cp "$dir/out" "$dir/help"
@@ -41,6 +42,7 @@ run 2 eval --modle x; err "^lora: unknown option: --modle$"; last "did you mean 
 run 2 eval --max_new_tokns 3; err "did you mean --max-new-tokens?"
 run 2 eval --batch-size 16x; last '^lora: wrong value: --batch-size: expected a whole number, found "16x"$'
 run 2 eval --batch-size=0; last "expected 1 to 4096"
+run 2 eval --batch-size=; last '^lora: wrong value: --batch-size: expected a whole number, found ""$'
 run 2 eval --batch-size 99999999999999999999; last "a whole number"
 run 2 eval --batch-size; err "an option without its value: --batch-size"
 run 2 eval --task loss; last 'expected one of lm|classify|generate, found "loss"'
@@ -164,12 +166,18 @@ printf 'text;label\na;b\n' >"$dir/semi.csv"
 run 0 eval $small --data "$dir/semi.csv" --csv-delimiter ';'; err "rows of text and label"
 printf 'text\tlabel\na\tb\n' >"$dir/tab.csv"
 run 0 eval $small --data "$dir/tab.csv" --csv-delimiter tab; err "rows of text and label"
+run 1 eval $small --data "$dir/semi.csv" --text-column body; err "expected one of the known forms, the text in body, found keys"
+run 1 eval $small --data "$dir/semi.csv"; err "found keys text;label$"; last "^hint: .*--csv-delimiter"
+printf 'text;label\na, b;c\n' >"$dir/semi.csv"
+run 1 eval $small --data "$dir/semi.csv"; err "line 2: expected 1 field, as in the header, found 2$"; last "^hint: .*--csv-delimiter"
 
 begin "merge: into a new or an empty directory"
 mkdir "$dir/full" "$dir/empty"
 echo mine >"$dir/full/notes"
 run 1 merge --model "$m" --out "$dir/full"; last "^lora: cannot write over other files: $dir/full: expected a new or an empty directory"
 [ "$(ls "$dir/full")" = notes ] || wrong "it wrote: $(ls "$dir/full")"
+run 1 merge --model "$m" --out "$dir/full" --data "$dir/t.jsonl" --backend ref; last "cannot write over other files"
+grep -q "rows of" "$dir/err" && wrong "it read the rows before it looked at --out"
 run 0 merge --model "$m" --out "$dir/empty"
 same "$m/tokenizer.json" "$dir/empty/tokenizer.json"
 
@@ -185,6 +193,11 @@ sed -n 2p "$dir/l1" | grep -q '^{"losses":\[\]}$' || wrong "the row without targ
 near "$(tr -d '{}[]"a-z:' <"$dir/l1" | tr , '\n' | awk 'NF { s += $1; n++ } END { printf "%.9g", s / n }')" "$(figure loss "$dir/j")" 1e-7
 near "$(awk -v x="$(figure loss "$dir/j")" 'BEGIN { printf "%.9g", exp(x) }')" "$(figure perplexity "$dir/j")" 1e-4
 near "$(figure target_tokens "$dir/j")" 45 0
+
+begin "a file that cannot be written is said before the work, not after it"
+run 1 eval $small --data "$dir/t.jsonl" --token-losses "$dir/unborn" --json "$dir/none/j"; last "^lora: cannot write: $dir/none/j"; silent out
+[ -e "$dir/unborn" ] && wrong "it worked first"
+ls "$dir" | grep -q tmp && wrong "something half-written is left"
 
 begin "labels that are other ids than the row's: the loss of what the logits before are to give"
 printf '%s\n' '{"input_ids":[97,98,99],"labels":[-100,120,121]}' '{"input_ids":[97,120]}' '{"input_ids":[97,98,121],"labels":[-100,-100,121]}' >"$dir/o.jsonl"
@@ -230,6 +243,17 @@ run 0 eval $small --data "$dir/two.jsonl" --task classify; out "^aa "; out "^bcd
 printf '{"text":"horse","label":"bcde"}\n' >"$dir/one.jsonl"
 run 0 eval $small --data "$dir/one.jsonl" --task classify --predictions "$dir/p"
 near "$(sed 's/.*"log_probability":-//; s/}//' "$dir/p")" "$(sed -n 8p "$dir/sums")" 1e-4
+printf '\357\273\277aa\r\nbcde' >"$dir/labels"
+run 0 eval $small --data "$dir/one.jsonl" --task classify --labels "$dir/labels"; out "^aa "; out "^bcde "; err "labels: 2$"
+printf 'aa\0\nbcde\n' >"$dir/labels"
+run 1 eval $small --data "$dir/one.jsonl" --task classify --labels "$dir/labels"; last "cannot read the labels: .*found a NUL byte"
+printf 'bcde\naab\naa\nab\n' >"$dir/labels"
+run 0 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels" --prompt-template '{labels}? {text}' --json "$dir/j1"
+run 0 eval $small --data "$dir/two.jsonl" --prompt-template 'aa, aab, ab, bcde? {text}' --json "$dir/j2"
+near "$(figure tokens "$dir/j1")" "$(figure tokens "$dir/j2")" 0
+printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":"\303\274\303\261\303\255"}\n' >"$dir/wide.jsonl"
+run 0 eval $small --data "$dir/wide.jsonl" --task classify
+out "^aa        [01][.]"; out "^$(printf '\303\274\303\261\303\255')       [01][.]"        # columns of characters, not of bytes
 printf 'aa\n' >"$dir/labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
 
@@ -260,6 +284,18 @@ run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens 9 --bat
 same "$dir/p4" "$dir/p1"
 [ "$(wc -l <"$dir/p4")" = 6 ] || wrong "not six answers"
 run 0 eval $small --data "$dir/g.jsonl" --task classify --score generate --max-new-tokens 9 --json -; near "$(figure rows "$dir/out")" 6 0
+
+begin "generate: an id that the tokenizer does not have, as of a padded embedding, has no text"
+for text in hi there a b c d e f; do
+    $EXE "$LORA" generate $small --prompt $text --max-new-tokens 100 --ids 2>"$dir/err" | grep -q -w 258 && break
+    text=
+done
+[ -n "$text" ] || wrong "no answer has the id 258"
+run 0 generate $small --prompt "$text" --max-new-tokens 100
+tr -d '\n' <"$dir/out" >"$dir/said"
+printf '{"messages":[{"role":"user","content":"%s"},{"role":"assistant","content":"x"}]}\n' "$text" >"$dir/g.jsonl"
+run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens 100 --predictions "$dir/p"
+[ -s "$dir/said" ] && [ -s "$dir/p" ] || wrong "no text"
 
 begin "generate: sampling by seed, top-k 1 is greedy, stop texts, --raw"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids; cp "$dir/out" "$dir/greedy"
@@ -312,6 +348,11 @@ run 0 train --model "$m" --chat-template chatml --data "$dir/all.jsonl" --prompt
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --task classify --predictions "$dir/p"
 err "chat template of the adapter: chatml"; err "prompt template of the adapter: Say {text}"; err "labels of the adapter: 4"; out "^aab "
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --json -; cp "$dir/out" "$dir/j1"
+run 0 eval --model "$m" --backend ref --adapter "$dir/a/checkpoint-2/" --data "$dir/two.jsonl" --json -; err "prompt template of the adapter: Say"
+near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 0
+echo '[{"role":"user","content":"hi"}]' >"$dir/talk"
+run 0 generate --model "$m" --backend ref --adapter "$dir/a" --messages "$dir/talk" --max-new-tokens 1; err "the prompt template is for --prompt: the turns of $dir/talk are as they stand"
+run 0 generate --model "$m" --backend ref --adapter "$dir/a" --prompt hi --max-new-tokens 1; grep -q "is for --prompt" "$dir/err" && wrong "a note of nothing"
 run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=1" --data "$dir/two.jsonl" --json -
 near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 0
 run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0.5" --adapter "$dir/a=0.5" --data "$dir/two.jsonl" --json -

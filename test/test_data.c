@@ -364,7 +364,9 @@ static void test_files(void)
     check_refused("b.json", "[{\"text\":\"a\"},\n{\"txt\":\"a\"}]", &o, "b.json, line 2", "another form");
     check_refused("b.json", "[{\"text\":\"a\"},", &o, "b.json", "");
     check_refused("b.csv", "text,label\na,b\nc\n", &o, "b.csv, line 3", "2 fields");
-    check_refused("b.csv", "text,label\n\"a,b\n", &o, "b.csv", "closing quote");
+    check_refused("b.csv", "text,label\nx,y\nx,\"a,b\nc,d\ne,f\n", &o, "b.csv, line 3", "closing quote");    /* where it opens */
+    check_refused("b.csv", "\xff\xfet", &o, "b.csv", "found UTF-16; save the file as UTF-8");
+    check_refused("b.jsonl", "\xfe\xff{", &o, "b.jsonl", "found UTF-16; save the file as UTF-8");
     check_refused("b.csv", "text,label\n\"a\"x,b\n", &o, "b.csv, line 2", "after a closing quote");
     check_refused("b.csv", "text,text\na,b\n", &o, "b.csv, line 1", "two columns");
     check_refused("b.csv", "text,label\n\"a\nb\",c\nd,\n", &o, "b.csv, line 4", "an empty one");

@@ -95,6 +95,11 @@ expect 1 train "$@" --model "$dir/model2" --out "$dir/moved" --resume
 says "model has changed"
 same_run "$dir/t1" "$dir/moved" 10
 
+begin "an evaluation that is made again after resuming takes the line of the first"
+for steps in no 5 5; do expect 0 train "$@" --out "$dir/twice" --resume --eval-steps $steps; done
+[ "$(grep -c '"eval_loss"' "$dir/twice/metrics.jsonl")" = 1 ] || { wrong "not one evaluation"; grep eval_loss "$dir/twice/metrics.jsonl"; }
+[ "$(grep -c '"loss"' "$dir/twice/metrics.jsonl")" = 10 ] || wrong "steps were lost"
+
 # r 128: some tensors have 4096 numbers, which go into 8 bits, and some have fewer
 begin "--optim: adamw8bit and paged_adamw, threads, 5 + 5 steps = 10, what resuming refuses"
 for optim in adamw adamw8bit paged_adamw; do
@@ -186,6 +191,19 @@ for s in INT TERM; do
         || wrong "the checkpoint ($step) is not of the last step"
 done
 
+begin "SIGINT while a model is written: what is half written goes"
+sed 's/"hidden_size": 32/"hidden_size": 1024/; s/"intermediate_size": 48/"intermediate_size": 4096/; s/"num_hidden_layers": 3/"num_hidden_layers": 16/' \
+    "$dir/config.json" >"$dir/large.json"
+(trap - INT; exec $EXE "$LORA" init --config "$dir/large.json" --out "$dir/large" --threads 1 >"$dir/log" 2>&1) &
+pid=$!
+i=0; while [ ! -e "$dir/large/model.safetensors.tmp" ] && [ $i -lt 500 ]; do i=$((i + 1)); sleep 0.02 2>/dev/null || sleep 1; done
+kill -INT $pid
+wait $pid
+code=$?
+[ $code = 130 ] || wrong "exit $code"
+says "^lora: stopped: by SIGINT$"
+[ -z "$(ls "$dir/large")" ] || wrong "left: $(ls "$dir/large")"
+
 begin "SIGTERM while the rows are still being read from a pipe: the program ends at once"
 mkfifo "$dir/pipe"
 sleep 60 >"$dir/pipe" &
@@ -216,8 +234,12 @@ says "is saved: with the data as they were, --resume goes on"
 ls -d "$dir"/unread/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
 
 begin "a run in DIR is refused, resumed or overwritten"
+mkdir "$dir/t2/checkpoint-7.tmp"
 expect 1 train "$@" --out "$dir/t2"
 says "there is a run already"
+[ -e "$dir/t2/checkpoint-7.tmp" ] || wrong "a run that may still be there lost what it was writing"
+expect 1 train "$@" --out "$dir/config.json"
+says "cannot read the directory: $dir/config.json: found Not a directory"
 expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
 [ -e "$dir/t2/checkpoint-10" ] && wrong "the old checkpoints are still there"
 expect 2 train "$@" --out "$dir/t2" --overwrite --resume
@@ -303,6 +325,13 @@ for key in accuracy macro_f1 weighted_f1; do
     [ -n "$a" ] && [ "$a" = "$b" ] || wrong "$key: $a in training, $b by eval"
 done
 expect 2 train --model "$dir/byte" --data "$dir/labels.jsonl" --eval-task classify --out "$dir/class2"
+head -n 1 "$dir/labels.jsonl" >"$dir/label.jsonl"       # {labels} are those that are trained with, here too
+expect 0 train --model "$dir/byte" --chat-template chatml --prompt-template "{labels}: {text}?" --data "$dir/labels.jsonl" \
+    --eval-data "$dir/label.jsonl" --lora-r 1 --max-steps 1 --out "$dir/class3"
+expect 0 eval --model "$dir/byte" --adapter "$dir/class3" --data "$dir/label.jsonl" --json "$dir/j1"
+a=$(sed -n 's/.*"eval_loss":\([^,]*\).*/\1/p' "$dir/class3/metrics.jsonl")
+b=$(sed 's/.*"loss":\([^,]*\).*/\1/' "$dir/j1")
+[ -n "$a" ] && [ "$a" = "$b" ] || wrong "eval_loss $a in training, $b by eval"
 
 begin "tokenizer and template travel with the adapter; another base is warned of, the same in other bytes is not"
 chatml="{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -379,7 +408,7 @@ says "has no gradient: step 1, ${p}A.weight"
 
 begin "a metrics.jsonl that cannot be written ends the run"
 # a limit on files' size, of 512 or 1024 bytes each: metrics.jsonl reaches it, run.json does not
-(trap '' XFSZ; ulimit -f 8; exec $EXE "$LORA" train "$@" --epochs 20 --save-steps no --threads 1 --out "$dir/nospace" >"$dir/log.part" 2>&1)
+(ulimit -f 8; exec $EXE "$LORA" train "$@" --epochs 20 --save-steps no --threads 1 --out "$dir/nospace" >"$dir/log.part" 2>&1)
 code=$?
 tail -n 3 "$dir/log.part" >"$dir/log"
 [ $code = 1 ] || wrong "exit $code"
