@@ -402,13 +402,8 @@ static int run_by_size(int M, int N, int K) { return run_length(K, PARTS_MOST / 
 
 static size_t row_bytes16(int K) { return (size_t)ceil_div(K, STEP16) * STEP16 * 2; }
 
-static size_t parts_bytes(size_t runs, int M, int N)
-{
-    return runs > 1 ? (runs * (size_t)M * (size_t)N * sizeof(float) + 63) / 64 * 64 : 0;
-}
-
 /* Scratch memory: the parts of a product (matmul's have PARTS * TILE columns or fewer), and room for rows of A, rounded.
- * A fused matrix may be wider than what is asked for; fewer of its rows are rounded at a time. */
+ * A fused matrix may be wider than what is asked for; fewer of its rows are taken at a time. */
 static size_t gemm_work_bytes(const struct kernel_sizes *s)
 {
     size_t rows = (size_t)s->N, width = (size_t)(s->width > s->V ? s->width : s->V), row = row_bytes16((int)width);
@@ -438,32 +433,33 @@ static void launch_bf16(const struct product *p, unsigned *pairs)
     else LAUNCH(product_bf16_low, tiles(p, 64, COLUMNS16), GEMM_THREADS, *p);
 }
 
-/* A product, in bf16 so many rows at a time as there is room to round. Parts that there is no room for (of adapters whose
- * rank is larger than any width) are one. */
+/* A product, so many rows at a time as there is scratch memory for: in bf16 for their numbers, rounded, and behind them for the
+ * parts of their sums. How the terms are cut follows from one row alone, or rows would have other bits among more of them.
+ * What there is no such room for is one run: parts of matmul_dw, whose rows stay together, where an adapter's rank is larger
+ * than any width. */
 static void multiply(struct kernel_ctx *c, const struct product *whole, int bf16)
 {
     struct product p = *whole;
-    size_t runs = p.K > 0 ? (size_t)ceil_div(p.K, p.run) : 0, row = row_bytes16(p.K), parts = parts_bytes(runs, p.M, p.N);
-    int rows, done;
-    unsigned *pairs;
-    if (parts + (bf16 ? row : 0) > c->work_bytes) {
+    size_t runs = p.K > 0 ? (size_t)ceil_div(p.K, p.run) : 0, row = bf16 ? row_bytes16(p.K) : 0;
+    size_t part = runs > 1 ? runs * (size_t)p.N * sizeof(float) : 0;
+    int rows = p.M, done;
+    if (row + part * (p.a_columns ? (size_t)p.M : 1) > c->work_bytes) {
         p.run = p.K;
         runs = 1;
-        parts = 0;
+        part = 0;
     }
-    rows = bf16 ? (int)least(most((c->work_bytes - parts) / row, 1), (size_t)p.M) : p.M;
-    pairs = (unsigned *)((char *)c->work + parts);
+    if (!p.a_columns && row + part > 0) rows = (int)least(most(c->work_bytes / (row + part), 1), (size_t)p.M);
     p.words = (int)(row / 4);
-    p.pairs = pairs;
+    p.pairs = (const unsigned *)c->work;
     for (done = 0; runs && p.N > 0 && done < whole->M; done += rows) {
+        float *parts = runs > 1 ? (float *)((char *)c->work + (size_t)rows * row) : NULL;
         p.M = whole->M - done < rows ? whole->M - done : rows;
-        p.parts = runs > 1 ? (float *)c->work : NULL;
-        p.by_four = p.N % 4 == 0 && (p.parts || (size_t)p.c % 16 == 0);
-        if (bf16) launch_bf16(&p, pairs);
+        p.parts = parts;
+        p.by_four = p.N % 4 == 0 && (parts || (size_t)p.c % 16 == 0);
+        if (bf16) launch_bf16(&p, (unsigned *)c->work);
         else launch_f32(&p);
         p.parts = NULL;
-        if (runs > 1)
-            LAUNCH(add_parts, threads_for((size_t)p.M * (size_t)p.N), GEMM_THREADS, p, (const float *)c->work, (int)runs);
+        if (parts) LAUNCH(add_parts, threads_for((size_t)p.M * (size_t)p.N), GEMM_THREADS, p, (const float *)parts, (int)runs);
         p.a += (size_t)p.M * (size_t)p.K;
         p.c += (size_t)p.M * (size_t)p.N;
     }

@@ -61,6 +61,55 @@ static void errors(const struct kernels *k)
     k->release(&c, p);
 }
 
+/* A product of few columns and many terms, which are cut into runs: N rows of it, or one row alone, in so much scratch memory. */
+enum { ROWS = 13, COLUMNS = 20, TERMS = 1100 };
+
+static int cut_product(const struct kernels *k, int backward, int compute, int from, int N, size_t bytes, float *out)
+{
+    static float x[ROWS * TERMS], w[COLUMNS * TERMS];
+    struct kernel_ctx c = { .threads = 1, .compute = compute, .work_bytes = bytes };
+    struct weight there = { .type = TYPE_F32, .rows = backward ? TERMS : COLUMNS, .cols = backward ? COLUMNS : TERMS };
+    buf *dx = k->alloc(&c, sizeof x), *dw = k->alloc(&c, sizeof w), *dout = k->alloc(&c, ROWS * COLUMNS * sizeof *out);
+    int i, bad;
+    for (i = 0; i < ROWS * TERMS; i++) x[i] = (float)random_normal(1, (uint64_t)i);
+    for (i = 0; i < COLUMNS * TERMS; i++) w[i] = (float)random_normal(2, (uint64_t)i);
+    there.data = dw;
+    c.work = k->alloc(&c, bytes);
+    bad = !dx || !dw || !dout || !c.work || k->open(&c);
+    if (!bad) {
+        k->up(&c, dx, x + from * TERMS, (size_t)N * TERMS);
+        k->up(&c, dw, w, COLUMNS * TERMS);
+        bad = backward ? k->matmul_dx(&c, dout, dx, &there, 1, 0, N) : k->matmul(&c, dout, dx, &there, NULL, 1, 0, N);
+        k->down(&c, out, dout, (size_t)N * COLUMNS);
+        k->close(&c);
+    }
+    k->release(&c, dx);
+    k->release(&c, dw);
+    k->release(&c, dout);
+    k->release(&c, c.work);
+    return bad;
+}
+
+/* With less scratch memory a product takes fewer rows at a time, to the same bits. */
+static void pieces(const struct kernels *k, int backward, int compute)
+{
+    const struct kernel_sizes sizes = { .threads = 1, .N = ROWS, .width = TERMS, .V = 1, .HS = 1, .NH = 1, .NKV = 1 };
+    const size_t row = 5 * COLUMNS * sizeof(float) + (compute ? 1152 * 2 : 0);      /* five runs, whole steps of 64 terms */
+    float whole[ROWS * COLUMNS], some[ROWS * COLUMNS];
+    char name[80];
+    int rows, from;
+    snprintf(name, sizeof name, "%s%s: rows in less scratch memory", backward ? "matmul_dx" : "matmul", compute ? " in bf16" : "");
+    test_begin(name);
+    CHECK(!cut_product(k, backward, compute, 0, ROWS, k->work_bytes(&sizes), whole));
+    for (rows = 1; rows <= 9; rows += 4) {
+        memset(some, 0, sizeof some);
+        CHECK(!cut_product(k, backward, compute, 0, ROWS, (size_t)rows * row, some) && !memcmp(some, whole, sizeof whole), "room for %d rows", rows);
+    }
+    for (from = 0; from + FEW_ROWS <= ROWS; from += 5)
+        CHECK(!cut_product(k, backward, compute, from, FEW_ROWS, FEW_ROWS * row, some)
+              && !memcmp(some, whole + from * COLUMNS, FEW_ROWS * COLUMNS * sizeof *some), "rows from %d on alone", from);
+}
+
 /* Both computes of operation `only`, or of all; of the slow ones every `every`th case, of the others ten times as many. */
 static void run_table(const char *path, const char *label, const char *only, int every)
 {
@@ -76,6 +125,7 @@ static void run_table(const char *path, const char *label, const char *only, int
         run_op(k, label, op, COMPUTE_F32, slow ? every : (every + 9) / 10);
         if (is_product(op) && k->has_bf16) run_op(k, label, op, COMPUTE_BF16, every);
     }
+    for (i = 0; k && !only && i < 4; i++) pieces(k, i % 2, i < 2 ? COMPUTE_F32 : COMPUTE_BF16);
     if (k && !only) errors(k);
 }
 
