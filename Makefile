@@ -69,7 +69,7 @@ SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
-OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/%.so,own own_without_rope) $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
+OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/%.so,own own_without_rope own_over own_under) $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
 LADDER  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/*.c))
 TESTS   := $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
 
@@ -135,6 +135,9 @@ ifeq ($(HAVE_WRAP),1)
 $(BUILD)/test/test_faults: $(JOBS)
 $(BUILD)/test/test_faults: TEST_FLAGS := -DHAVE_WRAP $(WRAP) $(JOBS) $(BUILD)/liblora.a $(LORA_LIBS)
 endif
+
+$(BUILD)/test/test_sampling: $(JOBS)
+$(BUILD)/test/test_sampling: TEST_FLAGS := $(JOBS) $(BUILD)/liblora.a $(LORA_LIBS)
 
 # What made the things in data/: a text generator and a tokenizer trainer.
 $(BUILD)/data/make_text: $(BUILD)/data/make_text.o $(BUILD)/liblora.a
@@ -202,11 +205,11 @@ $(BUILD)/test/cuda/%: docs/% test/emulate.awk
 $(BUILD)/test/backend_emulated.so: $(BUILD)/test/cuda/backend.o $(EMULATOR)
 	$(CC) -shared -Wl,-Bsymbolic $(EMULATED_LINK) $(LDFLAGS) -o $@ $^ -lm
 
-# The reference as a table with its own memory, and without one of its entries.
+# The reference as a table with its own memory; without one of its entries; over a table of the host's, and below one.
 OWN := weight.c nf4.c util.c
-$(BUILD)/test/own.so $(BUILD)/test/own_without_rope.so: test/own_backend.c kernels_ref.c kernels.h $(OWN) $(PROBES)
+$(patsubst %,$(BUILD)/test/%.so,own own_without_rope own_over own_under): test/own_backend.c kernels_ref.c kernels.h $(OWN) $(PROBES)
 	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) -fPIC -shared -I. $(if $(findstring without,$@),-DLACKS=rope) $(LORA_LDFLAGS) -o $@ $< $(OWN) -lm
+	$(CC) $(LORA_CFLAGS) -fPIC -shared -I. $(if $(findstring without,$(@F)),-DLACKS=rope)$(if $(findstring over,$(@F)),-DOVER)$(if $(findstring under,$(@F)),-DUNDER) $(LORA_LDFLAGS) -o $@ $< $(OWN) -lm
 
 # The rungs from the fourth on are for vectors; which sums may be added in another order, they say themselves.
 $(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast

@@ -54,12 +54,22 @@ static const char *missing(const struct kernels *k)
     return NULL;
 }
 
+/* The first table of those below that has memory of its own, or, below one that has it, any: what they would be given is not
+ * where they read. */
+static const struct kernels *stranger(const struct kernels *k)
+{
+    const struct kernels *below;
+    for (below = k->below; below && !k->own_memory && !below->own_memory; below = below->below) ;
+    return below;
+}
+
 #define NAME_LETTERS "abcdefghijklmnopqrstuvwxyz0123456789_-"
 
 /* Is this a table that can be called here? `path` is where it was found. */
 static int check_table(const struct kernels *k, const char *path, struct lora_error *err)
 {
     char why[256] = "";
+    const struct kernels *other;
     const char *lacks;
     if (!k || k->abi != KERNELS_ABI || k->bytes != (int)sizeof *k) {
         fail(err, "not a table of kernels for this version", "%s", path);
@@ -77,6 +87,11 @@ static int check_table(const struct kernels *k, const char *path, struct lora_er
         fail(err, "not a table of kernels", "%s", path);
         expected(err, "every entry in a table with memory of its own");
         return found(err, "no %s", lacks);
+    }
+    if ((other = stranger(k)) != NULL) {
+        fail(err, "not a table of kernels", "%s", path);
+        expected(err, k->own_memory ? "no table below one with memory of its own" : "tables over the host's memory below it");
+        return found(err, "%s", other->name ? other->name : "one");
     }
     if (k->usable && !k->usable(why, sizeof why)) {
         fail(err, "cannot use the backend", "%s", path);

@@ -95,7 +95,8 @@ struct kernels {
      * complete: no other can stand in for an entry of it. */
     int own_memory;
     /* The host table whose entries stand where this one's are empty, and that is asked where an operation answers
-     * KERNEL_UNSUPPORTED. NULL in a shared object: the best one that is usable; under `lora verify` ref. */
+     * KERNEL_UNSUPPORTED. NULL in a shared object: the best one that is usable; under `lora verify` ref. No table
+     * that stands below another has memory of its own, and below one that has it there is none: else it is refused. */
     const struct kernels *below;
 
     /* 1: can run here. 0: cannot, and why is said in `why` (n bytes). */

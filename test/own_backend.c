@@ -1,5 +1,6 @@
 /* own_backend.c - the reference as a table with memory of its own, in a shared object: what the program does for one,
- * seen without a device. LACKS names an entry that it does not have. What the environment asks for:
+ * seen without a device. LACKS names an entry that it does not have; with OVER it stands over the reference, and with
+ * UNDER below a table of the host's: both are to be refused. What the environment asks for:
  *     OWN_MEMORY=BYTES    so much is free
  *     OWN_SHUT            open() fails
  *     OWN_FAILS=N         the N-th product with a frozen weight fails, and it is said afterwards */
@@ -9,6 +10,9 @@
 #include <stdlib.h>
 
 static struct kernels own;
+#ifdef UNDER
+static struct kernels over;
+#endif
 static long products;
 
 static size_t free_memory(void)
@@ -50,6 +54,14 @@ const struct kernels *lora_kernels(void)
     own.matmul = counted_matmul;
 #ifdef LACKS
     own.LACKS = NULL;
+#endif
+#ifdef OVER
+    own.below = &kernels_ref;
+#endif
+#ifdef UNDER
+    over = kernels_ref;
+    over.below = &own;
+    return &over;
 #endif
     return &own;
 }

@@ -46,9 +46,36 @@ static void test_table(const struct kernels *k)
     }
 }
 
+static int reads_none(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias, double scale,
+                      int accumulate, int N)
+{
+    (void)c, (void)out, (void)x, (void)w, (void)bias, (void)scale, (void)accumulate, (void)N;
+    return KERNEL_UNSUPPORTED;
+}
+
+/* What a table with memory of its own cannot read, no table of the host's is given in its place. */
+static void test_own_memory(void)
+{
+    static const float one[1] = { 1 };
+    struct kernels own = kernels_ref, whole;
+    struct kernel_ctx c = { .threads = 1 };
+    struct weight w = { .type = TYPE_F32, .rows = 1, .cols = 1, .data = one };
+    float out[1] = { 7 };
+    test_begin("no other table stands in for one with memory of its own");
+    own.own_memory = 1;
+    own.below = &kernels_ref;
+    own.matmul = reads_none;
+    kernels_complete(&whole, &own);
+    CHECK(kernels_matmul(&whole, &c, (buf *)out, (const buf *)one, &w, NULL, 1, 0, 1) == KERNEL_UNSUPPORTED && out[0] == 7);
+    own.own_memory = 0;
+    kernels_complete(&whole, &own);
+    CHECK(!kernels_matmul(&whole, &c, (buf *)out, (const buf *)one, &w, NULL, 1, 0, 1) && out[0] == 1);
+}
+
 int main(void)
 {
     int i;
+    test_own_memory();
     for (i = 0; kernels_all[i]; i++) if (kernels_all[i] != &kernels_ref64) test_table(kernels_all[i]);
     return test_end();
 }

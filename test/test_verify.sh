@@ -90,6 +90,10 @@ for op in embed matmul linear_dx rope; do expect 0 verify --backend "$own" --op 
 grep -q '^rope  *[0-9]* *0 *0 ' "$dir/out" || wrong "$(cat "$dir/out")"
 expect 1 verify --backend "$build/test/own_without_rope.so"
 says "expected every entry in a table with memory of its own, found no rope"
+expect 1 verify --backend "$build/test/own_over.so"
+says "expected no table below one with memory of its own, found ref"
+expect 1 verify --backend "$build/test/own_under.so"
+says "expected tables over the host's memory below it, found own"
 OWN_SHUT=1 expect 1 verify --backend "$own" --op rope
 says "cannot start the backend: own"
 OWN_FAILS=20 expect 1 verify --backend "$own" --op matmul
