@@ -311,11 +311,12 @@ static void matmul_dx_bounds(struct trial *t)
     product_bounds(t, t->N, I, O, (size_t)O, 1, (size_t)I, 1, t->operand[1].start, t->dense, NULL);
 }
 
-/* N, O, I: around vectors and tiles, and across the blocks of both dimensions. */
+/* N, O, I: around vectors and tiles, and across the blocks of both dimensions; the last ones across those of packed operands too. */
 static const int product_shapes[][3] = {
     { 0, 4, 32 }, { 1, 1, 1 }, { 1, 7, 32 }, { 2, 3, 5 }, { 3, 2, 32 }, { 5, 17, 31 }, { 7, 16, 64 }, { 8, 8, 8 }, { 8, 33, 96 },
     { 9, 15, 17 }, { 1, 300, 288 }, { 15, 31, 33 }, { 16, 64, 32 }, { 17, 65, 160 }, { 31, 5, 7 }, { 33, 100, 64 }, { 6, 1, 576 },
-    { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }, { 19, 40, 512 }, { 5, 9, 256 }, { 50, 16, 520 }
+    { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }, { 19, 40, 512 }, { 5, 9, 256 }, { 50, 16, 520 },
+    { 9, 50, 2100 }, { 10, 2100, 50 }, { 770, 49, 17 }
 };
 
 /* One case of matmul (backward 0) or matmul_dx (1). */
@@ -397,6 +398,7 @@ static void product_cases(struct oracle *o, int backward)
             int type = types[k], odd = (int)(i + k) & 1, d = type == TYPE_REAL || shape[1] % 8 ? 0 : 8;
             int bias = !backward && ((i + k) / 2 & 1), large = shape[1] * shape[2] > 20000;
             if (large && type != TYPE_F32 && (i + k) % 3) continue;         /* time */
+            if (shape[0] * shape[1] * shape[2] > 600000 && type != TYPE_F32 && type != TYPE_NF4) continue;
             try_product(o, backward, shape, type, 0, odd, NORMAL, bias, odd ? 1 : -0.37, (int)(i + k) / 3 & 1);
             try_product(o, backward, shape, type, d, !odd, EXACT, bias, odd ? 1 : -0.5, (int)(i + k) / 2 & 1);
             if (type == TYPE_F32 || type == TYPE_REAL)
@@ -549,6 +551,7 @@ static void linears(struct oracle *o, int backward)
             if (backward && (i + k) / 2 % 2) flag |= ADD_H;
             if (!backward && (i + k) % 2) flag |= 4;
             if (!fits(types[k], shape[2]) || (!real && (i + k) % 3)) continue;      /* time */
+            if (shape[0] * shape[1] * shape[2] > 600000 && types[k] != TYPE_F32) continue;
             linear_begin(&t, o, shape, r, types[k], mode, flag);
             trial_end(&t, linear_bounds);
         }
