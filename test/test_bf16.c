@@ -178,6 +178,39 @@ static void test_rounding(const struct kernels *table)
     k.release(&c, c.work);
 }
 
+/* An infinite number of W is in its row's and its column's results alone: what a panel is filled up with is not the next row. */
+static void test_infinite(const struct kernels *table)
+{
+    enum { N = 9, O = 35, I = 44, ROW = 7, COLUMN = 3 };
+    static const int types[] = { TYPE_F32, TYPE_BF16 };
+    float x[N * I], y[N * O], out[N * O], dx[N * I], numbers[O * I];
+    uint16_t halves[O * I];
+    struct kernels k;
+    struct kernel_ctx c = { .threads = 1, .compute = COMPUTE_BF16 };
+    struct kernel_sizes z = { .threads = 1, .N = N, .width = I, .V = 1, .HS = 1, .NH = 1, .NKV = 1, .keys = 1, .segments = 1 };
+    struct weight w = { .rows = O, .cols = I };
+    char name[80];
+    int i, type;
+    kernels_complete(&k, table);
+    c.work_bytes = k.work_bytes(&z);
+    if (!(c.work = k.alloc(&c, c.work_bytes))) abort();
+    snprintf(name, sizeof name, "%s, bf16: an infinite number stays in its row and column", table->name);
+    test_begin(name);
+    for (i = 0; i < N * I; i++) x[i] = (float)random_normal(1, (uint64_t)i);
+    for (i = 0; i < N * O; i++) y[i] = (float)random_normal(2, (uint64_t)i);
+    for (i = 0; i < O * I; i++) numbers[i] = (float)random_normal(3, (uint64_t)i);
+    numbers[ROW * I + COLUMN] = INFINITY;
+    for (i = 0; i < O * I; i++) halves[i] = f32_to_bf16(numbers[i]);
+    for (type = 0; type < 2; type++) {
+        w.type = types[type];
+        w.data = type ? (const void *)halves : numbers;
+        CHECK(!k.matmul(&c, (buf *)out, (const buf *)x, &w, NULL, 1, 0, N) && !k.matmul_dx(&c, (buf *)dx, (const buf *)y, &w, 1, 0, N));
+        for (i = 0; i < N * O; i++) CHECK((out[i] - out[i] == 0) == (i % O != ROW), "%s: output %d", weight_types[w.type].name, i % O);
+        for (i = 0; i < N * I; i++) CHECK((dx[i] - dx[i] == 0) == (i % I != COLUMN), "%s: input %d", weight_types[w.type].name, i % I);
+    }
+    k.release(&c, c.work);
+}
+
 /* ---- the whole model ---- */
 
 enum { ROWS = 3, STEPS = 12, MAX_TARGETS = 64 };
@@ -386,6 +419,7 @@ int main(void)
         must_pass(k, k == kernels_find("auto", NULL) ? COUNT(products) : 1);      /* the same code behind all */
         test_not_f32(k);
         test_rounding(k);
+        test_infinite(k);
     }
     if (kernels_find("auto", NULL)->has_bf16 && kernels_find("auto", NULL)->has_bf16(why, sizeof why)) test_models();
     else test_skip("the whole model in bf16", why);

@@ -216,6 +216,155 @@ static void test_not_finite(void)
     tiny_close(&t);
 }
 
+/* The channels of x that a module's dropout leaves out, seen in the gradient of A, which is made of drop(x): of one token, so
+ * that a channel left out has no gradient at all. They are those that kernels.h says, of a key that is the module's own. */
+static void test_masks(const char *backend)
+{
+    enum { VISIT = 5 };
+    const double p = 0.5;
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, p, "all-linear");
+    struct lora_setup s;
+    struct lora *l;
+    struct pack pack = { 0 };
+    const struct trained *list;
+    const int ids[2] = { 3, 4 };
+    const unsigned char mask[2] = { 0, 1 };
+    double loss;
+    float *g;
+    int i, j, n, seen = 0;
+    test_begin_with(backend, "", "which channels are dropped");
+    tiny_open(&t, &c, 11);
+    s = make_setup(&t.model, &a, backend);
+    s.seed = 77;
+    l = must_open(&s);
+    CHECK(!pack_row(&pack, ids, mask, 2, 0, VISIT, NULL, NULL) && !pack_finish(&pack, NULL) && pack.N == 1);
+    lora_zero_gradients(l);
+    CHECK(!lora_train(l, &pack, 1, &loss, NULL, NULL));
+    g = malloc(lora_trained_size(l) * sizeof *g);
+    lora_get(l, LORA_GRADIENTS, g);
+    n = lora_trained(l, &list);
+    for (i = 0; i < n; i++) {
+        uint64_t key = random_key(s.seed, list[i].name);
+        if (list[i].is_b || list[i].id == T_WQ || list[i].id == T_WK) continue;     /* with one key, q and k count for nothing */
+        for (j = 0; j < list[i].cols; j++, seen++) {
+            int dropped = random_uniform(key, (uint64_t)VISIT << 40 | (uint64_t)j) < p;
+            CHECK((g[list[i].offset + (size_t)j] == 0) == dropped, "%s, channel %d", list[i].name, j);
+        }
+    }
+    CHECK(seen == 2 * (16 + 24 + 16 + 16 + 20), "%d channels", seen);
+    free(g);
+    lora_close(l);
+    pack_free(&pack);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
+/* So large a vocabulary that logits are made of 16 rows at a time: losses, the likeliest ids and gradients of 35 targets are those
+ * of packs that have few. */
+static void test_chunks(const char *backend)
+{
+    enum { TARGETS = 35, EACH = 7 };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a;
+    struct lora_setup s;
+    struct lora *l;
+    struct pack p = { 0 };
+    struct worst w = { 0, 0, 0, 0, 0 };
+    double losses[2][TARGETS], largest = 0;
+    float *g[2];
+    int best[2][TARGETS], ids[EACH + 1], apart, i, k, done;
+    unsigned char mask[EACH + 1];
+    size_t n, j;
+    test_begin_with(backend, "", "logits in parts");
+    c.V = 200003;
+    c.L = 1;
+    c.tied = 1;
+    a = make_adapter(&c, 3, 0, "down_proj");
+    tiny_open(&t, &c, 11);
+    s = make_setup(&t.model, &a, backend);
+    l = must_open(&s);
+    n = lora_trained_size(l);
+    memset(mask, 1, sizeof mask);
+    for (apart = 0; apart < 2; apart++) {
+        g[apart] = malloc(n * sizeof **g);
+        lora_zero_gradients(l);
+        pack_clear(&p);
+        for (i = done = 0; i < TARGETS / EACH; i++) {
+            for (k = 0; k <= EACH; k++) ids[k] = (int)(random_bits(5, (uint64_t)(i * 8 + k)) % (uint64_t)c.V);
+            CHECK(!pack_row(&p, ids, mask, EACH + 1, 0, i, NULL, NULL));
+            if (!apart && i + 1 < TARGETS / EACH) continue;
+            CHECK(!pack_finish(&p, NULL) && !lora_train(l, &p, 1.0 / TARGETS, losses[apart] + done, best[apart] + done, NULL));
+            done += p.T;
+            pack_clear(&p);
+        }
+        CHECK(done == TARGETS);
+        lora_get(l, LORA_GRADIENTS, g[apart]);
+    }
+    for (i = 0; i < TARGETS; i++) worst_add(&w, fabs(losses[0][i] - losses[1][i]), 1e-5, (size_t)i);
+    for (j = 0; j < n; j++) largest = fmax(largest, fabs((double)g[0][j]));
+    for (j = 0; j < n; j++) worst_add(&w, fabs((double)g[0][j] - (double)g[1][j]), 1e-5 * largest, j);
+    CHECK_WORST(w, "losses and gradients");
+    CHECK(largest > 0 && !memcmp(best[0], best[1], sizeof best[0]), "other ids are the likeliest");
+    for (i = 0; i < 2; i++) free(g[i]);
+    lora_close(l);
+    pack_free(&p);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
+/* Four steps from given gradients, clipped and not, are those of PyTorch's AdamW and clip_grad_norm_ in double. */
+static void test_steps(const char *backend)
+{
+    static const double sizes[4] = { 3, 1e-6, 2e-7, 1e-3 };        /* of the gradients: norms far above and around what is allowed */
+    static const struct lora_hyper h = { 0.01, 0.8, 0.95, 2e-8, 0.1, 2e-6 };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, 0, "all-linear");
+    struct lora_setup s;
+    struct lora *l;
+    struct worst w = { 0, 0, 0, 0, 0 };
+    double *p, *m, *v, *g, *got, norm, sum;
+    size_t n, i;
+    int step;
+    test_begin_with(backend, "", "steps by hand");
+    tiny_open(&t, &c, 11);
+    s = make_setup(&t.model, &a, backend);
+    l = must_open(&s);
+    n = lora_trained_size(l);
+    p = calloc(5 * n, sizeof *p);
+    m = p + n, v = m + n, g = v + n, got = g + n;
+    lora_get64(l, LORA_PARAMETERS, p);
+    for (step = 0; step < 4; step++) {
+        double scale = 1, clipped;
+        for (sum = 0, i = 0; i < n; i++) {
+            g[i] = sizes[step] * random_normal(random_key(9, "g"), (uint64_t)step * n + i) / sqrt((double)n);
+            sum += g[i] * g[i];
+        }
+        clipped = h.max_grad_norm / (sqrt(sum) + 1e-6);
+        if (clipped < 1) scale = clipped;
+        lora_set64(l, LORA_GRADIENTS, g);
+        CHECK(!lora_step(l, &h, &norm, NULL) && fabs(norm - sqrt(sum)) <= 1e-6 * sqrt(sum), "norm %g, not %g", norm, sqrt(sum));
+        lora_get64(l, LORA_PARAMETERS, got);
+        for (i = 0; i < n; i++) {
+            double x = scale * g[i];
+            m[i] = h.beta1 * m[i] + (1 - h.beta1) * x;
+            v[i] = h.beta2 * v[i] + (1 - h.beta2) * x * x;
+            p[i] -= h.learning_rate * h.weight_decay * p[i];
+            p[i] -= h.learning_rate * m[i] / (1 - pow(h.beta1, step + 1)) / (sqrt(v[i] / (1 - pow(h.beta2, step + 1))) + h.eps);
+            worst_add(&w, fabs(got[i] - p[i]), 1e-6 * (fabs(p[i]) + h.learning_rate), i);
+        }
+    }
+    CHECK(lora_steps(l) == 4);
+    CHECK_WORST(w, "parameters");
+    free(p);
+    lora_close(l);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
 static void test_backends(void)
 {
     struct config c = tiny_config();
@@ -251,7 +400,10 @@ int main(void)
         test_sharing(backend);
         test_adapters(backend);
         test_cache(backend);
+        test_masks(backend);
+        test_steps(backend);
     }
+    test_chunks("auto");
     test_backends();
     test_plan();
     test_not_finite();

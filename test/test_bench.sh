@@ -1,0 +1,35 @@
+#!/bin/sh
+# What `lora bench --step` says of the share of a step that one thread does alone.
+. test/checks.sh
+what="the share of a step that one thread does alone"
+if [ -n "$EXE" ]; then name=$what; skip "no processor's own times under an emulator"
+elif ! OMP_DISPLAY_ENV=true "$LORA" help 2>&1 | grep -q OMP_; then name=$what; skip "this build has no OpenMP: one thread"
+else
+cat >"$dir/config.json" <<'END'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "vocab_size": 256, "num_hidden_layers": 1,
+ "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 1024, "max_position_embeddings": 128,
+ "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu"}
+END
+# bench THREADS: with what stands before it in the environment; the share is in $share.
+bench() {
+    "$LORA" bench --model "$dir/config.json" --dtype f32 --step --rounds 5 --tokens 128 --threads "$1" --json "$dir/json" >"$dir/out" 2>"$dir/log" ||
+        { wrong "exit $?"; tail -n 3 "$dir/log"; }
+    share=$(sed -n 's/.*"serial":\([0-9.e-]*\).*/\1/p' "$dir/json")
+}
+# between LEAST MOST: what one thread does more than the others on average. Threads that share the work have half of it each, give
+# or take a tenth; seven that are asked for and not there do nothing.
+between() { awk -v s="$share" -v a="$1" -v b="$2" 'BEGIN { exit !(s != "" && s >= a && s <= b) }' || wrong "$share, not $1 to $2"; }
+begin "$what: all of it, half of it, little of it"
+export OMP_WAIT_POLICY=passive
+OMP_THREAD_LIMIT=1 bench 3; between 0.97 1
+grep -q "of a step over f32 .* % is done by one thread alone" "$dir/out" || wrong "it is not said"
+OMP_THREAD_LIMIT=2 bench 9; between 0.3 0.75
+OMP_THREAD_LIMIT=2 bench 2; between 0 0.45
+
+begin "$what: not told where threads that wait spin"
+OMP_WAIT_POLICY=active bench 2
+[ -z "$share" ] && grep -q "^with OMP_WAIT_POLICY=passive threads that wait take no processor time" "$dir/out" || wrong "$share"
+fi
+end
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
