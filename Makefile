@@ -65,8 +65,9 @@ AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx
 BF16_FLAGS := $(if $(and $(AVX512_FLAGS),$(filter 1,$(HAVE_BF16))),$(AVX512_FLAGS) -mavx512bf16 -DHAVE_BF16)
 AMX_FLAGS := $(if $(and $(BF16_FLAGS),$(filter 1,$(HAVE_AMX))),-mamx-tile -mamx-bf16 -DHAVE_AMX)
 
-SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
+SOURCES := $(filter-out main.c kernels_ref.c %_vec.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
+VECTORS := $(if $(AVX2_FLAGS),decode_avx2 gemm_avx2 few_avx2 attention_avx2) $(if $(AVX512_FLAGS),gemm_avx512 few_avx512 attention_avx512)
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(VECTORS:%=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
 OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/%.so,own own_without_rope own_over own_under) $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
@@ -111,21 +112,17 @@ $(BUILD)/kernels_ref64.o: kernels_ref.c $(PROBES)
 	$(CC) $(LORA_CFLAGS) -DREF64 -MMD -MP -c -o $@ $<
 
 # Only the files of an instruction set get its flags: one binary runs on every machine of the family.
-$(BUILD)/%_avx2.o: %_avx2.c $(PROBES)
-	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) -O3 $(AVX2_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/%_avx2.o: LORA_CFLAGS += -O3 $(AVX2_FLAGS)
+$(BUILD)/%_avx512.o: LORA_CFLAGS += -O3 $(AVX512_FLAGS) -DWIDE
+$(BUILD)/%_bf16.o: LORA_CFLAGS += -O3 $(BF16_FLAGS)
+$(BUILD)/%_amx.o: LORA_CFLAGS += $(AMX_FLAGS)
 
-$(BUILD)/%_avx512.o: %_avx512.c $(PROBES)
-	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) -O3 $(AVX512_FLAGS) -MMD -MP -c -o $@ $<
-
-$(BUILD)/%_bf16.o: %_bf16.c $(PROBES)
-	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) -O3 $(BF16_FLAGS) -MMD -MP -c -o $@ $<
-
-$(BUILD)/%_amx.o: %_amx.c $(PROBES)
-	@mkdir -p $(@D)
-	$(CC) $(LORA_CFLAGS) $(AMX_FLAGS) -MMD -MP -c -o $@ $<
+# gemm_vec.c and its like are compiled for each width: see vectors.h.
+COMPILE_VECTORS = $(CC) $(LORA_CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/%_avx2.o: %_vec.c $(PROBES)
+	$(COMPILE_VECTORS)
+$(BUILD)/%_avx512.o: %_vec.c $(PROBES)
+	$(COMPILE_VECTORS)
 
 $(BUILD)/test/%: test/%.c $(BUILD)/liblora.a
 	@mkdir -p $(@D)

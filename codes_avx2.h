@@ -1,5 +1,5 @@
 /* codes_avx2.h - the small integers of GGUF's blocks in vectors, and the numbers of 4-bit codes: what
- * decoding (decode_avx2.c) and products of few rows (few_avx2.c) share. blocks.h has the layouts.
+ * decoding (decode_vec.c) and products of few rows (few_vec.c) share. blocks.h has the layouts.
  *
  * The types differ in where the bits of a number lie and agree in what is made of them. So each function
  * codes_TYPE() gathers 32 numbers, part `part` of the block at p, as one vector of bytes without sign, and
@@ -7,7 +7,7 @@
 #ifndef CODES_AVX2_H
 #define CODES_AVX2_H
 
-#include "avx2.h"
+#include "vectors.h"
 
 #ifdef HAVE_AVX2
 #include "blocks.h"

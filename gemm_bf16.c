@@ -1,6 +1,6 @@
 /* gemm_bf16.c - products with frozen weights in bf16: see bf16.h.
  *
- * The plan is that of gemm_avx2.c: C[M,N] = A[M,K] B[K,N], B a weight or its transpose; a thread takes a
+ * The plan is that of gemm_vec.c: C[M,N] = A[M,K] B[K,N], B a weight or its transpose; a thread takes a
  * panel of B, decodes it into memory of its own, and all rows of A go by. A is packed first, by all
  * threads. Both are packed in the shape that AMX reads and that AVX512-BF16 reads as well:
  *     A   [tile of 16 rows][32 terms][16 rows][32]   a pair of terms of a row is broadcast
@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #ifdef HAVE_BF16
-#include "avx2.h"
+#include "vectors.h"
 #include <cpuid.h>
 
 enum {
@@ -67,11 +67,11 @@ static void pack_transposed(const struct weight *w, int row, int col, int n, str
         rows[r] = (const float *)(const void *)strip;
         if (r >= have) memset(strip, 0, sizeof *strip * (size_t)terms);
         else if (lies_as_bf16(w) && n == terms)
-            rows[r] = (const float *)(const void *)(lies_as_bf16(w) + avx2_element(w, row + r, col));
-        else to_bf16(strip, avx2_strip(w, row + r, col, n, s->floats), n);
+            rows[r] = (const float *)(const void *)(lies_as_bf16(w) + vec_element(w, row + r, col));
+        else to_bf16(strip, vec_strip(w, row + r, col, n, s->floats), n);
     }
-    avx2_transpose((float *)(void *)s->panels, BF16_COLUMNS, rows, terms / 2);
-    avx2_transpose((float *)(void *)s->panels + 8, BF16_COLUMNS, rows + 8, terms / 2);
+    vec_transpose((float *)(void *)s->panels, BF16_COLUMNS, rows, terms / 2);
+    vec_transpose((float *)(void *)s->panels + 8, BF16_COLUMNS, rows + 8, terms / 2);
 }
 
 /* Two rows of 16, as pairs: a[0] b[0] a[1] b[1] ... */
@@ -86,8 +86,8 @@ static __m512i pairs(__m512i rows)
 static const float *strip_of(const struct weight *w, int row, int k, int n, int col, int have, float *space)
 {
     if (k >= n) return memset(space, 0, sizeof *space * GROUP);
-    if (have == GROUP && avx2_lies_as_floats(w)) return (const float *)w->data + avx2_element(w, row + k, col);
-    avx2_decode(w, row + k, col, have, space);
+    if (have == GROUP && vec_lies_as_floats(w)) return (const float *)w->data + vec_element(w, row + k, col);
+    vec_decode(w, row + k, col, have, space);
     return space;
 }
 
@@ -117,7 +117,7 @@ static void pack_rows(bf16 *to, const float *a, size_t row, int mr, int n)
         }
 }
 
-/* ---- the tile ---- sums of 16 rows by 16 columns; the rows are written out, as in avx2.h */
+/* ---- the tile ---- sums of 16 rows by 16 columns; the rows are written out, as in tile.h */
 
 ALWAYS_INLINE __m512 step(__m512 sum, const bf16 *a, __m512i b)
 {
@@ -277,7 +277,7 @@ int bf16_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weigh
                 const buf *bias, double scale, int accumulate, int N)
 {
     struct product g = { 0 };
-    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
     g.N = w->rows;
     g.K = w->cols;
@@ -297,7 +297,7 @@ int bf16_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct 
                    double scale, int accumulate, int N)
 {
     struct product g = { 0 };
-    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
     g.N = w->cols;
     g.K = w->rows;

@@ -1,10 +1,10 @@
 /* kernels_avx2.c - the table "avx2": 256-bit vectors and fused multiply-adds. The products are in
- * gemm_avx2.c, attention in attention_avx2.c; here is the rest.
+ * gemm_vec.c, attention in attention_vec.c; here is the rest.
  *
  * Elementwise work is bounded by memory; loops that compilers vectorise by themselves are left in
  * plain C. What sums over a row keeps running sums of 8 lanes and adds those up in a fixed way. */
 #define _DEFAULT_SOURCE         /* madvise() */
-#include "avx2.h"
+#include "vectors.h"
 #include "bf16.h"
 #include "nf4.h"
 
@@ -127,7 +127,7 @@ static void embed_backward(struct kernel_ctx *c, buf *dw, const buf *dout, const
     }
 }
 
-/* ---- products: what gemm_avx2.c leaves ---- */
+/* ---- products: what gemm_vec.c leaves ---- */
 
 static void bias_backward(struct kernel_ctx *c, buf *db, const buf *dout, int N, int O)
 {

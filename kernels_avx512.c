@@ -1,5 +1,5 @@
 /* kernels_avx512.c - the table "avx512": what is faster in 512 bits, over the table avx2. */
-#include "avx2.h"
+#include "vectors.h"
 #include "bf16.h"
 
 #include <stdio.h>

@@ -35,7 +35,7 @@ static inline vec vec_between(vec v, vec others, int from, int to)
 {
     return _mm512_mask_blend_ps(first_lanes(to) & ~first_lanes(from), others, v);
 }
-/* exp2_8() of avx2.h: the same bits */
+/* exp2_8() of vectors.h: the same bits */
 static inline vec vec_exp2(vec x)
 {
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);

@@ -22,7 +22,7 @@ fi
 # The library once, for all targets; of it each takes what it needs.
 objects=
 for source in *.c text/*.c formats/*.c test/fuzz/fuzz.c; do
-    case $source in main.c | *kernels* | *_avx2.c) continue ;; esac
+    case $source in main.c | *kernels* | *_vec.c) continue ;; esac
     object=$out/$(echo "$source" | tr / _).o
     $cc $flags -fno-sanitize-recover=all -c -o "$object" "$source"
     objects="$objects $object"

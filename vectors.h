@@ -1,15 +1,16 @@
-/* avx2.h - what the files of vector instructions share: partial vectors, exp, and what they offer each other.
+/* vectors.h - what the files of vector instructions share: partial vectors, exp, and what they offer each other.
  *
- *     decode_avx2.c       weights of any type to numbers; codes_avx2.h is its vectors
- *     gemm_avx2.c         products with them
- *     few_avx2.c          products of few rows
- *     attention_avx2.c    attention, forward and backward
+ *     decode_vec.c        weights of any type to numbers; codes_avx2.h is its vectors
+ *     gemm_vec.c          products with them
+ *     few_vec.c           products of few rows
+ *     attention_vec.c     attention, forward and backward
  *     kernels_avx2.c      everything else, and the table
+ *     kernels_avx512.c    the table of what is faster in 512 bits
  *
- * A file that includes one of these with WIDE defined is the same in 512 bits, for the table avx512:
- * tile.h has the vectors of both widths, and the names. */
-#ifndef AVX2_H
-#define AVX2_H
+ * Those named *_vec.c are written in the vectors of tile.h, and the Makefile compiles them for each width: gemm_vec.c
+ * becomes gemm_avx2.o and, with WIDE, gemm_avx512.o. NAMED() names their functions. */
+#ifndef VECTORS_H
+#define VECTORS_H
 
 #include "kernels.h"
 
@@ -156,20 +157,20 @@ static inline __m256 sigmoid8(__m256 x)
 
 /* ---- weights as numbers ---- */
 
-int avx2_can_read(const struct weight *w);
+int vec_can_read(const struct weight *w);
 /* Index in the data of W[row][col], of TYPE_REAL too. */
-size_t avx2_element(const struct weight *w, int row, int col);
+size_t vec_element(const struct weight *w, int row, int col);
 /* out[i] = W[row][col + i], i < n: the bits of weight_decode(). */
-void avx2_decode(const struct weight *w, int row, int col, int n, float *out);
+void vec_decode(const struct weight *w, int row, int col, int n, float *out);
 /* Rows of floats one after the other: no decoding. */
-int avx2_lies_as_floats(const struct weight *w);
+int vec_lies_as_floats(const struct weight *w);
 /* The elements where they lie when they are floats, else decoded into `space`. */
-const float *avx2_strip(const struct weight *w, int row, int col, int n, float *space);
+const float *vec_strip(const struct weight *w, int row, int col, int n, float *space);
 
 /* ---- the operations of the other files ---- */
 
 /* out[i*stride + r] = rows[r][i], r < 8, i < n */
-void avx2_transpose(float *out, size_t stride, const float *const *rows, int n);
+void vec_transpose(float *out, size_t stride, const float *const *rows, int n);
 
 /* The product of matmul below for N < FEW_ROWS. */
 void avx2_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w,

@@ -1,4 +1,4 @@
-/* decode_avx2.c - weights to numbers in vectors: the same bits as weight_decode().
+/* decode_vec.c - weights to numbers in vectors: the same bits as weight_decode().
  *
  * codes_avx2.h gathers 32 numbers of GGUF's types as small integers, a byte each, and put16() makes floats
  * of them. The 4-bit types of bitsandbytes look their numbers up. */
@@ -151,15 +151,15 @@ static int decode_int8(const struct weight *w, size_t e, int n, float *out)
 
 /* ---- weights ---- */
 
-size_t avx2_element(const struct weight *w, int row, int col)
+size_t vec_element(const struct weight *w, int row, int col)
 {
     int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
     return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
 }
 
-void avx2_decode(const struct weight *w, int row, int col, int n, float *out)
+void vec_decode(const struct weight *w, int row, int col, int n, float *out)
 {
-    size_t e = avx2_element(w, row, col);
+    size_t e = vec_element(w, row, col);
     int done;
     switch (w->type) {
     case TYPE_REAL: memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n); return;
@@ -170,19 +170,19 @@ void avx2_decode(const struct weight *w, int row, int col, int n, float *out)
     if (done < n) weight_decode(w, row, col + done, n - done, out + done);
 }
 
-int avx2_lies_as_floats(const struct weight *w)
+int vec_lies_as_floats(const struct weight *w)
 {
     return w->type == TYPE_REAL || (w->type == TYPE_F32 && !w->head_rows && (uintptr_t)w->data % sizeof(float) == 0);
 }
 
-const float *avx2_strip(const struct weight *w, int row, int col, int n, float *space)
+const float *vec_strip(const struct weight *w, int row, int col, int n, float *space)
 {
-    if (avx2_lies_as_floats(w)) return (const float *)w->data + avx2_element(w, row, col);
-    avx2_decode(w, row, col, n, space);
+    if (vec_lies_as_floats(w)) return (const float *)w->data + vec_element(w, row, col);
+    vec_decode(w, row, col, n, space);
     return space;
 }
 
-int avx2_can_read(const struct weight *w)
+int vec_can_read(const struct weight *w)
 {
     return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
 }

@@ -1,4 +1,4 @@
-/* attention_avx2.c - attention over segments, forward and backward, block by block.
+/* attention_vec.c - attention over segments, forward and backward, block by block.
  *
  * Scores are never stored but for one block of ROWS x KEYS a thread: forward keeps each row's largest
  * score and sum of exponentials as it goes over the blocks of keys (Milakov and Gimelshein 2018),
@@ -11,7 +11,7 @@
  * a block of keys to itself, and takes the blocks of queries in table order, so dk and dv are its own
  * sums; dq of a block of queries is added to by one block of keys after the other, in their order along
  * the chain of prefixes. Who comes too early waits: see dq_turn(). */
-#include "avx2.h"
+#include "vectors.h"
 
 #ifdef HAVE_AVX2
 #include <math.h>
@@ -163,7 +163,7 @@ static void load_keys_turned(const struct attention *a, const struct part *b, co
     int j, r;
     for (j = 0; j < b->columns; j += 8) {
         for (r = 0; r < 8; r++) rows[r] = j + r < b->keys ? from + key_at(a, b, j + r) : x->zeros;
-        avx2_transpose(to + j, LDK, rows, a->HS);
+        vec_transpose(to + j, LDK, rows, a->HS);
     }
 }
 

@@ -1,4 +1,4 @@
-/* gemm_avx2.c - products with weights of any type.
+/* gemm_vec.c - products with weights of any type.
  *
  * All three products are one, C[M,N] = A[M,K] B[K,N], with A read through two strides and B a
  * weight or its transpose:
@@ -15,7 +15,7 @@
  * read, packed before by all threads when enough columns use it. (Goto and van de Geijn 2008 keep
  * A in L2 and B in L1 likewise; the panel that is private to a thread is what decoding asks for.) What the
  * next panel is made of is fetched meanwhile: weights come from memory, once for each product. */
-#include "avx2.h"
+#include "vectors.h"
 #include "bf16.h"
 
 #ifdef HAVE_AVX2
@@ -87,7 +87,7 @@ static void transpose8(float *out, size_t stride, const float *const *rows, int 
     }
 }
 
-void avx2_transpose(float *out, size_t stride, const float *const *rows, int n)
+void vec_transpose(float *out, size_t stride, const float *const *rows, int n)
 {
     int i = 0, r;
     for (; i + 8 <= n; i += 8) transpose8(out + (size_t)i * stride, stride, rows, i);
@@ -103,21 +103,21 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
     int r, have = smaller(NR, w->rows - row);
     for (r = 0; r < NR; r++) {
         float *s = space + (size_t)r * KC;
-        if (r < have) rows[r] = avx2_strip(w, row + r, col, n, s);
+        if (r < have) rows[r] = vec_strip(w, row + r, col, n, s);
         else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
     }
-    for (r = 0; r < NR; r += 8) avx2_transpose(panel + r, NR, rows + r, n);
+    for (r = 0; r < NR; r += 8) vec_transpose(panel + r, NR, rows + r, n);
 }
 
 /* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, p < GROUP / NR, the panels `apart`; columns past the
  * end are 0 */
 static void pack_copied(float *panels, size_t apart, const struct weight *w, int row, int n, int col, float *space)
 {
-    int k, i, have = smaller(GROUP, w->cols - col), direct = have == GROUP && avx2_lies_as_floats(w);
-    const float *s = direct ? (const float *)w->data + avx2_element(w, row, col) : space;
+    int k, i, have = smaller(GROUP, w->cols - col), direct = have == GROUP && vec_lies_as_floats(w);
+    const float *s = direct ? (const float *)w->data + vec_element(w, row, col) : space;
     memset(space, 0, sizeof(float) * GROUP);
     for (k = 0; k < n; k++, panels += NR) {
-        if (!direct) avx2_decode(w, row + k, col, have, space);
+        if (!direct) vec_decode(w, row + k, col, have, space);
         for (i = 0; i < GROUP; i += NR) {
             vec_store(panels + (size_t)(i / NR) * apart, vec_load(s + i));
             vec_store(panels + (size_t)(i / NR) * apart + LANES, vec_load(s + i + LANES));
@@ -215,7 +215,7 @@ static struct ahead strips_of(const struct product *g, int n, int k, int K, long
     f.rows = g->transposed ? width : run;
     f.bytes = ((size_t)(g->transposed ? run : width) + (size_t)block - 1) / (size_t)block * bytes;
     f.apart = (size_t)w->cols / (size_t)block * bytes;
-    f.row = (const char *)w->data + avx2_element(w, g->transposed ? n : k, g->transposed ? k : n) / (size_t)block * bytes;
+    f.row = (const char *)w->data + vec_element(w, g->transposed ? n : k, g->transposed ? k : n) / (size_t)block * bytes;
     f.every = larger(1, (int)(terms / (f.rows * (long long)(f.bytes / 64 + 1))));
     return f;
 }
@@ -238,7 +238,7 @@ static void add_turned(int mr, int columns, const float *block, float *c, size_t
     int i, r, from;
     for (from = 0; from < mr; from += 8) {
         for (r = 0; r < 8; r++) rows[r] = from + r < mr ? block + (from + r) * NR : none;
-        avx2_transpose(turned, 8, rows, NR);
+        vec_transpose(turned, 8, rows, NR);
         for (i = 0; i < columns; i++) add_few(c + (size_t)i * step + from, turned + 8 * i, smaller(8, mr - from));
     }
 }
@@ -442,10 +442,10 @@ int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const int
 {
     int n;
     (void)c;            /* a build without OpenMP has no threads to ask for */
-    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
 #pragma omp parallel for num_threads(c->threads) if((double)N * w->cols > PARALLEL_WORK)
     for (n = 0; n < N; n++)
-        avx2_decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
+        vec_decode(w, ((const int *)ids)[n], 0, w->cols, (float *)out + (size_t)n * (size_t)w->cols);
     return 0;
 }
 #endif
@@ -503,7 +503,7 @@ int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
 {
     struct product g;
     if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, scale, accumulate, N);
-    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
         NAMED(product_few)(c, (float *)out, (const float *)x, w, (const float *)bias, (float)scale, accumulate, N);
@@ -519,7 +519,7 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
 {
     struct product g;
     if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, scale, accumulate, N);
-    if (!avx2_can_read(w)) return KERNEL_UNSUPPORTED;
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g = backward(dx, dout, w, scale, accumulate, N);
     product(c, &g);
     return 0;
@@ -531,7 +531,7 @@ static int together(const struct kernel_ctx *c, const struct weight *w, int K, i
     struct block b = { 0, 0, 0, 0, 0, NULL };
     b.m1 = smaller(N, MC);
     b.k1 = smaller(K + r, KS);
-    return avx2_can_read(w) && N >= FEW_ROWS && fits(&b, spare(c));
+    return vec_can_read(w) && N >= FEW_ROWS && fits(&b, spare(c));
 }
 
 int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,

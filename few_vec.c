@@ -1,5 +1,5 @@
-/* few_avx2.c - products of few rows, as in generation: each weight is read once, from memory, and no panel pays. In 512
- * bits too: few_avx512.c.
+/* few_vec.c - products of few rows, as in generation: each weight is read once, from memory, and no panel pays. In 256
+ * bits and in 512.
  *
  * What is multiplied are the codes as they lie in a block, and what a block's numbers share is applied to
  * sums of products. With w = q d + m (m = -bias d where codes have a bias),
@@ -734,7 +734,7 @@ static void dot_as_it_lies(const struct few *f, enum way way, int row, int count
         if (w->type == TYPE_INT8) for (n = 0; n < N; n++) sum[n] = sum[n] * w->q->absmax[e / (size_t)w->cols] * (1.0f / 127);
         if (done < f->I) {
             float rest[STEP];
-            avx2_decode(w, model_row(w, row + r), done, f->I - done, rest);
+            vec_decode(w, model_row(w, row + r), done, f->I - done, rest);
             for (n = 0; n < N; n++) sum[n] += dot(rest, f->x + (size_t)n * (size_t)f->I + done, f->I - done);
         }
     }
@@ -748,7 +748,7 @@ static void dot_strips(const struct few *f, int row, int count, int N, float *su
     for (r = 0; r < count; r++, sum += FEW_ROWS) {
         for (n = 0; n < N; n++) sum[n] = 0;
         for (k = 0; k < f->I; k += STRIP) {
-            const float *s = avx2_strip(f->w, model_row(f->w, row + r), k, smaller(STRIP, f->I - k), space);
+            const float *s = vec_strip(f->w, model_row(f->w, row + r), k, smaller(STRIP, f->I - k), space);
             for (n = 0; n < N; n++) sum[n] += dot(s, f->x + (size_t)n * (size_t)f->I + k, smaller(STRIP, f->I - k));
         }
     }
