@@ -13,7 +13,6 @@
  * the chain of prefixes. Who comes too early waits: see dq_turn(). */
 #include "vectors.h"
 
-#ifdef HAVE_AVX2
 #include <math.h>
 #include <sched.h>
 
@@ -173,7 +172,7 @@ ALWAYS_INLINE void add_any(int mr, int vectors, int K, float *c, size_t ldc, con
     const struct put p = { vec_all(scale), NULL, vectors * LANES, add };
     struct tile t;
     switch (mr) {
-#ifdef WIDE
+#if MR > 6
     case 12: t = tile_of(12, vectors, K, a, row, step, b, ldb, NULL); put_tile(12, &t, c, ldc, &p); break;
     case 11: t = tile_of(11, vectors, K, a, row, step, b, ldb, NULL); put_tile(11, &t, c, ldc, &p); break;
     case 10: t = tile_of(10, vectors, K, a, row, step, b, ldb, NULL); put_tile(10, &t, c, ldc, &p); break;
@@ -527,5 +526,3 @@ void NAMED(attention_backward)(struct kernel_ctx *c, buf *dq, buf *dk, buf *dv, 
     a.progress = (int *)((char *)c->work + all_scratch(HS, a.G, c->threads));
     over_keys(c, &a, N);
 }
-
-#endif

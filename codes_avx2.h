@@ -8,8 +8,6 @@
 #define CODES_AVX2_H
 
 #include "vectors.h"
-
-#ifdef HAVE_AVX2
 #include "blocks.h"
 
 /* d and m of the first 16 numbers and of the others; m only where the type adds one. */
@@ -173,5 +171,4 @@ ALWAYS_INLINE __m256 look_up8(const unsigned char *p, __m256 low, __m256 high)
                             _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
 }
 
-#endif
 #endif

@@ -2,9 +2,10 @@
  *
  * codes_avx2.h gathers 32 numbers of GGUF's types as small integers, a byte each, and put16() makes floats
  * of them. The 4-bit types of bitsandbytes look their numbers up. */
-#include "codes_avx2.h"
+#include "vectors.h"
 
 #ifdef HAVE_AVX2
+#include "codes_avx2.h"
 #include "nf4.h"
 
 /* ---- integers times a scale ---- */
@@ -149,6 +150,18 @@ static int decode_int8(const struct weight *w, size_t e, int n, float *out)
     return i;
 }
 
+/* How many of n numbers, from element e on, are decoded here; the others are weight.c's. */
+static int decode_start(const struct weight *w, size_t e, int n, float *out)
+{
+    switch (w->type) {
+    case TYPE_NF4: case TYPE_FP4: decode_4bit_blocks(w, e, n, out); return n;
+    case TYPE_INT8: return decode_int8(w, e, n, out);
+    default: return decode_runs(w, e, n, out);
+    }
+}
+
+#endif
+
 /* ---- weights ---- */
 
 size_t vec_element(const struct weight *w, int row, int col)
@@ -160,13 +173,14 @@ size_t vec_element(const struct weight *w, int row, int col)
 void vec_decode(const struct weight *w, int row, int col, int n, float *out)
 {
     size_t e = vec_element(w, row, col);
-    int done;
-    switch (w->type) {
-    case TYPE_REAL: memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n); return;
-    case TYPE_NF4: case TYPE_FP4: decode_4bit_blocks(w, e, n, out); return;
-    case TYPE_INT8: done = decode_int8(w, e, n, out); break;
-    default: done = decode_runs(w, e, n, out);
+    int done = 0;
+    if (w->type == TYPE_REAL) {
+        memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n);
+        return;
     }
+#ifdef HAVE_AVX2
+    done = decode_start(w, e, n, out);
+#endif
     if (done < n) weight_decode(w, row, col + done, n - done, out + done);
 }
 
@@ -186,5 +200,3 @@ int vec_can_read(const struct weight *w)
 {
     return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
 }
-
-#endif

@@ -12,8 +12,6 @@
  * code's with x. Codes that stand for the numbers of a table are looked up. So x is laid out once, for all rows of the
  * weight, in the order in which codes come out of lanes. */
 #include "codes_avx2.h"
-
-#ifdef HAVE_AVX2
 #include "nf4.h"
 
 enum {
@@ -788,5 +786,3 @@ void NAMED(product_few)(struct kernel_ctx *c, float *out, const float *x, const 
         }
     }
 }
-
-#endif

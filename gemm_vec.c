@@ -18,8 +18,6 @@
 #include "vectors.h"
 #include "bf16.h"
 
-#ifdef HAVE_AVX2
-
 enum {
     GROUP = 64,             /* columns that a copied strip fills: whole blocks of 32, of the types that have them */
     MC = 768,               /* rows packed at a time */
@@ -62,31 +60,6 @@ static int run_length(int K)
 /* ---- packing ---- */
 
 #ifndef WIDE
-/* out[i*stride + r] = rows[r][i], r < 8, i < 8 */
-static void transpose8(float *out, size_t stride, const float *const *rows, int i)
-{
-    __m256 a[8], b[8];
-    int r;
-    for (r = 0; r < 4; r++) {       /* halves of rows r and r + 4 side by side: no shuffle crosses lanes after */
-        __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i));
-        __m256 y = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i + 4));
-        a[r] = _mm256_insertf128_ps(x, _mm_loadu_ps(rows[r + 4] + i), 1);
-        a[r + 4] = _mm256_insertf128_ps(y, _mm_loadu_ps(rows[r + 4] + i + 4), 1);
-    }
-    for (r = 0; r < 8; r += 4) {
-        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
-        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
-        b[r + 2] = _mm256_unpacklo_ps(a[r + 2], a[r + 3]);
-        b[r + 3] = _mm256_unpackhi_ps(a[r + 2], a[r + 3]);
-    }
-    for (r = 0; r < 8; r += 4) {
-        _mm256_storeu_ps(out + (size_t)r * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0x44));
-        _mm256_storeu_ps(out + (size_t)(r + 1) * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0xee));
-        _mm256_storeu_ps(out + (size_t)(r + 2) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44));
-        _mm256_storeu_ps(out + (size_t)(r + 3) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee));
-    }
-}
-
 void vec_transpose(float *out, size_t stride, const float *const *rows, int n)
 {
     int i = 0, r;
@@ -126,25 +99,6 @@ static void pack_copied(float *panels, size_t apart, const struct weight *w, int
     }
 }
 
-/* to[k * MR + r] = rows[r][k], r < 4, k < 8 */
-static void interleave(float *to, const float *const *rows)
-{
-    __m256 a = _mm256_loadu_ps(rows[0]), b = _mm256_loadu_ps(rows[1]);
-    __m256 c = _mm256_loadu_ps(rows[2]), d = _mm256_loadu_ps(rows[3]), v[4];
-    __m256 ab = _mm256_unpacklo_ps(a, b), cd = _mm256_unpacklo_ps(c, d);
-    int k;
-    v[0] = _mm256_shuffle_ps(ab, cd, 0x44);
-    v[1] = _mm256_shuffle_ps(ab, cd, 0xee);
-    ab = _mm256_unpackhi_ps(a, b);
-    cd = _mm256_unpackhi_ps(c, d);
-    v[2] = _mm256_shuffle_ps(ab, cd, 0x44);
-    v[3] = _mm256_shuffle_ps(ab, cd, 0xee);
-    for (k = 0; k < 4; k++) {
-        _mm_storeu_ps(to + k * MR, _mm256_castps256_ps128(v[k]));
-        _mm_storeu_ps(to + (k + 4) * MR, _mm256_extractf128_ps(v[k], 1));
-    }
-}
-
 /* to[k][r] = a[r*row + k*step], r < mr: a tile's rows, MR apart. Fours of rows are taken from the last to the
  * first, so that what one writes too much, where MR is not whole fours, the next makes good. */
 static void pack_rows(float *to, const float *a, size_t row, size_t step, int mr, int n)
@@ -155,7 +109,7 @@ static void pack_rows(float *to, const float *a, size_t row, size_t step, int mr
             for (r = (mr - 1) / 4 * 4; r >= 0; r -= 4) {
                 const float *rows[4];
                 for (i = 0; i < 4; i++) rows[i] = a + (size_t)smaller(r + i, mr - 1) * row + k;
-                interleave(to + (size_t)k * MR + r, rows);
+                interleave(to + (size_t)k * MR + r, MR, rows);
             }
     for (; k < n; k++)
         for (r = 0; r < mr; r++) to[(size_t)k * MR + (size_t)r] = a[(size_t)r * row + (size_t)k * step];
@@ -226,7 +180,7 @@ static struct ahead strips_of(const struct product *g, int n, int k, int K, long
 static void add_few(float *c, const float *v, int n)
 {
     int i;
-    for (i = 0; i + 4 <= n; i += 4) _mm_storeu_ps(c + i, _mm_add_ps(_mm_loadu_ps(c + i), _mm_loadu_ps(v + i)));
+    for (i = 0; i + 4 <= n; i += 4) add_four(c + i, v + i);
     for (; i < n; i++) c[i] += v[i];
 }
 
@@ -269,8 +223,8 @@ ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t 
     struct tile t;
     if (g->c_step == 1)
         for (r = 0; r < mr; r++) {
-            _mm_prefetch((const char *)(c + (size_t)r * g->c_row), _MM_HINT_T0);
-            _mm_prefetch((const char *)(c + (size_t)r * g->c_row + columns - 1), _MM_HINT_T0);
+            bring_l1(c + (size_t)r * g->c_row);
+            bring_l1(c + (size_t)r * g->c_row + columns - 1);
         }
     t = tile_of(mr, vectors, K, a, row, step, b, ldb, next);
     if (columns == vectors * LANES && !(first && g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
@@ -292,7 +246,7 @@ ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t r
                             const struct product *g, int m, int n, int first, struct ahead *next)
 {
     switch (mr) {
-#ifdef WIDE
+#if MR > 6
     case 12: tile_rows(12, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
     case 11: tile_rows(11, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
     case 10: tile_rows(10, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
@@ -616,5 +570,3 @@ void NAMED(matmul_dw)(struct kernel_ctx *c, buf *dw, const buf *dout, const buf 
     g.fetch = 0;
     product(c, &g);
 }
-
-#endif

@@ -10,10 +10,10 @@
 #ifdef WIDE
 
 #define NAMED(name) avx512_##name
+#define MR 12               /* of a tile of MR x NR; a macro, as #if asks for it */
 typedef __m512 vec;
 enum {
-    LANES = 16,
-    MR = 12, NR = 32,       /* 24 sums, 2 vectors of B and 1 of A in 32 registers */
+    LANES = 16, NR = 32,    /* 24 sums, 2 vectors of B and 1 of A in 32 registers */
     KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 40 KiB */
 };
 
@@ -35,28 +35,22 @@ static inline vec vec_between(vec v, vec others, int from, int to)
 {
     return _mm512_mask_blend_ps(first_lanes(to) & ~first_lanes(from), others, v);
 }
-/* exp2_8() of vectors.h: the same bits */
-static inline vec vec_exp2(vec x)
+static inline vec vec_round(vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* p 2^n, n a whole number, straight into the exponent */
+static inline vec vec_raised(vec p, vec n)
 {
-    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(EXP2_6);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_5));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_4));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_3));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_2));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_1));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
-    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
 }
+/* v, but 0 where x < least */
+static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), v); }
 
 #else
 
 #define NAMED(name) avx2_##name
+#define MR 6
 typedef __m256 vec;
 enum {
-    LANES = 8,
-    MR = 6, NR = 16,        /* 12 sums, 2 vectors of B and 1 of A in 16 registers */
+    LANES = 8, NR = 16,     /* 12 sums, 2 vectors of B and 1 of A in 16 registers */
     KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 20 KiB */
 };
 
@@ -76,9 +70,58 @@ static inline vec vec_between(vec v, vec others, int from, int to)
 {
     return _mm256_blendv_ps(others, v, _mm256_castsi256_ps(_mm256_andnot_si256(lanes(from), lanes(to))));
 }
-static inline vec vec_exp2(vec x) { return exp2_8(x); }
+static inline vec vec_round(vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vec vec_raised(vec p, vec n)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm256_and_ps(v, _mm256_cmp_ps(x, least, _CMP_NLT_UQ)); }
+
+/* What rows_vec.c needs besides. */
+static inline vec vec_div(vec a, vec b) { return _mm256_div_ps(a, b); }
+static inline vec vec_min(vec a, vec b) { return _mm256_min_ps(a, b); }
+static inline vec vec_fnmadd(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); }
+static inline int vec_any_equal(vec a, vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+static inline vec vec_minus_size(vec z) { return _mm256_or_ps(z, _mm256_set1_ps(-0.0f)); }
+/* a in the lanes where z has a sign, else b */
+static inline vec vec_by_sign(vec z, vec a, vec b) { return _mm256_blendv_ps(b, a, z); }
+/* p 2^n in two factors, for whole n from -152 to 128 */
+static inline vec vec_times_power(vec p, vec n)
+{
+    __m256i i = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(i, 1);
+    i = _mm256_sub_epi32(i, half);
+    p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, _mm256_set1_epi32(127)), 23)));
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23)));
+}
+
+/* Sums of vectors in double. */
+struct doubles { __m256d low, high; };
+static inline void add_doubles(struct doubles *s, vec v)
+{
+    s->low = _mm256_add_pd(s->low, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+    s->high = _mm256_add_pd(s->high, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+}
+static inline double doubles_sum(const struct doubles *s) { return sum4d(_mm256_add_pd(s->low, s->high)); }
 
 #endif
+
+/* 2^x for x <= 127, 0 below -126: what a softmax needs, where a number that small does not count. The
+ * polynomial is the best of degree 6 (2e-9 of the result); n goes straight into the exponent. Error
+ * below 1.1 ulp. NaN gives NaN. */
+static inline vec vec_exp2(vec x)
+{
+    vec n = vec_round(x), r = vec_sub(x, n), p = vec_all(0.00015345812f);
+    p = vec_fmadd(p, r, vec_all(0.0013399931f));
+    p = vec_fmadd(p, r, vec_all(0.009618489f));
+    p = vec_fmadd(p, r, vec_all(0.055503286f));
+    p = vec_fmadd(p, r, vec_all(0.24022646f));
+    p = vec_fmadd(p, r, vec_all(0.6931472f));
+    p = vec_fmadd(p, r, vec_all(1));
+    return vec_unless_below(vec_raised(p, n), x, vec_all(-126));
+}
+
+ALWAYS_INLINE void bring_l1(const void *p) { __builtin_prefetch(p, 0, 3); }
+ALWAYS_INLINE void bring_l2(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 /* Lines of memory that are brought nearer, one in `every` terms, while tiles are multiplied: `rows` rows of `bytes`,
  * `apart`. Asked for all at once they would be waited for. */
@@ -86,7 +129,7 @@ struct ahead { const char *row; size_t bytes, apart, at; int rows, every; };
 
 ALWAYS_INLINE void ask(struct ahead *f)
 {
-    _mm_prefetch(f->row + f->at, _MM_HINT_T1);
+    bring_l2(f->row + f->at);
     f->at += 64;
     if (f->at < f->bytes) return;
     f->at = 0;
