@@ -392,7 +392,7 @@ static void product(struct kernel_ctx *c, const struct product *g)
 /* ---- the operations ---- */
 
 #ifndef WIDE
-int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
+int NAMED(embed)(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
 {
     int n;
     (void)c;            /* a build without OpenMP has no threads to ask for */

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_avx2, &kernels_avx512, NULL };
+const struct kernels *const kernels_all[] = { &kernels_ref64, &kernels_ref, &kernels_neon, &kernels_avx2, &kernels_avx512, NULL };
 
 /* "auto" is the last that is usable: ref always is. */
 static const struct kernels *best(void)

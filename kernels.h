@@ -6,6 +6,7 @@
  *     ref64   the same file compiled with real = double: the oracle
  *     avx2    kernels_avx2.c
  *     avx512  kernels_avx512.c: what is faster in 512 bits, over avx2
+ *     neon    kernels_neon.c, on AArch64
  * and whatever else fills the table.
  *
  * Contract, for every operation:
@@ -242,7 +243,7 @@ struct kernels {
 
 /* ---- kernels.c: which table ---- */
 
-extern const struct kernels kernels_ref, kernels_ref64, kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_ref, kernels_ref64, kernels_neon, kernels_avx2, kernels_avx512;
 
 /* All tables of this build, NULL-ended, the best last. A table that could not be built for this
  * machine's family is there too and says so in usable(). */

@@ -1,5 +1,5 @@
 /* tile.h - the register tile of all products, and the vectors that it is made of, in 256 bits or, where WIDE
- * is defined before this is included, in 512.
+ * is defined before this is included, in 512; neon.h has those of 128.
  *
  * Numbers: a product sums runs of up to KC terms with fused multiply-adds, in their order, and adds the
  * runs up in memory. KC is a constant of its table because it decides the bits. Which tile an
@@ -44,7 +44,7 @@ static inline vec vec_raised(vec p, vec n)
 /* v, but 0 where x < least */
 static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), v); }
 
-#else
+#elif defined HAVE_AVX2
 
 #define NAMED(name) avx2_##name
 #define MR 6
@@ -103,6 +103,17 @@ static inline void add_doubles(struct doubles *s, vec v)
 }
 static inline double doubles_sum(const struct doubles *s) { return sum4d(_mm256_add_pd(s->low, s->high)); }
 
+#else
+#include "neon.h"
+#endif
+
+#ifndef HAVE_NEON
+/* a[i*row] in all lanes, for row i of mr */
+ALWAYS_INLINE vec vec_of_row(const float *a, size_t row, int i, int mr)
+{
+    (void)mr;
+    return vec_all(a[(size_t)i * row]);
+}
 #endif
 
 /* 2^x for x <= 127, 0 below -126: what a softmax needs, where a number that small does not count. The
@@ -144,9 +155,8 @@ ALWAYS_INLINE void ask(struct ahead *f)
 struct row { vec low, high; };
 struct tile { struct row r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11; };
 
-ALWAYS_INLINE void row_step(struct row *r, int vectors, const float *a, vec low, vec high)
+ALWAYS_INLINE void row_step(struct row *r, int vectors, vec x, vec low, vec high)
 {
-    vec x = vec_all(*a);
     r->low = vec_fmadd(x, low, r->low);
     if (vectors > 1) r->high = vec_fmadd(x, high, r->high);
 }
@@ -161,18 +171,18 @@ ALWAYS_INLINE struct tile tile_of(int mr, int vectors, int K, const float *a, si
     if (next) f = *next;
     for (k = 0; k < K; k++, a += step, b += ldb) {
         vec low = vec_load(b), high = vectors > 1 ? vec_load(b + LANES) : low;
-        row_step(&t.r0, vectors, a, low, high);
-        if (mr > 1) row_step(&t.r1, vectors, a + row, low, high);
-        if (mr > 2) row_step(&t.r2, vectors, a + 2 * row, low, high);
-        if (mr > 3) row_step(&t.r3, vectors, a + 3 * row, low, high);
-        if (mr > 4) row_step(&t.r4, vectors, a + 4 * row, low, high);
-        if (mr > 5) row_step(&t.r5, vectors, a + 5 * row, low, high);
-        if (mr > 6) row_step(&t.r6, vectors, a + 6 * row, low, high);
-        if (mr > 7) row_step(&t.r7, vectors, a + 7 * row, low, high);
-        if (mr > 8) row_step(&t.r8, vectors, a + 8 * row, low, high);
-        if (mr > 9) row_step(&t.r9, vectors, a + 9 * row, low, high);
-        if (mr > 10) row_step(&t.r10, vectors, a + 10 * row, low, high);
-        if (mr > 11) row_step(&t.r11, vectors, a + 11 * row, low, high);
+        row_step(&t.r0, vectors, vec_of_row(a, row, 0, mr), low, high);
+        if (mr > 1) row_step(&t.r1, vectors, vec_of_row(a, row, 1, mr), low, high);
+        if (mr > 2) row_step(&t.r2, vectors, vec_of_row(a, row, 2, mr), low, high);
+        if (mr > 3) row_step(&t.r3, vectors, vec_of_row(a, row, 3, mr), low, high);
+        if (mr > 4) row_step(&t.r4, vectors, vec_of_row(a, row, 4, mr), low, high);
+        if (mr > 5) row_step(&t.r5, vectors, vec_of_row(a, row, 5, mr), low, high);
+        if (mr > 6) row_step(&t.r6, vectors, vec_of_row(a, row, 6, mr), low, high);
+        if (mr > 7) row_step(&t.r7, vectors, vec_of_row(a, row, 7, mr), low, high);
+        if (mr > 8) row_step(&t.r8, vectors, vec_of_row(a, row, 8, mr), low, high);
+        if (mr > 9) row_step(&t.r9, vectors, vec_of_row(a, row, 9, mr), low, high);
+        if (mr > 10) row_step(&t.r10, vectors, vec_of_row(a, row, 10, mr), low, high);
+        if (mr > 11) row_step(&t.r11, vectors, vec_of_row(a, row, 11, mr), low, high);
         if (next && --turn == 0) {
             turn = f.every;
             if (f.rows > 0) ask(&f);

@@ -2,13 +2,15 @@
  *
  *     decode_vec.c        weights of any type to numbers; codes_avx2.h is its vectors
  *     gemm_vec.c          products with them
- *     few_vec.c           products of few rows
+ *     few_vec.c           products of few rows, on x86-64
  *     attention_vec.c     attention, forward and backward
- *     kernels_avx2.c      everything else, and the table
- *     kernels_avx512.c    the table of what is faster in 512 bits
+ *     rows_vec.c          what goes over a buffer or row by row
+ *     kernels_avx2.c      the tables, and what one alone has
+ *     kernels_avx512.c
+ *     kernels_neon.c
  *
- * Those named *_vec.c are written in the vectors of tile.h, and the Makefile compiles them for each width: gemm_vec.c
- * becomes gemm_avx2.o and, with WIDE, gemm_avx512.o. NAMED() names their functions. */
+ * Those named *_vec.c are written in the vectors of tile.h, and the Makefile compiles them for each instruction set: gemm_vec.c
+ * becomes gemm_avx2.o and, with WIDE, gemm_avx512.o, or gemm_neon.o. NAMED() names their functions. */
 #ifndef VECTORS_H
 #define VECTORS_H
 
@@ -64,6 +66,7 @@ void vec_transpose(float *out, size_t stride, const float *const *rows, int n);
  * product of few rows is matmul for N < FEW_ROWS. */
 #define OPERATIONS(set) \
     size_t set##_gemm_bytes(const struct kernel_sizes *s); \
+    int set##_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N); \
     void set##_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w, \
                            const float *bias, float scale, int accumulate, int N); \
     int set##_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, \
@@ -85,11 +88,13 @@ void vec_transpose(float *out, size_t stride, const float *const *rows, int n);
                                   int N, int NH, int NKV, int HS, double scale, int window);
 OPERATIONS(avx2)
 OPERATIONS(avx512)
+OPERATIONS(neon)
 size_t avx2_few_bytes(const struct kernel_sizes *s);
-int avx2_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);
 
 #ifdef HAVE_AVX2
 #include "avx2.h"
+#endif
+#if defined HAVE_AVX2 || defined HAVE_NEON
 #include "tile.h"
 #endif
 #endif

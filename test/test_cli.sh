@@ -95,7 +95,7 @@ run 2 eval --model "$dir" --data d --backend nonsense; err "^lora: wrong value: 
 run 2 eval --model "$dir" --data d --chat-template nonsense; err "^lora: wrong value: --chat-template: .*nonsense"
 
 begin "backends: each is there with a reason"
-run 0 backends; out "^ref64 *usable"; out "^ref *usable"; out "^avx2 *\(not \)\{0,1\}usable"; out "^avx512 *\(not \)\{0,1\}usable"; out "auto takes this one"
+run 0 backends; out "^ref64 *usable"; out "^ref *usable"; out "^neon *\(not \)\{0,1\}usable"; out "^avx2 *\(not \)\{0,1\}usable"; out "^avx512 *\(not \)\{0,1\}usable"; out "auto takes this one"
 
 # A tiny model with the tokenizer of bytes.
 m=$dir/m
