@@ -251,4 +251,5 @@ clean:
 	rm -rf $(BUILD) lora
 
 .PHONY: lora cuda test test-cuda ladder demo recipe model bench clean
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+# Those of before this Makefile may name files that are gone, and all is built again after a change of it.
+-include $(shell find $(BUILD) -name '*.d' -newer Makefile 2>/dev/null)
