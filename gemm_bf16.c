@@ -15,18 +15,20 @@
 
 enum {
     GROUP = 2 * BF16_COLUMNS,           /* columns that a copied strip fills: a block of the quantised types */
-    ROWS_PACKED = 768, TERMS_PACKED = 4 * BF16_KC,      /* of A at a time */
+    ROWS_PACKED = 768, TERMS_PACKED = 3 * BF16_KC,      /* of A at a time */
     PANEL = BF16_KC * BF16_COLUMNS,
     AT_ONCE = 4                         /* tiles: AMX has a chain of sums for each, and more than one in flight */
 };
 
 typedef uint16_t bf16;
 
-/* A thread's memory: two panels, the strips of a panel as bf16, one strip as floats, tiles of sums. */
+/* A thread's memory: a group's panels, the strips of a panel as bf16, one strip as floats, a panel of an adapter's
+ * terms, tiles of sums. */
 struct scratch {
-    bf16 panels[2 * PANEL];
+    bf16 panels[GROUP / BF16_COLUMNS * PANEL];
     bf16 strips[PANEL];
     float floats[BF16_KC];
+    float low[BF16_LOW_RANK * BF16_COLUMNS];
     float sums[AT_ONCE * BF16_ROWS * BF16_COLUMNS];
 };
 
@@ -91,17 +93,18 @@ static const float *strip_of(const struct weight *w, int row, int k, int n, int 
     return space;
 }
 
-/* panels[p][k/2][i][k%2] = W[row + k][col + 16 p + i], k < n, i < 16, p < 2; columns past the end are 0 */
+/* panels[p][k/2][i][k%2] = W[row + k][col + 16 p + i], k < n, i < 16, p < GROUP / 16; columns past the end are 0 */
 static void pack_copied(const struct weight *w, int row, int n, int col, struct scratch *s)
 {
-    int k, have = smaller(GROUP, w->cols - col), terms = round_up(n, BF16_TERMS);
-    bf16 *low = s->panels, *high = s->panels + PANEL;
+    int k, i, have = smaller(GROUP, w->cols - col), terms = round_up(n, BF16_TERMS);
+    bf16 *to = s->panels;
     float *even = s->floats, *odd = s->floats + GROUP;
-    memset(s->floats, 0, sizeof(float) * 2 * GROUP);
-    for (k = 0; k < terms; k += 2, low += 32, high += 32) {
+    memset(s->floats, 0, sizeof s->floats);
+    for (k = 0; k < terms; k += 2, to += 2 * BF16_COLUMNS) {
         const float *a = strip_of(w, row, k, n, col, have, even), *b = strip_of(w, row, k + 1, n, col, have, odd);
-        _mm512_storeu_si512(low, pairs((__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(b), _mm512_loadu_ps(a))));
-        _mm512_storeu_si512(high, pairs((__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(b + 16), _mm512_loadu_ps(a + 16))));
+        for (i = 0; i < GROUP; i += BF16_COLUMNS)
+            _mm512_storeu_si512(to + i / BF16_COLUMNS * PANEL,
+                                pairs((__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(b + i), _mm512_loadu_ps(a + i))));
     }
 }
 
@@ -155,6 +158,34 @@ ALWAYS_INLINE void tile_sums(int mr, int terms, const bf16 *a, const bf16 *b, fl
     _mm512_storeu_ps(out + 224, s14); _mm512_storeu_ps(out + 240, s15);
 }
 
+/* ---- an adapter's terms ---- in f32, on the sums of a tile while they are at hand */
+
+ALWAYS_INLINE __m512 low_step(__m512 sum, const float *h, __m512 v) { return _mm512_fmadd_ps(_mm512_set1_ps(*h), v, sum); }
+
+/* sums[i][c] += h[i*r + k] low[k][c], i < rows, k < r, c < 16. Eight rows at a time; past the end they are the last again. */
+static void add_low_rank(float *sums, const float *h, int r, int rows, const float *low)
+{
+    int i, j, k;
+    for (i = 0; i < rows; i += 8, sums += 8 * BF16_COLUMNS) {
+        const float *p[8];
+        __m512 s0 = _mm512_loadu_ps(sums), s1 = _mm512_loadu_ps(sums + 16), s2 = _mm512_loadu_ps(sums + 32);
+        __m512 s3 = _mm512_loadu_ps(sums + 48), s4 = _mm512_loadu_ps(sums + 64), s5 = _mm512_loadu_ps(sums + 80);
+        __m512 s6 = _mm512_loadu_ps(sums + 96), s7 = _mm512_loadu_ps(sums + 112);
+        for (j = 0; j < 8; j++) p[j] = h + (size_t)smaller(i + j, rows - 1) * (size_t)r;
+        for (k = 0; k < r; k++) {
+            __m512 v = _mm512_loadu_ps(low + (size_t)k * BF16_COLUMNS);
+            s0 = low_step(s0, p[0] + k, v); s1 = low_step(s1, p[1] + k, v);
+            s2 = low_step(s2, p[2] + k, v); s3 = low_step(s3, p[3] + k, v);
+            s4 = low_step(s4, p[4] + k, v); s5 = low_step(s5, p[5] + k, v);
+            s6 = low_step(s6, p[6] + k, v); s7 = low_step(s7, p[7] + k, v);
+        }
+        _mm512_storeu_ps(sums, s0); _mm512_storeu_ps(sums + 16, s1);
+        _mm512_storeu_ps(sums + 32, s2); _mm512_storeu_ps(sums + 48, s3);
+        _mm512_storeu_ps(sums + 64, s4); _mm512_storeu_ps(sums + 80, s5);
+        _mm512_storeu_ps(sums + 96, s6); _mm512_storeu_ps(sums + 112, s7);
+    }
+}
+
 /* ---- the product ---- */
 
 struct product {
@@ -166,8 +197,20 @@ struct product {
     float scale;
     const float *bias;          /* [N] or NULL */
     int accumulate;
+    const float *h;             /* [M,r] of an adapter, or NULL; scale is 1 then */
+    const float *low;           /* its matrix: [N,r] where transposed, else [r,N] */
+    int r;
     int amx;
 };
+
+/* panel[k][c] = the adapter's matrix, k < r, of column n + c, c < 16; columns past the end are 0 */
+static void pack_low_rank(float *panel, const struct product *g, int n)
+{
+    size_t row = g->transposed ? 1 : (size_t)g->N, column = g->transposed ? (size_t)g->r : 1;
+    int k, c, have = smaller(BF16_COLUMNS, g->N - n);
+    for (k = 0; k < g->r; k++, panel += BF16_COLUMNS)
+        for (c = 0; c < BF16_COLUMNS; c++) panel[c] = c < have ? g->low[(size_t)k * row + (size_t)(n + c) * column] : 0;
+}
 
 /* c = scale * sum + bias, or +=, for `columns` of 16; the first run of terms brings the bias. */
 static void put_sums(float *c, const float *sums, const struct product *g, const float *bias, int columns, int add)
@@ -182,8 +225,9 @@ static void put_sums(float *c, const float *sums, const struct product *g, const
 
 /* Rows m .. m + rows - 1 (at most AT_ONCE tiles) of 16 columns of C, over one run of terms. */
 static void put_tiles(const struct product *g, const bf16 *a, const bf16 *panel, int terms, int m, int rows, int n,
-                      int first, float *sums)
+                      int first, struct scratch *s)
 {
+    float *sums = s->sums;
     int r, columns = smaller(BF16_COLUMNS, g->N - n);
     float *c = g->c + (size_t)m * (size_t)g->N + (size_t)n;
     for (r = 0; r < rows; r++) _mm_prefetch((const char *)(c + (size_t)r * (size_t)g->N), _MM_HINT_T0);
@@ -196,17 +240,25 @@ static void put_tiles(const struct product *g, const bf16 *a, const bf16 *panel,
             else tile_sums(8, terms, tile, panel, sums + r * BF16_COLUMNS);
         }
     }
+    if (first && g->h) add_low_rank(sums, g->h + (size_t)m * (size_t)g->r, g->r, rows, s->low);
     for (r = 0; r < rows; r++, c += g->N)
         put_sums(c, sums + r * BF16_COLUMNS, g, first && g->bias ? g->bias + n : NULL, columns, !first || g->accumulate);
 }
 
-/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1, and A packed: [run of terms][tile]. */
-struct block { int m0, m1, k0, k1; bf16 *packed; };
+/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1 in runs of `run`, and A packed: [run][tile]. */
+struct block { int m0, m1, k0, k1, run; bf16 *packed; };
+
+/* Runs of nearly equal length, so that none is short (bf16.h: this decides the bits). */
+static int run_length(int K)
+{
+    int runs = (K + BF16_KC - 1) / BF16_KC;
+    return round_up((K + runs - 1) / runs, BF16_TERMS);
+}
 
 /* Where the tile of row m begins, in the run that begins at term k. */
 static bf16 *tile_at(const struct block *b, int m, int k)
 {
-    int terms = round_up(smaller(BF16_KC, b->k1 - k), BF16_TERMS);
+    int terms = round_up(smaller(b->run, b->k1 - k), BF16_TERMS);
     return b->packed + (size_t)(k - b->k0) * (size_t)round_up(b->m1 - b->m0, BF16_ROWS) + (size_t)(m - b->m0) * (size_t)terms;
 }
 
@@ -214,14 +266,16 @@ static bf16 *tile_at(const struct block *b, int m, int k)
 static void columns(const struct product *g, const struct block *b, int n, int m0, int m1, struct scratch *s)
 {
     int width = g->transposed ? BF16_COLUMNS : GROUP, k, p, m;
-    for (k = b->k0; k < b->k1; k += BF16_KC) {
-        int run = smaller(BF16_KC, b->k1 - k);
+    for (k = b->k0; k < b->k1; k += b->run) {
+        int run = smaller(b->run, b->k1 - k);
         if (g->transposed) pack_transposed(g->w, n, k, run, s);
         else pack_copied(g->w, k, run, n, s);
-        for (p = 0; p < width && n + p < g->N; p += BF16_COLUMNS)
+        for (p = 0; p < width && n + p < g->N; p += BF16_COLUMNS) {
+            if (!k && g->h) pack_low_rank(s->low, g, n + p);
             for (m = m0; m < m1; m += AT_ONCE * BF16_ROWS)
                 put_tiles(g, tile_at(b, m, k), s->panels + p / BF16_COLUMNS * PANEL, round_up(run, BF16_TERMS), m,
-                          smaller(AT_ONCE * BF16_ROWS, m1 - m), n + p, k == 0, s->sums);
+                          smaller(AT_ONCE * BF16_ROWS, m1 - m), n + p, k == 0, s);
+        }
     }
 }
 
@@ -240,9 +294,9 @@ static void product_block(struct kernel_ctx *c, const struct product *g, const s
 #pragma omp for schedule(dynamic)
     for (i = 0; i < tiles; i++) {
         int m = b->m0 + i * BF16_ROWS, k;
-        for (k = b->k0; k < b->k1; k += BF16_KC)
+        for (k = b->k0; k < b->k1; k += b->run)
             pack_rows(tile_at(b, m, k), g->a + (size_t)m * (size_t)g->K + (size_t)k, (size_t)g->K,
-                      smaller(BF16_ROWS, b->m1 - m), smaller(BF16_KC, b->k1 - k));
+                      smaller(BF16_ROWS, b->m1 - m), smaller(b->run, b->k1 - k));
     }
 #pragma omp for schedule(dynamic)
     for (i = 0; i < groups * pieces; i++) {
@@ -259,11 +313,12 @@ static void product(struct kernel_ctx *c, const struct product *g)
     {
         struct block b;
         b.packed = (bf16 *)(void *)((struct scratch *)c->work + c->threads);
+        b.run = run_length(g->K);
         if (g->amx) amx_begin();
         for (b.m0 = 0; b.m0 < g->M; b.m0 = b.m1) {
             b.m1 = smaller(b.m0 + ROWS_PACKED, g->M);
             for (b.k0 = 0; b.k0 < g->K; b.k0 = b.k1) {
-                b.k1 = smaller(b.k0 + TERMS_PACKED, g->K);
+                b.k1 = smaller(b.k0 + TERMS_PACKED / b.run * b.run, g->K);
                 product_block(c, g, &b);
             }
         }
@@ -273,42 +328,52 @@ static void product(struct kernel_ctx *c, const struct product *g)
 
 /* ---- the operations ---- */
 
-int bf16_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
-                const buf *bias, double scale, int accumulate, int N)
+/* C of M rows and a frozen weight's N columns, over its K others. */
+static int frozen_product(struct kernel_ctx *c, struct product *g, const struct weight *w, int transposed)
+{
+    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
+    g->N = transposed ? w->rows : w->cols;
+    g->K = transposed ? w->cols : w->rows;
+    g->w = w;
+    g->transposed = transposed;
+    g->amx = amx_ready();
+    product(c, g);
+    return 0;
+}
+
+int bf16_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias, double scale,
+                const buf *h, const struct weight *b, int accumulate, int N)
 {
     struct product g = { 0 };
-    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
-    g.N = w->rows;
-    g.K = w->cols;
     g.a = (const float *)x;
-    g.w = w;
-    g.transposed = 1;
     g.c = (float *)out;
     g.scale = (float)scale;
     g.bias = (const float *)bias;
     g.accumulate = accumulate;
-    g.amx = amx_ready();
-    product(c, &g);
-    return 0;
+    if (h) {
+        g.h = (const float *)h;
+        g.low = (const float *)b->data + vec_element(b, 0, 0);
+        g.r = b->cols;
+    }
+    return frozen_product(c, &g, w, 1);
 }
 
-int bf16_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
-                   double scale, int accumulate, int N)
+int bf16_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w, double scale,
+                   const buf *gh, const struct weight *a, int accumulate, int N)
 {
     struct product g = { 0 };
-    if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g.M = N;
-    g.N = w->cols;
-    g.K = w->rows;
     g.a = (const float *)dout;
-    g.w = w;
     g.c = (float *)dx;
     g.scale = (float)scale;
     g.accumulate = accumulate;
-    g.amx = amx_ready();
-    product(c, &g);
-    return 0;
+    if (gh) {
+        g.h = (const float *)gh;
+        g.low = (const float *)a->data + vec_element(a, 0, 0);
+        g.r = a->rows;
+    }
+    return frozen_product(c, &g, w, 0);
 }
 
 int bf16_usable(char *why, size_t n)
@@ -335,17 +400,17 @@ int bf16_usable(char *why, size_t n)
 /* Where bf16_usable() says 0 nobody comes here. */
 size_t bf16_gemm_bytes(const struct kernel_sizes *s) { return s ? 0 : 0; }
 
-int bf16_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
-                const buf *bias, double scale, int accumulate, int N)
+int bf16_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias, double scale,
+                const buf *h, const struct weight *b, int accumulate, int N)
 {
-    (void)c, (void)out, (void)x, (void)w, (void)bias, (void)scale, (void)accumulate, (void)N;
+    (void)c, (void)out, (void)x, (void)w, (void)bias, (void)scale, (void)h, (void)b, (void)accumulate, (void)N;
     return KERNEL_UNSUPPORTED;
 }
 
-int bf16_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
-                   double scale, int accumulate, int N)
+int bf16_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w, double scale,
+                   const buf *gh, const struct weight *a, int accumulate, int N)
 {
-    return bf16_matmul(c, dx, dout, w, NULL, scale, accumulate, N);
+    return bf16_matmul(c, dx, dout, w, NULL, scale, gh, a, accumulate, N);
 }
 
 #endif

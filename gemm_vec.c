@@ -456,7 +456,7 @@ int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct wei
                   const buf *bias, double scale, int accumulate, int N)
 {
     struct product g;
-    if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, scale, accumulate, N);
+    if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, scale, NULL, NULL, accumulate, N);
     if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     if (N <= 0 || w->cols <= 0 || w->rows <= 0) return 0;
     if (N < FEW_ROWS && w->cols > SHORT) {
@@ -472,17 +472,18 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
                      double scale, int accumulate, int N)
 {
     struct product g;
-    if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, scale, accumulate, N);
+    if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, scale, NULL, NULL, accumulate, N);
     if (!vec_can_read(w)) return KERNEL_UNSUPPORTED;
     g = backward(dx, dout, w, scale, accumulate, N);
     product(c, &g);
     return 0;
 }
 
-/* Has a product of [x | h], K terms and r more, room for its packed rows? */
+/* Can a product of [x | h], K terms and r more, be one: has it room for its packed rows? */
 static int together(const struct kernel_ctx *c, const struct weight *w, int K, int r, int N)
 {
     struct block b = { 0, 0, 0, 0, 0, NULL };
+    if (bf16_applies(c, w, N)) return vec_can_read(w) && r <= BF16_LOW_RANK;
     b.m1 = smaller(N, MC);
     b.k1 = smaller(K + r, KS);
     return vec_can_read(w) && N >= FEW_ROWS && fits(&b, spare(c));
@@ -495,6 +496,7 @@ int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const st
     int r = ab->b->cols;
     if (!out || !together(c, w, w->cols, r, N)) return KERNEL_UNSUPPORTED;
     if (ab->a) NAMED(matmul)(c, h, x, ab->a, NULL, ab->scale, 0, N);
+    if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, 1, h, ab->b, accumulate, N);
     g = forward(out, x, w, bias, 1, accumulate, N);
     add_terms(&g, h, ab->b, r);
     product(c, &g);
@@ -508,6 +510,7 @@ int NAMED(linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, co
     int r = ab->b->cols;
     if (!dx || !ab->a || !together(c, w, w->rows, r, N)) return KERNEL_UNSUPPORTED;
     NAMED(matmul_dx)(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);
+    if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, 1, gh, ab->a, accumulate, N);
     g = backward(dx, dout, w, 1, accumulate, N);
     add_terms(&g, gh, ab->a, r);
     product(c, &g);

@@ -309,7 +309,7 @@ int kernels_linear(const struct kernels *k, struct kernel_ctx *c, buf *out, buf 
                    const struct weight *w, const buf *bias, const struct low_rank *ab, int accumulate, int N)
 {
     int rc = 0;
-    if (k->linear && c->compute == COMPUTE_F32 && !k->linear(c, out, h, x, w, bias, ab, accumulate, N)) return 0;
+    if (k->linear && !k->linear(c, out, h, x, w, bias, ab, accumulate, N)) return 0;
     if (out) rc = kernels_matmul(k, c, out, x, w, bias, 1, accumulate, N);              /* out = x W^T + bias */
     if (!rc && ab->a) rc = kernels_matmul(k, c, h, x, ab->a, NULL, ab->scale, 0, N);    /* h = scale x A^T */
     if (!rc && out) rc = kernels_matmul(k, c, out, h, ab->b, NULL, 1, 1, N);            /* out += h B^T */
@@ -320,8 +320,7 @@ int kernels_linear_dx(const struct kernels *k, struct kernel_ctx *c, buf *dx, bu
                       const struct weight *w, const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
 {
     int rc = 0;
-    if (k->linear_dx && c->compute == COMPUTE_F32 && !k->linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N))
-        return 0;
+    if (k->linear_dx && !k->linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N)) return 0;
     if (dx) rc = kernels_matmul_dx(k, c, dx, dout, w, 1, accumulate, N);                        /* out = x W^T */
     if (!rc) rc = kernels_matmul_dx(k, c, gh, dout, ab->b, ab->scale, accumulate_gh, N);        /* out += h B^T */
     if (!rc && dx && ab->a) rc = kernels_matmul_dx(k, c, dx, gh, ab->a, 1, 1, N);               /* h = scale x A^T */

@@ -160,8 +160,8 @@ struct kernels {
     /* ---- an adapted linear ---- (Hu et al. 2021, eq. 3) with h already scaled:
      *   h[N,r] = scale * x[N,I] A^T;  out[N,O] = x W^T + bias + h B^T, or += when accumulate
      * ab->a NULL: h is an input. out NULL: h alone, with the same bits; x is all that is read besides A.
-     * This entry and the next may be empty, in any table, and are those of COMPUTE_F32: call them through
-     * kernels_linear(), below. */
+     * Under COMPUTE_BF16 x W^T and dout W are as in matmul, and what is A's and B's is in f32. This entry and the
+     * next may be empty, in any table: call them through kernels_linear(), below. */
     int (*linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
                   const buf *bias, const struct low_rank *ab, int accumulate, int N);
     /* gh[N,r] = scale * dout[N,O] B, or += when accumulate_gh;  dx[N,I] = dout W + gh A, or += when

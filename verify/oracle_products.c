@@ -440,15 +440,15 @@ static int call_linear(struct call *x, const struct trial *t)
     const struct kernels *k = x->k;
     struct low_rank ab;
     buf *out = t->flag & H_ALONE ? NULL : x->b[0];
-    int f32 = x->c->compute == COMPUTE_F32, add = !!(t->flag & 8), add_h = !!(t->flag & ADD_H);
+    int add = !!(t->flag & 8), add_h = !!(t->flag & ADD_H);
     ab.a = t->flag & NO_A ? NULL : &a;
     ab.b = &b;
     ab.scale = t->scale;
     if (t->flag & BACKWARD) {
-        if (f32 && k->linear_dx && !(x->unread = k->linear_dx(x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N))) return 0;
+        if (k->linear_dx && !(x->unread = k->linear_dx(x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N))) return 0;
         return kernels_linear_dx(k, x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N);
     }
-    if (f32 && k->linear && !(x->unread = k->linear(x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, add, t->N))) return 0;
+    if (k->linear && !(x->unread = k->linear(x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, add, t->N))) return 0;
     return kernels_linear(k, x->c, out, x->b[1], x->b[2], &x->w, x->b[3], &ab, add, t->N);
 }
 
