@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -52,6 +53,82 @@ static int fails(struct fault *f)
     if (!f->nth || (f->after ? f->count < f->nth : f->count != f->nth)) return 0;
     errno = f == &memory ? ENOMEM : ENOSPC;
     return 1;
+}
+
+/* ---- what a loss of power would leave ---- files and directories that were written through to the disk, by inode, and what got
+ * its name before it was, or before the name of a directory was in the one that holds it. */
+enum { SEEN = 512 };
+static struct {
+    int on, n, renames, early, waits, late;
+    struct { dev_t device; ino_t inode; } seen[SEEN];
+    struct stat parent;         /* waits: for it */
+} through;
+
+static int find_through(const struct stat *s)
+{
+    int i;
+    for (i = 0; i < through.n; i++)
+        if (through.seen[i].inode == s->st_ino && through.seen[i].device == s->st_dev) return i;
+    return -1;
+}
+
+static void forget(const struct stat *s)
+{
+    int i = find_through(s);
+    if (i >= 0) through.seen[i] = through.seen[--through.n];
+}
+
+static void note_written(int fd)
+{
+    struct stat s;
+    if (through.on && !fstat(fd, &s)) forget(&s);
+}
+
+static void note_through(int fd)
+{
+    struct stat s;
+    if (!through.on || fstat(fd, &s)) return;
+    if (find_through(&s) < 0 && through.n < SEEN) {
+        through.seen[through.n].device = s.st_dev;
+        through.seen[through.n++].inode = s.st_ino;
+    }
+    if (s.st_ino == through.parent.st_ino && s.st_dev == through.parent.st_dev) through.waits = 0;
+}
+
+/* It, and all that a directory holds. */
+static int is_through(const char *path)
+{
+    struct stat s;
+    struct dirent *e;
+    char inside[1200];
+    int yes = !stat(path, &s) && find_through(&s) >= 0;
+    DIR *d = yes && S_ISDIR(s.st_mode) ? opendir(path) : NULL;
+    while (d && (e = readdir(d))) {
+        if (e->d_name[0] == '.') continue;
+        snprintf(inside, sizeof inside, "%s/%s", path, e->d_name);
+        yes &= is_through(inside);
+    }
+    if (d) closedir(d);
+    return yes;
+}
+
+/* With a checkpoint the lines of its steps are there too, which the next one's must be again. */
+static void note_rename(const char *from, const char *to)
+{
+    char parent[1024], lines[1100];
+    struct stat s;
+    if (!through.on) return;
+    through.renames++;
+    through.early += !is_through(from);
+    if (!is_directory(from) || strlen(to) >= sizeof parent) return;
+    through.late += through.waits;
+    strcpy(parent, to);
+    *strrchr(parent, '/') = 0;
+    through.waits = !stat(parent, &through.parent);
+    snprintf(lines, sizeof lines, "%s/metrics.jsonl", parent);
+    if (stat(lines, &s)) return;
+    through.early += !is_through(lines);
+    forget(&s);
 }
 
 /* The linker's names: __wrap_X stands for X in the library, __real_X is the true one. */
@@ -117,6 +194,7 @@ int __wrap_munmap(void *p, size_t n)
 /* A write that fails has first put down half: a full disk does that. */
 ssize_t __wrap_write(int fd, const void *data, size_t n)
 {
+    note_written(fd);
     if (!fails(&writing)) return __real_write(fd, data, n);
     if (n > 1 && __real_write(fd, data, n / 2) > 0) errno = ENOSPC;
     return -1;
@@ -125,12 +203,13 @@ ssize_t __wrap_write(int fd, const void *data, size_t n)
 /* What a disk does on fsync is not waited for: there are thousands. */
 int __wrap_fsync(int fd)
 {
-    (void)fd;
+    note_through(fd);
     return fails(&writing) ? -1 : 0;
 }
 
 int __wrap_rename(const char *from, const char *to)
 {
+    note_rename(from, to);
     return fails(&writing) ? -1 : __real_rename(from, to);
 }
 #endif
@@ -536,8 +615,32 @@ static void every_call(const char *name, const char *kind, struct fault *f, scen
     remove_tree(clean, NULL);
 }
 
+static void written_through(const char *name, scenario *run, int least)
+{
+    char test[128], out[600];
+    struct lora_error err;
+    snprintf(test, sizeof test, "%s: what gets a name is on the disk", name);
+    snprintf(out, sizeof out, "%s/out", scratch);
+    test_begin(test);
+    memset(&err, 0, sizeof err);
+    memset(&through, 0, sizeof through);
+    through.on = 1;
+    CHECK(run(out, &err) == 0, "%s: %s", err.what, err.where);
+    through.on = 0;
+    CHECK(through.renames >= least, "%d names", through.renames);
+    CHECK(!through.early, "%d of %d names before what they name", through.early, through.renames);
+    CHECK(!through.late && !through.waits, "%d names of directories that may be lost", through.late + through.waits);
+    remove_tree(out, NULL);
+}
+
 static void faults(void)
 {
+    written_through("an adapter written", train_auto, 2);
+    written_through("an adapter exported", export_adapter, 1);
+    written_through("a model written", train_full, 2);
+    written_through("a model quantised", quantised, 2);
+    put_rows("rows.jsonl");
+    written_through("lora train, with checkpoints", train_job, 14);
     every_call("LoRA over the reference", "allocation", &memory, train_ref);
     every_call("LoRA over the best table", "allocation", &memory, train_auto);
     every_call("an adapter read and evaluated", "allocation", &memory, read_adapter);
