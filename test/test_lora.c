@@ -140,6 +140,11 @@ static void test_gradients(void)
             s = make_setup(&t.model, &a, "ref64");
             test_begin("gradients: LoRA on two modules");
             check_gradients("q and up", &s, &p);
+            adapter_free(a);
+            a = make_adapter(&c, 3, 0, "v_proj");       /* nothing below it in its layer */
+            s = make_setup(&t.model, &a, "ref64");
+            test_begin("gradients: LoRA on one module");
+            check_gradients("v", &s, &p);
         }
         if (i < 5) {
             s = make_setup(&t.model, NULL, "ref64");
@@ -155,6 +160,50 @@ static void test_gradients(void)
     }
     pack_free(&p);
     pack_free(&q);
+}
+
+/* Rows that begin alike and are given other ids to learn: each target once for all rows that have it, and a row's own once. */
+static void test_labels(void)
+{
+    enum { LENGTH = 5, ROWS = 3 };
+    static const int ids[LENGTH] = { 3, 4, 5, 6, 7 };
+    static const int labels[ROWS][LENGTH] = { { 0, 11, 5, 6, 12 }, { 0, 4, 5, 13, 12 }, { 0, 11, 5, 6, 7 } };
+    static const unsigned char mask[LENGTH] = { 0, 1, 1, 1, 1 };
+    struct pack_input in[ROWS];
+    struct pack p = { 0 };
+    float weight[LENGTH][20] = { { 0 } };
+    int i, t;
+    test_begin("labels of rows that share their inputs");
+    for (i = 0; i < ROWS; i++) {
+        in[i].ids = ids;
+        in[i].mask = mask;
+        in[i].n = LENGTH;
+        in[i].visit = i;
+        in[i].labels = labels[i];
+    }
+    CHECK(!pack_rows(&p, in, ROWS, -1, 1, NULL) && !pack_finish(&p, NULL) && p.N == LENGTH - 1 && p.S == 1, "%d tokens", p.N);
+    for (t = 0; t < p.T; t++) weight[p.target_row[t] + 1][p.target_id[t]] += p.target_weight[t];
+    for (i = 0; i < ROWS; i++) for (t = 1; t < LENGTH; t++) weight[t][labels[i][t]] -= 1;
+    for (t = 0; t < LENGTH; t++) for (i = 0; i < 20; i++) CHECK(weight[t][i] == 0, "position %d, id %d: %g too many", t, i, (double)weight[t][i]);
+    pack_free(&p);
+}
+
+/* A segment that says of its prefix what is not so. */
+static void test_refused_packs(void)
+{
+    static const int ids[4] = { 3, 4, 5, 6 };
+    struct lora_error err = { "", "", "", "", "" };
+    struct pack p = { 0 };
+    int root;
+    test_begin("a pack whose positions do not go on from a prefix is refused");
+    CHECK(!pack_cached(&p, ids, 3, 0, 3, -1, 7, -1, &root, NULL) && !pack_cached(&p, ids, 2, 3, 2, root, 10, -1, NULL, NULL));
+    CHECK(!pack_finish(&p, NULL) && p.pos[3] == 10 && p.pos[4] == 11);
+    pack_clear(&p);
+    CHECK(!pack_cached(&p, ids, 3, 0, 3, -1, 7, -1, &root, NULL) && !pack_cached(&p, ids, 2, 3, 2, root, 9, -1, NULL, NULL));
+    CHECK(pack_finish(&p, &err) == -1 && !strcmp(err.where, "segment 1") && strstr(err.expected, "position 10"), "%s: %s", err.where, err.expected);
+    pack_clear(&p);
+    CHECK(pack_cached(&p, ids, 2, 0, 2, 0, 0, -1, NULL, &err) == -1 && pack_cached(&p, ids, 2, 0, 1, -1, 0, -1, NULL, &err) == -1);
+    pack_free(&p);
 }
 
 /* The plan is what is taken, and too little memory is an error before anything runs. */
@@ -405,6 +454,8 @@ int main(void)
     }
     test_chunks("auto");
     test_backends();
+    test_labels();
+    test_refused_packs();
     test_plan();
     test_not_finite();
     return test_end();
