@@ -495,6 +495,7 @@ static int evaluate(struct run *r)
     session_data_options(&r->s, &r->o.rows, &r->rows);
     if (read_labels(r) || data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
     report_rows("data", &r->d.report);
+    session_note_prompt(&r->s, &r->d);
     r->start = seconds_now();
     text_puts(&r->json, "{");
     stop_install();     /* before this a signal ends the program at once: there is nothing to finish */

@@ -156,6 +156,7 @@ static int open_rows(struct merging *g, struct lora_error *err)
     session_data_options(&g->s, &g->set->data, &g->rows);
     if (data_read(&g->d, g->set->data.data, &g->rows, err)) return -1;
     report_rows("data", &g->d.report);
+    session_note_prompt(&g->s, &g->d);
     if (g->d.n) return 0;
     fail(err, "nothing to evaluate", "%s", g->set->data.data);
     return expected(err, "rows with targets");

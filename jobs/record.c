@@ -326,6 +326,7 @@ int announce(const struct run *r, struct lora_error *err)
     row_free(&row);
     if (bad) return -1;
     report_rows("data", &r->data.report);
+    session_note_prompt(&r->session, &r->data);
     if (r->eval.n) report_rows("eval data", &r->eval.report);
     plan_print(stderr, r, -1);
     return 0;

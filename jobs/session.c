@@ -143,13 +143,10 @@ static int take_run(struct session *s, const struct json *root, const char *path
 /* DIR/run.json; of the checkpoint of a run, the run's, which lies beside it. To be freed; it need not be there. */
 static char *run_path(const char *dir, struct lora_error *err)
 {
-    char *path = path_join(dir, "run.json", err);
-    size_t end = strlen(dir), start;
-    while (end > 1 && dir[end - 1] == '/') end--;
-    for (start = end; start && dir[start - 1] != '/'; start--) continue;
-    if (!path || file_exists(path) || end - start < 12 || strncmp(dir + start, "checkpoint-", 11)) return path;
-    free(path);
-    return path_join(dir, "../run.json", err);
+    char *state = path_join(dir, "trainer_state.json", err);
+    char *path = state ? path_join(dir, file_exists(state) ? "../run.json" : "run.json", err) : NULL;
+    free(state);
+    return path;
 }
 
 /* Takes from an adapter's run.json, if there is one, or with `seen` compares with it. */
@@ -370,6 +367,12 @@ void session_data_options(const struct session *s, const struct data_settings *d
     o->vocab = s->model->config.V;
     o->labels = (const char *const *)s->labels;
     o->n_labels = s->n_labels;
+}
+
+void session_note_prompt(const struct session *s, const struct dataset *d)
+{
+    if (s->prompt_template && !d->prompt_template)
+        status("the prompt template is not used: it is for text and label or document and summary, these are rows of %s", d->report.form);
 }
 
 void report_rows(const char *name, const struct data_report *r)

@@ -111,6 +111,8 @@ int session_adapter(const struct session *s);
 
 /* Reading rows as the session and its options say. */
 void session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o);
+/* Says so where rows that were read have no use for the prompt template. */
+void session_note_prompt(const struct session *s, const struct dataset *d);
 /* Lines of status: how many rows, what was left out, how many tokens are targets. */
 void report_rows(const char *name, const struct data_report *r);
 

@@ -367,8 +367,9 @@ static int train(struct run *r, struct lora_error *err)
     progress_done();
     if (result < 0 || (!result && finish(r, err))) return job_error(err);
     if (!result) return EXIT_DONE;
-    status("stopped by %s after step %lld of %lld; the same command with --resume goes on from there",
-           stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", r->state.step, r->total);
+    status("stopped by %s after step %lld of %lld; the same command with --resume%s goes on from there",
+           stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", r->state.step, r->total,
+           r->set->overwrite ? " in place of --overwrite" : "");
     return 128 + stop_signal();
 }
 

@@ -348,6 +348,9 @@ run 0 train --model "$m" --chat-template chatml --data "$dir/all.jsonl" --prompt
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --task classify --predictions "$dir/p"
 err "chat template of the adapter: chatml"; err "prompt template of the adapter: Say {text}"; err "labels of the adapter: 4"; out "^aab "
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --json -; cp "$dir/out" "$dir/j1"
+program=$LORA; case $LORA in /*) ;; *) program=$(pwd)/$LORA ;; esac
+(cd "$dir/a/checkpoint-2" && $EXE "$program" eval --model "$m" --backend ref --adapter . --data "$dir/two.jsonl" --json - 2>/dev/null >"$dir/jc") || wrong "exit $?"
+near "$(figure loss "$dir/j1")" "$(figure loss "$dir/jc")" 0
 run 0 eval --model "$m" --backend ref --adapter "$dir/a/checkpoint-2/" --data "$dir/two.jsonl" --json -; err "prompt template of the adapter: Say"
 near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 0
 echo '[{"role":"user","content":"hi"}]' >"$dir/talk"
@@ -359,6 +362,8 @@ run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0.5" --ada
 near "$(figure loss "$dir/j1")" "$(figure loss "$dir/out")" 1e-5
 run 0 eval $small --prompt-template 'Say {text}:\n' --adapter "$dir/a=0" --data "$dir/two.jsonl" --json "$dir/j0"; err "warning: .*changes nothing"
 run 0 eval $small --prompt-template 'Say {text}:\n' --data "$dir/two.jsonl" --json "$dir/jb"
+grep -q "is not used" "$dir/err" && wrong "a note of nothing"
+run 0 eval $small --prompt-template 'Say {text}:\n' --data "$dir/g.jsonl"; err "the prompt template is not used: .* these are rows of messages$"
 near "$(figure loss "$dir/j0")" "$(figure loss "$dir/jb")" 1e-6
 cp -R "$dir/a" "$dir/unmatched"
 sed 's/"r": 2,/"r": 2, "rank_pattern": {"zz": 3, "q_proj": 2}, "alpha_pattern": {"layers.9.q_proj": 3},/' "$dir/a/adapter_config.json" \

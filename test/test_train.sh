@@ -185,7 +185,7 @@ for s in INT TERM; do
     # a shell without job control starts what is in the background with SIGINT ignored
     [ $code = $want ] || wrong "SIG$s: exit $code"
     says "stopped by SIG$s"
-    says "\-\-resume"
+    says "the same command with --resume goes on"
     step=$(ls "$out" | sed -n 's/^checkpoint-//p')
     [ -n "$step" ] && [ "$(tail -n 1 "$out/metrics.jsonl" | sed 's/{"step":\([0-9]*\).*/\1/')" = "$step" ] \
         || wrong "the checkpoint ($step) is not of the last step"
