@@ -59,7 +59,7 @@ const struct family *config_family(const struct config *c, struct lora_error *er
 uint64_t config_hash(const struct config *c, uint64_t h);      /* of all that changes the numbers */
 
 /* Rotary frequencies f[HS/2] in radians a position, with the scaling of the configuration, and the
- * factor on cos and sin (yarn's attention factor, else 1). facts and sources: docs/math.md */
+ * factor on cos and sin (yarn's attention factor, else 1). What each kind is for: docs/math.md, "Rotary positions" */
 void rope_frequencies(const struct config *c, double *f, double *factor);
 
 #endif

@@ -7,6 +7,7 @@
  *     avx2    kernels_avx2.c
  *     avx512  kernels_avx512.c: what is faster in 512 bits, over avx2
  *     neon    kernels_neon.c, on AArch64
+ *     cuda    kernels_cuda.cu, a shared object of its own (docs/cuda.md)
  * and whatever else fills the table.
  *
  * Contract, for every operation:

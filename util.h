@@ -110,7 +110,7 @@ int file_exists(const char *path);          /* 1: is there, whatever it is */
 int is_directory(const char *path);
 int same_file(const char *a, const char *b);        /* 1: both are there, and are one file or directory */
 int make_directory(const char *path, struct lora_error *err);    /* its parents too; there already: 0 */
-/* "a/b" into a growing string owned by the caller; NULL without memory. */
+/* "a/b", a new string of the caller's; NULL without memory. */
 char *path_join(const char *directory, const char *name, struct lora_error *err);
 /* Removes a file, or a directory with all it holds. Absent: 0. */
 int remove_tree(const char *path, struct lora_error *err);

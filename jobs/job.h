@@ -22,7 +22,7 @@ enum option_type {
 
 struct option_list { const char **v; int n; };
 
-/* One row a option. A job has a static table of these, over a struct of its settings; defaults are
+/* One row an option. A job has a static table of these, over a struct of its settings; defaults are
  * what the struct holds before parsing. */
 struct option {
     const char *name;           /* "lora-r": typed as --lora-r, --lora_r */
