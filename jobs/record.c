@@ -84,10 +84,20 @@ static uint64_t adapter_hash(const struct adapter *a)
     return h;
 }
 
+static void put_option(struct text *t, const struct option *o, const void *settings, const char *name)
+{
+    while (strcmp(o->name, name)) o++;
+    put_key(t, name);
+    put_value(t, o, settings);
+}
+
 /* Names are the options'. Values that options are turned into stand for them: 8 rows x 4 are 32. */
 void put_fingerprint(struct text *t, const struct run *r)
 {
+    static const char *const as_given[] = { "weight-decay", "adam-beta1", "adam-beta2", "adam-epsilon",
+                                            "max-grad-norm", "tokens-per-pack", "no-shuffle" };
     const struct train_settings *s = r->set;
+    size_t i;
     text_printf(t, "{\"method\":\"%s\"", s->method == METHOD_FULL ? "full" : "lora");
     put_key(t, "the quantisation of the base");
     base_put(t, &r->session.base);
@@ -107,23 +117,13 @@ void put_fingerprint(struct text *t, const struct run *r)
     put_key_number(t, "batch-size x gradient-accumulation-steps", r->steps.per_step);
     put_key(t, "optim");        /* paged: the same numbers in another place */
     text_puts(t, optim_of(s) == OPTIM_ADAMW8BIT ? "\"adamw8bit\"" : "\"adamw\"");
-    put_key_number(t, "learning-rate", s->learning_rate);
-    put_key(t, "lr-scheduler");
-    put_choice(t, "constant|linear|cosine", s->lr_scheduler);
+    put_option(t, train_options, s, "learning-rate");
+    put_option(t, train_options, s, "lr-scheduler");
     put_key_number(t, "warmup-steps", (double)r->warmup);
     if (s->lr_scheduler != SCHEDULE_CONSTANT) put_key_number(t, "steps of the schedule (epochs or max-steps)", (double)r->total);
-    put_key_number(t, "weight-decay", s->weight_decay);
-    put_key_number(t, "adam-beta1", s->beta1);
-    put_key_number(t, "adam-beta2", s->beta2);
-    put_key_number(t, "adam-epsilon", s->epsilon);
-    put_key_number(t, "max-grad-norm", s->max_grad_norm);
-    put_key_number(t, "tokens-per-pack", s->tokens_per_pack);
-    put_key(t, "no-shuffle");
-    text_puts(t, s->no_shuffle ? "true" : "false");
-    put_key(t, "seed");
-    text_printf(t, "%lld", s->common.seed);
-    put_key(t, "compute");
-    put_choice(t, "f32|bf16", s->common.compute);
+    for (i = 0; i < sizeof as_given / sizeof *as_given; i++) put_option(t, train_options, s, as_given[i]);
+    put_option(t, common_options, &s->common, "seed");
+    put_option(t, common_options, &s->common, "compute");
     if (s->patience || s->load_best) {
         put_key_number(t, "eval-steps", (double)r->eval_every);
         put_key_number(t, "early-stopping-patience", s->patience);
