@@ -55,7 +55,9 @@ void classification_free(struct classification *c)
 
 static int is_white(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-struct text_slice trimmed(const char *s)
+struct text_slice { const char *s; size_t n; };
+
+static struct text_slice trimmed(const char *s)
 {
     struct text_slice t;
     while (is_white(*s)) s++;

@@ -25,11 +25,8 @@ void classification_add(struct classification *c, int truth, int predicted);
 void classification_score(struct classification *c);
 void classification_free(struct classification *c);
 
-struct text_slice { const char *s; size_t n; };
-
-/* The text without the white space (ASCII) around it. */
-struct text_slice trimmed(const char *s);
-int exact_match(const char *prediction, const char *reference);     /* both trimmed: 1 if equal */
+/* 1: equal, but for white space (ASCII) around them. */
+int exact_match(const char *prediction, const char *reference);
 
 /* F1 of the words (runs between white space, as written), each counted as often as both texts have
  * it: 2 * common / (words of one + words of the other); two texts without words: 1. Negative: out

@@ -10,7 +10,7 @@
 static const struct { int type; const char *name; } kinds[] = { { TYPE_NF4, "nf4" }, { TYPE_FP4, "fp4" }, { TYPE_INT8, "int8" } };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
-const char *base_kind(int type)
+static const char *kind_name(int type)
 {
     int i;
     for (i = 0; i < KINDS; i++) if (kinds[i].type == type) return kinds[i].name;
@@ -21,7 +21,7 @@ char *base_text(char *text, size_t n, const struct quantise *how)
 {
     if (!how->type) snprintf(text, n, "not quantised");
     else if (how->type == TYPE_INT8) snprintf(text, n, "int8, a scale to each row");
-    else snprintf(text, n, "%s in blocks of %d, scales in %s", base_kind(how->type), how->block,
+    else snprintf(text, n, "%s in blocks of %d, scales in %s", kind_name(how->type), how->block,
                   how->double_quant ? "8 bits" : "f32");
     return text;
 }
@@ -30,7 +30,7 @@ void base_put(struct text *t, const struct quantise *how)
 {
     if (!how->type) text_puts(t, "null");
     else if (how->type == TYPE_INT8) text_puts(t, "{\"quant_type\": \"int8\"}");
-    else text_printf(t, "{\"quant_type\": \"%s\", \"block_size\": %d, \"double_quant\": %s}", base_kind(how->type), how->block,
+    else text_printf(t, "{\"quant_type\": \"%s\", \"block_size\": %d, \"double_quant\": %s}", kind_name(how->type), how->block,
                      how->double_quant ? "true" : "false");
 }
 

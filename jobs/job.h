@@ -89,11 +89,9 @@ void progress(const char *format, ...) PRINTF_LIKE(1, 2);
 void progress_done(void);
 
 int usable_threads(int asked);          /* 0 -> cores of this process's affinity mask */
-size_t available_memory(void);          /* bytes; a cgroup's limit included; 0: unknown */
 /* max_memory, or three quarters of what is available where the table's buffers lie: 0 where that is not known. */
 struct kernels;
 size_t memory_limit(const struct common *c, const struct kernels *k);
-long peak_memory_kib(void);
 
 /* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
  * left through its errors, so that what is half written goes; job_error() knows it. */

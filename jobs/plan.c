@@ -4,40 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- how many layers are kept ---- */
-
-static int plan_with(struct run *r, int keep, struct lora_error *err)
-{
-    r->setup.sizes.keep = keep;
-    return lora_plan(&r->plan, &r->setup, err);
-}
-
-/* What --max-memory leaves for the arena, of a run that has been planned once: all of it where the arena lies in
- * memory of the table's own. */
-static size_t arena_limit(const struct run *r)
-{
-    size_t most = r->session.max_memory, heap = r->setup.kernels->own_memory ? 0 : plan_heap(r);
-    return !most ? 0 : most > heap ? most - heap : 1;
-}
-
-/* Keeping more layers takes more memory and never changes a bit: auto keeps what fits. */
-int plan_choose(struct run *r, struct lora_error *err)
-{
-    int low = 0, high = r->setup.model->config.L;
-    size_t limit;
-    if (plan_with(r, r->set->gradient_checkpointing == CHECKPOINTING_ON ? 0 : -1, err)) return -1;
-    limit = r->setup.max_memory = arena_limit(r);
-    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return 0;
-    if (r->set->gradient_checkpointing == CHECKPOINTING_OFF || !limit || r->plan.total <= limit) return 0;
-    while (low < high - 1) {    /* low fits or is 0, high does not */
-        int middle = low + (high - low) / 2;
-        if (plan_with(r, middle, err)) return -1;
-        if (r->plan.total <= limit) low = middle;
-        else high = middle;
-    }
-    return plan_with(r, low, err);
-}
-
 /* ---- time ---- */
 
 /* Elements of the adapted and the frozen linears of all layers. */
@@ -166,11 +132,46 @@ static size_t heap_bytes(const struct run *r, const struct base *b)
     return b->bytes[HEAP] + copy_bytes(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(r);
 }
 
-size_t plan_heap(const struct run *r)
+/* Bytes outside the arena: base weights that were quantised here, tokenizer, rows, copies of what is trained. */
+static size_t plan_heap(const struct run *r)
 {
     struct base b;
     add_base(&b, r);
     return heap_bytes(r, &b);
+}
+
+/* ---- how many layers are kept ---- */
+
+static int plan_with(struct run *r, int keep, struct lora_error *err)
+{
+    r->setup.sizes.keep = keep;
+    return lora_plan(&r->plan, &r->setup, err);
+}
+
+/* What --max-memory leaves for the arena, of a run that has been planned once: all of it where the arena lies in
+ * memory of the table's own. */
+static size_t arena_limit(const struct run *r)
+{
+    size_t most = r->session.max_memory, heap = r->setup.kernels->own_memory ? 0 : plan_heap(r);
+    return !most ? 0 : most > heap ? most - heap : 1;
+}
+
+/* Keeping more layers takes more memory and never changes a bit: auto keeps what fits. */
+int plan_choose(struct run *r, struct lora_error *err)
+{
+    int low = 0, high = r->setup.model->config.L;
+    size_t limit;
+    if (plan_with(r, r->set->gradient_checkpointing == CHECKPOINTING_ON ? 0 : -1, err)) return -1;
+    limit = r->setup.max_memory = arena_limit(r);
+    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return 0;
+    if (r->set->gradient_checkpointing == CHECKPOINTING_OFF || !limit || r->plan.total <= limit) return 0;
+    while (low < high - 1) {    /* low fits or is 0, high does not */
+        int middle = low + (high - low) / 2;
+        if (plan_with(r, middle, err)) return -1;
+        if (r->plan.total <= limit) low = middle;
+        else high = middle;
+    }
+    return plan_with(r, low, err);
 }
 
 /* ---- printing ---- */

@@ -183,7 +183,7 @@ static struct train_settings resolved(const struct run *r)
     return set;
 }
 
-/* What the tokenizer, the template and the model's own template do: session_check_run() compares. */
+/* What the tokenizer, the template and the model's own template do: the warnings of session_open() compare. */
 struct identities { uint64_t tokenizer, chat, template; };
 
 static int identify(struct identities *h, const struct session *s, struct lora_error *err)

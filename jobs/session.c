@@ -162,11 +162,6 @@ static int read_run(struct session *taker, const struct session *seen, const cha
     return bad ? -1 : 0;
 }
 
-int session_check_run(const struct session *s, const char *dir, struct lora_error *err)
-{
-    return read_run(NULL, s, dir, err);
-}
-
 /* ---- adapters ---- */
 
 /* DIR or DIR=SCALE into the directory (allocated) and the factor. */
@@ -190,7 +185,7 @@ void warn_unmatched(const struct adapter *a, const char *dir)
 
 int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err)
 {
-    if (session_check_run(s, dir, err) || adapter_read(a, dir, &s->model->config, err)) return -1;
+    if (read_run(NULL, s, dir, err) || adapter_read(a, dir, &s->model->config, err)) return -1;
     warn_unmatched(*a, dir);
     return 0;
 }

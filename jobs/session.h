@@ -55,9 +55,7 @@ struct session {
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err);
 void session_close(struct session *s);
-/* Those warnings for the run.json of one adapter's directory, if it has one. */
-int session_check_run(const struct session *s, const char *dir, struct lora_error *err);
-/* One of keys of its patterns that match nothing; and adapter_read() with all warnings. */
+/* A warning of keys of its patterns that match nothing; and adapter_read() with all warnings. */
 void warn_unmatched(const struct adapter *a, const char *dir);
 int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err);
 
@@ -79,7 +77,6 @@ int base_load(struct model *m, const struct quantise *asked, const struct base_s
 size_t base_linears(const struct model *m, size_t *elements, size_t *bytes);
 size_t base_heap(const struct model *m);        /* bytes of its weights that lie in the heap: not used in the file */
 size_t base_bytes(const struct weight *w);                      /* with its scales */
-const char *base_kind(int type);                                /* "nf4", "fp4", "int8", "none" */
 char *base_text(char *text, size_t n, const struct quantise *how);     /* for people; 80 bytes do */
 
 /* ---- shape.c: a model of which there is only a config.json ---- */

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -48,14 +47,13 @@ static double read_figure(const char *directory, const char *file, const char *k
 /* The directories of the group this process is in, from the innermost to the mount point: each
  * call cuts the last part off. Within a container the path may belong to the host and be absent;
  * the mount point is the container's own group then. */
-struct group { char directory[1024]; size_t root; int done; };
+struct group { char directory[1024]; size_t root; };
 
 static void group_start(struct group *g, const char *mount, const char *key)
 {
     char path[512];
     if (read_entry("/proc/self/cgroup", key, path, sizeof path)) path[0] = 0;
     g->root = strlen(mount);
-    g->done = 0;
     snprintf(g->directory, sizeof g->directory, "%s%s", mount, path);
 }
 
@@ -83,7 +81,8 @@ static double group_memory(const char *mount, const char *key, const char *limit
     return most;
 }
 
-size_t available_memory(void)
+/* Bytes; a control group's limit included; 0: unknown. */
+static size_t available_memory(void)
 {
     double most = 0;
     char line[256];
@@ -109,17 +108,6 @@ size_t memory_limit(const struct common *c, const struct kernels *k)
 {
     if (c->max_memory) return c->max_memory;
     return (!k->own_memory ? available_memory() : k->memory ? k->memory() : 0) / 4 * 3;
-}
-
-long peak_memory_kib(void)
-{
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage)) return 0;
-#ifdef __APPLE__
-    return usage.ru_maxrss / 1024;      /* bytes there */
-#else
-    return usage.ru_maxrss;
-#endif
 }
 
 /* ---- cores ---- */

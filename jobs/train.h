@@ -118,8 +118,6 @@ void run_evaluation(struct run *r, struct evaluation *e, const struct label_set 
 
 /* How many layers to keep, and the plan, into r->setup and r->plan. */
 int plan_choose(struct run *r, struct lora_error *err);
-/* Bytes outside the arena: base weights that were quantised here, tokenizer, rows, copies of what is trained. */
-size_t plan_heap(const struct run *r);
 void plan_print(FILE *f, const struct run *r, double seconds);     /* seconds < 0: not timed */
 /* The time of the whole run, from a short timing of a product. */
 double plan_seconds(const struct run *r);
