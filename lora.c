@@ -564,10 +564,9 @@ int lora_find_not_finite(struct lora *l, const struct pack *p, struct lora_error
 {
     const struct config *c = l->c;
     size_t N, Q = (size_t)c->NH * (size_t)c->HS, K = (size_t)c->NKV * (size_t)c->HS;
-    int i, was = l->training;
+    int i;
     if (l->params && name_not_finite(l, l->params, "a trained tensor is not finite", err)) return -1;
     if (load_pack(l, p, err)) return -1;
-    l->training = was;
     N = (size_t)l->N;
     if (kernels_embed(l->k, &l->ctx, l->x[0], &l->embed, l->ids, l->N)) return check_supported(l, err);
     if (name_broken(l, l->x[0], N * (size_t)c->C, -1, "embed_tokens", err)) return -1;
