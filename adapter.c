@@ -467,7 +467,7 @@ int adapter_is_zero(const struct adapter *a)
 
 /* ---- several as one ---- */
 
-static const struct adapted *find_module(const struct adapter *a, int id, int layer)
+const struct adapted *adapter_find(const struct adapter *a, int id, int layer)
 {
     int i;
     for (i = 0; i < a->n; i++)
@@ -482,7 +482,7 @@ static void join_values(struct adapter *a, const struct adapted *m, const struct
 {
     int i, first = 0;
     for (i = 0; i < n; i++) {
-        const struct adapted *from = find_module(list[i], m->id, m->layer);
+        const struct adapted *from = adapter_find(list[i], m->id, m->layer);
         int row, j;
         if (!from) continue;
         memcpy(a->values + m->a + (size_t)first * (size_t)m->cols, list[i]->values + from->a,
@@ -508,7 +508,7 @@ int adapter_join(struct adapter **out, const struct adapter *const *list, const 
         for (id = 0; id < T_COUNT; id++) {
             struct adapted m = { 0 };
             for (i = 0; i < n; i++) {
-                const struct adapted *from = find_module(list[i], id, layer);
+                const struct adapted *from = adapter_find(list[i], id, layer);
                 int r = m.r;
                 if (!from) continue;
                 m = *from;

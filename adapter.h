@@ -58,6 +58,7 @@ int adapter_write(const struct adapter *a, const float *values, const char *dir,
 int adapter_write_gguf(const struct adapter *a, const struct config *c, const char *path, struct lora_error *err);
 void adapter_free(struct adapter *a);
 
+const struct adapted *adapter_find(const struct adapter *a, int id, int layer);     /* NULL: it is not adapted */
 /* 1 when every B is zero: the adapter changes nothing (yet). */
 int adapter_is_zero(const struct adapter *a);
 /* "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" into name[n]; returns name. */

@@ -41,20 +41,12 @@ struct source {
     double *sum;                /* [the widest row] */
 };
 
-static const struct adapted *find(const struct adapter *a, int id, int layer)
-{
-    int i;
-    for (i = 0; a && i < a->n; i++)
-        if (a->modules[i].id == id && a->modules[i].layer == layer) return &a->modules[i];
-    return NULL;
-}
-
 /* Row `row` of W + s B A, summed in double and rounded once. */
 static int merged_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
 {
     const struct source *s = ctx;
     const struct weight *w = model_weight(s->m, id, layer);
-    const struct adapted *m = find(s->a, id, layer);
+    const struct adapted *m = s->a ? adapter_find(s->a, id, layer) : NULL;
     int i, k;
     if (stop_check(err)) return -1;
     weight_decode(w, row, 0, w->cols, out);
