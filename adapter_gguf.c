@@ -24,12 +24,8 @@ static int choose_alpha(const struct adapter *a, float *alpha, struct lora_error
     for (i = 0; i < a->n; i++) {
         const struct adapted *m = &a->modules[i];
         double own = own_alpha(m);
-        if (tensor_layered(m->id) && fabs(own) >= FLT_MIN && fabs(own) <= FLT_MAX) continue;
+        if (fabs(own) >= FLT_MIN && fabs(own) <= FLT_MAX) continue;
         fail(err, "cannot export the adapter", "%s", adapter_module_name(module, sizeof module, m->id, m->layer));
-        if (!tensor_layered(m->id)) {       /* there A of the embedding is turned, and a tied head has none */
-            expected(err, "linears of the layers alone");
-            return hint(err, "`lora merge` makes a model of base and adapter");
-        }
         expected(err, "a scale whose product with the rank is a number of 32 bits");
         return found(err, "%g", own);
     }
