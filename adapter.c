@@ -13,7 +13,7 @@
 
 int adapter_adaptable(const struct config *c, int id)
 {
-    return tensor_layered(id) && tensor_specs[id].linear && tensor_present(c, id);
+    return tensor_specs[id].linear && tensor_present(c, id);
 }
 
 char *adapter_module_name(char *name, size_t n, int id, int layer)

@@ -23,7 +23,7 @@ struct tensor_spec {
     const char *hf;         /* "model.layers.%d.self_attn.q_proj.weight" */
     const char *gguf;       /* "blk.%d.attn_q.weight" */
     char rows, cols;        /* letters: V C F, Q = NH*HS, K = NKV*HS, H = HS, A = Q + 2K, G = 2F, 1: a vector */
-    unsigned char linear;   /* a matrix that LoRA can adapt */
+    unsigned char linear;   /* a matrix of a layer that LoRA can adapt */
 };
 extern const struct tensor_spec tensor_specs[T_COUNT];
 

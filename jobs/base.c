@@ -85,7 +85,7 @@ void base_of(struct quantise *how, const struct model *m)
     memset(how, 0, sizeof *how);
     for (layer = 0; layer < m->config.L; layer++)       /* some may have been left plain */
         for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
+            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
             if (!w || !w->q) continue;
             how->type = w->type;
             how->block = w->q->block;
@@ -158,7 +158,7 @@ size_t base_linears(const struct model *m, size_t *elements, size_t *bytes)
     *elements = *bytes = 0;
     for (layer = 0; layer < m->config.L; layer++)
         for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
+            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
             if (!w) continue;
             n++;
             *elements += (size_t)w->rows * (size_t)w->cols;

@@ -144,7 +144,7 @@ static void list_products(struct products *s, const struct config *c, const stru
     s->n = 0;
     for (kind = 0; kind < KINDS; kind++)
         for (id = 0; id < T_COUNT; id++)
-            if (tensor_present(c, id) && tensor_specs[id].linear && tensor_layered(id))
+            if (tensor_present(c, id) && tensor_specs[id].linear)
                 add_products(s, b, tensor_specs[id].name, tensor_rows(c, id), tensor_cols(c, id), b->tokens, kind, c->L);
     for (kind = FORWARD; kind <= BACKWARD_X; kind++)
         add_products(s, b, "head", c->V, c->C, head, kind, (double)b->targets / head);

@@ -281,7 +281,7 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
         for (id = 0; id < T_COUNT; id++) {
             const struct weight *w = model_weight(r->m, id, layer);
             size_t bytes;
-            if (!w || !(tensor_layered(id) ? tensor_specs[id].linear : id == T_HEAD && !layer)) continue;
+            if (!w || !(tensor_specs[id].linear || (id == T_HEAD && !layer))) continue;
             if (kernels_matmul(k, c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
             r->bytes += (double)bytes;
         }

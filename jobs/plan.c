@@ -12,7 +12,7 @@ static double linear_elements(const struct config *c)
     double n = 0;
     int id;
     for (id = 0; id < T_COUNT; id++)
-        if (tensor_layered(id) && tensor_present(c, id) && tensor_specs[id].linear)
+        if (tensor_present(c, id) && tensor_specs[id].linear)
             n += (double)tensor_rows(c, id) * tensor_cols(c, id);
     return n * c->L;
 }

@@ -32,7 +32,7 @@ static int kept_type(const struct model *m)
     for (id = 0; id < T_COUNT; id++)
         for (layer = 0; layer < (tensor_layered(id) ? m->config.L : 1); layer++) {
             const struct weight *w = model_weight(m, id, layer);
-            if (!w || (tensor_layered(id) && tensor_specs[id].linear)) continue;
+            if (!w || tensor_specs[id].linear) continue;
             if ((w->type != TYPE_BF16 && w->type != TYPE_F16) || (type >= 0 && w->type != type)) return TYPE_F32;
             type = w->type;
         }

@@ -160,7 +160,7 @@ int rounding_table(struct text *lines, struct text *json, const struct model *m,
     put_head(lines);
     for (layer = 0; layer < m->config.L && !bad; layer++)
         for (id = 0; id < T_COUNT && !bad; id++) {
-            const struct weight *w = tensor_layered(id) && tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
+            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
             if (!w) continue;
             tensor_name(name, sizeof name, id, layer);
             progress("errors: %s", name);

@@ -55,7 +55,7 @@ static int shape_weights(struct model *m, const struct quantise *base, struct lo
         for (id = 0; id < T_COUNT; id++) {
             struct weight *w = &m->weights[layer * T_COUNT + id];
             if (!tensor_present(&m->config, id)) continue;
-            w->type = base && base->type && tensor_layered(id) && tensor_specs[id].linear ? base->type : TYPE_BF16;
+            w->type = base && base->type && tensor_specs[id].linear ? base->type : TYPE_BF16;
             w->rows = tensor_rows(&m->config, id);
             w->cols = tensor_cols(&m->config, id);
             if (w->type != TYPE_BF16 && shape_scales(w, base, err)) return -1;

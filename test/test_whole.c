@@ -84,7 +84,7 @@ static void model_of(struct tiny *t, const struct kind *k)
     tiny_open(t, &c, 11);
     for (layer = 0; layer < c.L && k->base != TYPE_F32; layer++)
         for (id = 0; id < T_COUNT; id++)
-            if (tensor_present(&c, id) && tensor_layered(id) && tensor_specs[id].linear)
+            if (tensor_present(&c, id) && tensor_specs[id].linear)
                 convert(&t->model.weights[(size_t)layer * T_COUNT + (size_t)id], k, id == T_WQ || id == T_WK, c.HS);
 }
 
