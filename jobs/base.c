@@ -7,13 +7,14 @@
 
 /* ---- in words ---- */
 
-static const struct { int type; const char *name; } kinds[] = { { TYPE_NF4, "nf4" }, { TYPE_FP4, "fp4" }, { TYPE_INT8, "int8" } };
-enum { KINDS = sizeof kinds / sizeof *kinds };
+const int dtypes[] = { TYPE_F32, TYPE_BF16, TYPE_F16 }, quant_types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
+static const char *const quant_names[] = { "nf4", "fp4", "int8" };
+enum { KINDS = sizeof quant_types / sizeof *quant_types };
 
 static const char *kind_name(int type)
 {
     int i;
-    for (i = 0; i < KINDS; i++) if (kinds[i].type == type) return kinds[i].name;
+    for (i = 0; i < KINDS; i++) if (quant_types[i] == type) return quant_names[i];
     return "none";
 }
 
@@ -66,9 +67,8 @@ int base_quantise(struct quantise *how, int type, const struct base_settings *b,
 
 int base_asked(struct quantise *how, const struct base_settings *b, struct lora_error *err)
 {
-    static const int types[] = { TYPE_NF4, TYPE_FP4 };
     memset(how, 0, sizeof *how);
-    if (b->in_4bit > 0) return base_quantise(how, types[b->quant_type < 0 ? 0 : b->quant_type], b, err);
+    if (b->in_4bit > 0) return base_quantise(how, quant_types[b->quant_type < 0 ? 0 : b->quant_type], b, err);
     if (b->quant_type >= 0 || b->double_quant > 0 || b->block_size)
         return contradiction(err, b->quant_type >= 0 ? "--quant-type" : b->block_size ? "--block-size" : "--double-quant",
                              "--load-in-4bit with it");
@@ -112,7 +112,7 @@ int base_take(struct quantise *how, const struct json *root, const char *path, s
     if (base->type != JSON_OBJECT || json_get_string(base, "quant_type", &kind, path, err)
         || json_get_int(base, "block_size", &how->block, path, err)
         || json_get_bool(base, "double_quant", &how->double_quant, path, err)) return -1;
-    for (i = 0; kind && i < KINDS; i++) if (!strcmp(kinds[i].name, kind)) how->type = kinds[i].type;
+    for (i = 0; kind && i < KINDS; i++) if (!strcmp(quant_names[i], kind)) how->type = quant_types[i];
     if (how->type && !quantise_check(how, NULL)) return 0;
     fail(err, "cannot use a setting", "%s, \"base_quantization\"", path);
     return expected(err, "nf4, fp4 or int8 and a block size");

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TASK_LM, TASK_CLASSIFY, TASK_GENERATE };
 enum { SCORE_LIKELIHOOD, SCORE_GENERATE };
 
 struct settings {

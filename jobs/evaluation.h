@@ -5,6 +5,8 @@
 #include "session.h"
 #include "../formats/names.h"
 
+enum { TASK_LM, TASK_CLASSIFY, TASK_GENERATE };        /* --task, and --eval-task the first two */
+
 /* A set of labels as a tree of tokens behind the prompt: labels that begin alike share what is
  * alike, so each row computes every different token once. Node 0 is the prompt's last token. */
 struct label_node { int token, parent, children; };

@@ -17,9 +17,9 @@ static const struct option options[] = {
     { "config", NULL, OPTION_TEXT, offsetof(struct settings, config), NULL, "FILE",
       "config.json of the model's shape; a tokenizer beside it is copied", 0, 0 },
     { "out", "output-dir", OPTION_TEXT, offsetof(struct settings, out), NULL, "DIR", "where the model goes", 0, 0 },
-    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), "f32|bf16|f16", NULL, "type of the weights", 0, 0 },
+    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), DTYPES, NULL, "type of the weights", 0, 0 },
     { "seed", NULL, OPTION_LONG, offsetof(struct settings, seed), NULL, "N", "seed of the weights", 0, 9e18 },
-    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), "nf4|fp4|int8", NULL,
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), QUANT_TYPES, NULL,
       "the linears of the layers as bitsandbytes has them (default: plain)", 0, 0 },
     { "double-quant", "bnb-4bit-use-double-quant", OPTION_FLAG, offsetof(struct settings, base.double_quant), NULL, NULL,
       "quantise the scales of 4-bit blocks as well", 0, 0 },
@@ -79,7 +79,6 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
 
 static int make(const struct settings *set, struct lora_error *err)
 {
-    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 }, kinds[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct config c;
     struct source s;
     struct quantise how;
@@ -88,11 +87,11 @@ static int make(const struct settings *set, struct lora_error *err)
     s.c = &c;
     s.seed = (uint64_t)set->seed;
     if (plain) memset(&how, 0, sizeof how);
-    else if (base_quantise(&how, kinds[set->quant_type], &set->base, err)) return -1;
+    else if (base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
     stop_install();
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
         || make_directory(set->out, err)
-        || model_write_quantised(&c, set->out, types[set->dtype], plain ? NULL : &how, random_row, &s,
+        || model_write_quantised(&c, set->out, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
                                  usable_threads(set->threads), err)
         || copy_tokenizer(set->config, set->out, err)) return -1;
     status("%s: %lld parameters, normal with deviation %g; linears %s", set->out, config_parameters(&c), s.std,

@@ -20,7 +20,7 @@ static const struct option options[] = {
       "a PEFT directory, in place of a model", 0, 0 },
     { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE",
       "the same as one JSON object (-: on stdout, alone)", 0, 0 },
-    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), "nf4|fp4|int8", NULL,
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), QUANT_TYPES, NULL,
       "what its linears would lose in this type, beside the others; with --load-in-4bit the 4-bit type (default: none)", 0, 0 },
     { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 }
 };
@@ -137,7 +137,6 @@ static void put_shape(struct listing *l, const struct model *m, const char *path
 /* The errors of all types; of weights that are quantised already there is no original to compare with. */
 static int list_errors(struct listing *l, const struct model *m, const struct settings *s, struct lora_error *err)
 {
-    static const int types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct quantise how;
     char text[80];
     base_of(&how, m);
@@ -145,7 +144,7 @@ static int list_errors(struct listing *l, const struct model *m, const struct se
         fail(err, "cannot use the option", "--quant-type, %s", s->common.model);
         return expected(err, "a model with its weights, and those not quantised yet");
     }
-    if (base_quantise(&how, types[s->quant_type], &s->common.base, err)) return -1;
+    if (base_quantise(&how, quant_types[s->quant_type], &s->common.base, err)) return -1;
     text_printf(&l->errors, "what the linears lose as %s, beside the other types:\n", base_text(text, sizeof text, &how));
     text_puts(&l->json, ",\n \"losses\": {\"quantization\": ");
     base_put(&l->json, &how);

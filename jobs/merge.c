@@ -21,11 +21,11 @@ static const struct option options[] = {
     { "adapter", NULL, OPTION_LIST, offsetof(struct settings, adapters), NULL, "DIR[=SCALE]",
       "adapter to merge; may be given several times, or not at all", 0, 0 },
     { "out", "output-dir", OPTION_TEXT, offsetof(struct settings, out), NULL, "DIR", "where the model goes", 0, 0 },
-    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), "f32|bf16|f16", NULL, "type of the weights", 0, 0 },
+    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), DTYPES, NULL, "type of the weights", 0, 0 },
     { "base", NULL, OPTION_CHOICE, offsetof(struct settings, base), "w16|dequant", NULL,
       "over a quantised base: add to the original weights, or to the decoded ones, which were trained over (default: dequant)",
       0, 0 },
-    { "out-quant", NULL, OPTION_CHOICE, offsetof(struct settings, out_quant), "nf4|fp4|int8", NULL,
+    { "out-quant", NULL, OPTION_CHOICE, offsetof(struct settings, out_quant), QUANT_TYPES, NULL,
       "quantise what was merged, with --block-size and --double-quant (default: those of the base)", 0, 0 },
     { "max-loss", NULL, OPTION_NUMBER, offsetof(struct settings, max_loss), NULL, "X",
       "with --data: refuse a merge whose loss is higher by more than this (default: any)", 0, 1e30 },
@@ -118,18 +118,17 @@ static int choose_base(struct merging *g, struct lora_error *err)
 
 static int choose_again(struct merging *g, struct lora_error *err)
 {
-    static const int types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct base_settings b = g->set->common.base;
     const struct quantise *base = &g->s.base;
     int is_4bit = base->type && base->type != TYPE_INT8;
     g->again = *base;
     if (g->set->out_quant < 0) return 0;
     b.in_4bit = b.in_8bit = -1;
-    if (types[g->set->out_quant] != TYPE_INT8 && is_4bit) {
+    if (quant_types[g->set->out_quant] != TYPE_INT8 && is_4bit) {
         if (!b.block_size) b.block_size = base->block;
         if (b.double_quant < 0) b.double_quant = base->double_quant;
     }
-    return base_quantise(&g->again, types[g->set->out_quant], &b, err);
+    return base_quantise(&g->again, quant_types[g->set->out_quant], &b, err);
 }
 
 static int open_source(struct merging *g, struct lora_error *err)
@@ -211,12 +210,10 @@ static int judge_base(struct merging *g, struct lora_error *err)
 
 /* ---- writing ---- */
 
-static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
-
 /* The plain model in a directory; its loss, and what it would be if it were quantised as `again` says. */
 static int write_plain(struct merging *g, const char *dir, int final, struct lora_error *err)
 {
-    int dtype = types[g->set->dtype], bad;
+    int dtype = dtypes[g->set->dtype], bad;
     struct model *m = NULL;
     char text[80];
     if (model_write(&g->s.model->config, dir, dtype, merged_row, &g->source, err)) return -1;
@@ -235,7 +232,7 @@ static int write_quantised(struct merging *g, const char *dir, struct lora_error
     struct model *m = NULL;
     int bad = g->d.n && (!plain || write_plain(g, plain, 0, err) || remove_tree(plain, err));
     free(plain);
-    bad = bad || model_write_quantised(&g->s.model->config, dir, types[g->set->dtype], &g->again, merged_row, &g->source,
+    bad = bad || model_write_quantised(&g->s.model->config, dir, dtypes[g->set->dtype], &g->again, merged_row, &g->source,
                                        g->s.threads, err)
           || (g->d.n && (model_open(&m, dir, err)
                          || judge(g, m, g->s.adapter ? "merged and quantised again" : "quantised again",

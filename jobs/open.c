@@ -16,7 +16,7 @@ const struct option train_options[] = {
     { "eval-split", NULL, OPTION_NUMBER, AT(eval_split), NULL, "F",
       "share of the rows to set apart for evaluation instead (default: none)", 0, 0.9 },
     { "method", NULL, OPTION_CHOICE, AT(method), "lora|full", NULL, "what is trained", 0, 0 },
-    { "dtype", NULL, OPTION_CHOICE, AT(dtype), "f32|bf16|f16", NULL,
+    { "dtype", NULL, OPTION_CHOICE, AT(dtype), DTYPES, NULL,
       "type of the weights that --method full writes (default: f32)", 0, 0 },
     { "lora-r", "r|rank", OPTION_INT, AT(lora_r), NULL, "N", "rank (default: 16)", 1, 65536 },
     { "lora-alpha", "alpha", OPTION_NUMBER, AT(lora_alpha), NULL, "X", "alpha (default: 32)", 1e-9, 1e30 },

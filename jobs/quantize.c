@@ -16,9 +16,9 @@ struct settings {
 
 static const struct option options[] = {
     { "out", "output-dir", OPTION_TEXT, offsetof(struct settings, out), NULL, "DIR", "where the checkpoint goes", 0, 0 },
-    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), "nf4|fp4|int8", NULL,
+    { "quant-type", "bnb-4bit-quant-type", OPTION_CHOICE, offsetof(struct settings, quant_type), QUANT_TYPES, NULL,
       "what the linears of the layers become (no default)", 0, 0 },
-    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), "f32|bf16|f16", NULL,
+    { "dtype", NULL, OPTION_CHOICE, offsetof(struct settings, dtype), DTYPES, NULL,
       "type of the other tensors (default: what holds them as they are)", 0, 0 },
     { "json", NULL, OPTION_TEXT, offsetof(struct settings, json), NULL, "FILE",
       "the figures as JSON; - for standard output, in place of the table", 0, 0 },
@@ -94,8 +94,7 @@ static void put_summary(struct text *lines, struct text *json, const struct sett
 static int write_model(const struct settings *set, struct model *m, const struct quantise *how, const char *dir,
                        struct lora_error *err)
 {
-    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
-    int dtype = set->dtype < 0 ? kept_type(m) : types[set->dtype], threads = usable_threads(set->common.threads);
+    int dtype = set->dtype < 0 ? kept_type(m) : dtypes[set->dtype], threads = usable_threads(set->common.threads);
     char text[80];
     status("quantising %s: %s; the other tensors in %s", m->path, base_text(text, sizeof text, how), weight_types[dtype].name);
     return model_write_quantised(&m->config, dir, dtype, how, each_row, m, threads, err)
@@ -120,12 +119,11 @@ static int quantise(const struct settings *set, struct model *m, const struct qu
 
 static int open_all(const struct settings *set, struct lora_error *err)
 {
-    static const int types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct quantise how;
     struct model *m = NULL;
     struct output o = { NULL, NULL };
     struct text lines = { 0 }, json = { 0 };
-    int bad = base_quantise(&how, types[set->quant_type], &set->common.base, err) || model_open(&m, set->common.model, err)
+    int bad = base_quantise(&how, quant_types[set->quant_type], &set->common.base, err) || model_open(&m, set->common.model, err)
               || refuse_quantised(m, err) || output_begin(&o, set->out, err)
               || quantise(set, m, &how, &o, &lines, &json, err);
     output_end(&o);

@@ -1,5 +1,6 @@
 /* rounding.c - see rounding.h. */
 #include "rounding.h"
+#include "session.h"
 #include "../formats/json.h"
 
 #include <math.h>
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NF4, FP4, INT8, INT4, COLUMNS };
+enum { NF4, FP4, INT8, INT4, COLUMNS };     /* quant_types[], and INT4 */
 static const char *const names[COLUMNS] = { "nf4", "fp4", "int8", "int4" };
 
 /* Sums over numbers: of a tensor, of all. */
@@ -65,14 +66,13 @@ static int add_int4(struct sums *s, const struct weight *w, int block, struct lo
 static int add_tensor(struct sums *s, const struct weight *w, const struct quantise *how, int threads, const char *name,
                       struct lora_error *err)
 {
-    static const int types[] = { TYPE_NF4, TYPE_FP4, TYPE_INT8 };
     struct weight_error e;
     int i;
     memset(s, 0, sizeof *s);
     if (add_int4(s, w, how->block, err)) return -1;
     for (i = NF4; i <= INT8; i++) {
         struct quantise one = *how;
-        one.type = types[i];
+        one.type = quant_types[i];
         if (i == INT8) one.block = one.double_quant = 0;
         if (weight_quantise_error(&e, w, &one, threads, name, err)) return -1;
         s->noise[i] = e.mean_square * s->numbers;

@@ -61,6 +61,10 @@ int session_read_adapter(const struct session *s, struct adapter **a, const char
 
 /* ---- base.c: how the linears of the base are quantised; struct quantise with type 0: they are not ---- */
 
+/* The types that options choose, in the order of the choices. */
+#define DTYPES "f32|bf16|f16"
+#define QUANT_TYPES "nf4|fp4|int8"
+extern const int dtypes[], quant_types[];
 /* What the options ask for; those that contradict each other are wrong usage. */
 int base_asked(struct quantise *how, const struct base_settings *b, struct lora_error *err);
 /* That type, with the block size and double quantisation of the options. */

@@ -315,12 +315,11 @@ static int loop(struct run *r, struct lora_error *err)
 /* The final weights go where PEFT looks for them, and what makes ids of text with them. */
 static int finish(struct run *r, struct lora_error *err)
 {
-    static const int types[] = { TYPE_F32, TYPE_BF16, TYPE_F16 };
     if (r->set->load_best && r->state.best_step && r->state.best_step != r->state.step) {
         if (checkpoint_weights(r, r->state.best_step, err)) return -1;
         status("the best weights are those of step %lld", r->state.best_step);
     }
-    if (weights_write(r, r->set->out, types[r->set->dtype < 0 ? 0 : r->set->dtype], err)
+    if (weights_write(r, r->set->out, dtypes[r->set->dtype < 0 ? 0 : r->set->dtype], err)
         || (r->adapter && r->session.tokenizer && tokenizer_save(r->session.tokenizer, r->set->out, err))
         || directory_sync(r->set->out, err)) return -1;
     if (r->state.step < r->total) status("stopped early: %d evaluations without a better one", r->state.without_better);
