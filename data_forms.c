@@ -122,9 +122,7 @@ static int put_piece(struct reader *r, const char *s, size_t n, int is_target)
 static int put_id(struct reader *r, int id, int is_target)
 {
     if (id < 0) return 0;
-    if (grow_array((void **)&r->ids.v, &r->ids.capacity, r->ids.n + 1, sizeof *r->ids.v, r->err)) return -1;
-    r->ids.v[r->ids.n++] = id;
-    return mark(r, is_target);
+    return ids_add(&r->ids, id, r->err) ? -1 : mark(r, is_target);
 }
 
 /* A target and what follows it, n and `rest` bytes of s: not cut between them unless a token would
@@ -378,14 +376,6 @@ static int id_of(struct reader *r, const struct json *v, const char *name, int *
     return expected(r->err, "%s to hold whole numbers, as many as input_ids", name);
 }
 
-static int put_label(struct reader *r, int id)
-{
-    struct ids *to = &r->targets;
-    if (grow_array((void **)&to->v, &to->capacity, to->n + 1, sizeof *to->v, r->err)) return -1;
-    to->v[to->n++] = id;
-    return 0;
-}
-
 /* As Transformers has it: labels[i] is what the logits at i - 1 are to give, mostly input_ids[i]. */
 static int check_label(struct reader *r, int id)
 {
@@ -412,7 +402,7 @@ static int put_ids(struct reader *r, const struct json *v)
         if (token < 0) return reader_fail(r, "a negative id in input_ids");
         if (labels && target != -100 && check_label(r, target)) return -1;
         if (put_id(r, token, target != -100)) return -1;
-        if (labels && put_label(r, target == -100 ? token : target)) return -1;
+        if (labels && ids_add(&r->targets, target == -100 ? token : target, r->err)) return -1;
         if (target != -100 && target != token) r->has_labels = 1;
         if (labels) label = label->next;
     }
@@ -572,16 +562,14 @@ static int turn_ids(const struct data_options *o, const char *user, const char *
                     struct ids *out, struct lora_error *err)
 {
     struct reader r;
-    size_t i, end;
+    size_t from, end;
     int bad;
     reader_start(&r, o, err);
     r.path = of_answer ? "label" : "prompt";
     bad = put_turn(&r, user, "", answer);
+    from = of_answer ? (size_t)r.prompt_n : 0;
     end = of_answer ? r.ids.n : (size_t)r.prompt_n;
-    for (i = of_answer ? (size_t)r.prompt_n : 0; !bad && i < end; i++) {
-        bad = grow_array((void **)&out->v, &out->capacity, out->n + 1, sizeof *out->v, err);
-        if (!bad) out->v[out->n++] = r.ids.v[i];
-    }
+    bad = bad || ids_append(out, r.ids.v + from, end - from, err);
     reader_free(&r);
     return bad ? -1 : 0;
 }

@@ -19,12 +19,15 @@ void ids_free(struct ids *ids)
     memset(ids, 0, sizeof *ids);
 }
 
-int ids_add(struct ids *ids, int id, struct lora_error *err)
+int ids_append(struct ids *ids, const int *v, size_t n, struct lora_error *err)
 {
-    if (grow_array((void **)&ids->v, &ids->capacity, ids->n + 1, sizeof *ids->v, err)) return -1;
-    ids->v[ids->n++] = id;
+    if (grow_array((void **)&ids->v, &ids->capacity, ids->n + n, sizeof *ids->v, err)) return -1;
+    if (n) memcpy(ids->v + ids->n, v, n * sizeof *v);
+    ids->n += n;
     return 0;
 }
+
+int ids_add(struct ids *ids, int id, struct lora_error *err) { return ids_append(ids, &id, 1, err); }
 
 /* ---- encoding ---- */
 
@@ -219,9 +222,7 @@ static int merge_few(struct encoder *e, int n)
         few_pair(e, ids, best, n, rank, joined);
         few_pair(e, ids, best - 1, n, rank, joined);
     }
-    for (i = 0; i < n; i++)
-        if (ids_add(e->out, ids[i], e->err)) return -1;
-    return 0;
+    return ids_append(e->out, ids, (size_t)n, e->err);
 }
 
 /* Joins neighbours until no merge is left. Each join makes at most two places more: n log n. */
@@ -496,14 +497,6 @@ static int encode_rest(struct encoder *e, const char *s, size_t n, int set)
     return bad ? -1 : 0;
 }
 
-static int add_all(struct ids *out, const struct ids *more, struct lora_error *err)
-{
-    size_t i;
-    for (i = 0; i < more->n; i++)
-        if (ids_add(out, more->v[i], err)) return -1;
-    return 0;
-}
-
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int flags, struct ids *out,
                      struct lora_error *err)
 {
@@ -516,9 +509,9 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int 
     e.continues = (flags & TOKENIZE_CONTINUE) != 0;
     e.out = out;
     e.err = err;
-    if (flags & TOKENIZE_SPECIAL) bad = add_all(out, &t->before, err);
+    if (flags & TOKENIZE_SPECIAL) bad = ids_append(out, t->before.v, t->before.n, err);
     if (!bad) bad = encode_sections(&e, text, n, 0);
-    if (!bad && (flags & TOKENIZE_SPECIAL)) bad = add_all(out, &t->after, err);
+    if (!bad && (flags & TOKENIZE_SPECIAL)) bad = ids_append(out, t->after.v, t->after.n, err);
     free(e.symbols);
     free(e.blocks);
     free(e.runs);

@@ -11,6 +11,8 @@ struct ids {
     size_t n, capacity;
 };
 void ids_free(struct ids *ids);
+int ids_add(struct ids *ids, int id, struct lora_error *err);
+int ids_append(struct ids *ids, const int *v, size_t n, struct lora_error *err);
 
 enum { TOKENIZE_SPECIAL = 1,    /* add BOS (and EOS) where the tokenizer's own rule does */
        TOKENIZE_TEXT_ONLY = 2,  /* special tokens written in the text are text */

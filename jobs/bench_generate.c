@@ -62,7 +62,7 @@ static int begin(struct runner *r, int count, int n, struct lora_error *err)
         r->all[i].cached = r->all[i].ids.n = 0;
         for (t = 0; t < n; t++) {
             int id = (int)(random_bits(5, (uint64_t)(i * n + t)) % (uint64_t)r->s.model->config.V);
-            if (sequence_append(&r->all[i], &id, 1, err)) return -1;
+            if (ids_add(&r->all[i].ids, id, err)) return -1;
         }
     }
     return 0;
@@ -78,7 +78,7 @@ static int go_on(struct runner *r, int count, int tokens, double *seconds, struc
         if (generator_feed(&r->g, r->list, count, err)) return -1;
         for (i = 0; i < count; i++) {
             int id = generator_choose(&r->g, &r->all[i], &greedy);
-            if (sequence_append(&r->all[i], &id, 1, err)) return -1;
+            if (ids_add(&r->all[i].ids, id, err)) return -1;
         }
     }
     *seconds = (seconds_now() - start) / ((double)tokens * count);

@@ -106,7 +106,7 @@ static int generate(struct run *r, int *n)
         int id;
         if (generator_feed(&r->g, &q, 1, &r->err)) return -1;
         id = generator_choose(&r->g, q, &r->how);
-        if (sequence_append(q, &id, 1, &r->err)) return -1;
+        if (ids_add(&q->ids, id, &r->err)) return -1;
         ++*n;
         if (generator_is_stop(&r->g, id)) break;
         if (id >= tokenizer_size(r->s.tokenizer)) continue;     /* one that only pads the embedding: no text */
@@ -242,7 +242,7 @@ static int next_turn(struct run *r, struct conversation *c, const char *line)
         while (same < q->cached && same + 1 < ids.n && q->ids.v[same] == ids.v[same]) same++;
         q->cached = same;
         q->ids.n = 0;
-        bad = sequence_append(q, ids.v, ids.n, &r->err) || answer(r) || say(r, c, "assistant", r->answer.s);
+        bad = ids_append(&q->ids, ids.v, ids.n, &r->err) || answer(r) || say(r, c, "assistant", r->answer.s);
     }
     ids_free(&ids);
     return bad ? -1 : 0;

@@ -77,14 +77,6 @@ void generator_close(struct generator *g)
     memset(g, 0, sizeof *g);
 }
 
-int sequence_append(struct sequence *q, const int *ids, size_t n, struct lora_error *err)
-{
-    if (grow_array((void **)&q->ids.v, &q->ids.capacity, q->ids.n + n, sizeof *q->ids.v, err)) return -1;
-    memcpy(q->ids.v + q->ids.n, ids, n * sizeof *ids);
-    q->ids.n += n;
-    return 0;
-}
-
 /* Lays as much of each sequence as fits into one pass. Those that are whole then get the rows of
  * logits from `first` on; *ready: how many they are, rows: the last row of each in the pack. */
 static int lay_pass(struct generator *g, struct sequence *const *list, int n, int first, int *ready,
@@ -227,7 +219,7 @@ static int start_row(struct batch *b, struct answering *a, struct lora_error *er
     a->number = b->next++;
     a->sequence.ids.n = 0;
     a->sequence.cached = (size_t)b->g.shared;
-    return sequence_append(&a->sequence, a->row.ids, (size_t)a->row.prompt_n, err);
+    return ids_append(&a->sequence.ids, a->row.ids, (size_t)a->row.prompt_n, err);
 }
 
 /* The text of what was generated; a stop id at the end is special and gives nothing, nor does one that only pads the
@@ -285,7 +277,7 @@ static int batch_step(struct batch *b, int max_new, struct lora_error *err)
         int id;
         if (a->number < 0) continue;
         id = generator_choose(&b->g, &a->sequence, &greedy);
-        if (!generator_is_stop(&b->g, id) && sequence_append(&a->sequence, &id, 1, err)) return -1;
+        if (!generator_is_stop(&b->g, id) && ids_add(&a->sequence.ids, id, err)) return -1;
         if (!generator_is_stop(&b->g, id) && (int)a->sequence.ids.n < a->row.prompt_n + max_new) continue;
         if (end_row(b, a, err)) return -1;
     }

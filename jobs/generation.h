@@ -51,8 +51,6 @@ int generator_feed(struct generator *g, struct sequence *const *list, int n, str
 /* The next id of a fed sequence. */
 int generator_choose(struct generator *g, const struct sequence *q, const struct sampling *how);
 int generator_is_stop(const struct generator *g, int id);
-/* Room in its slot for another id? */
-int sequence_append(struct sequence *q, const int *ids, size_t n, struct lora_error *err);
 
 /* Greedy answers to many prompts, rows of `d` up to prompt_n, `slots` at a time (GENERATION_ROWS is a good
  * number). take(ctx, row, answer) is called for each row in order, with a text without special tokens; -1 with

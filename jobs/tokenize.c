@@ -52,8 +52,7 @@ static int read_ids(const char *list, struct ids *ids, struct lora_error *err)
             expected(err, "ids, with spaces or commas between them");
             return found(err, "\"%.*s\"", n > 99 ? 99 : (int)n, list);
         }
-        if (grow_array((void **)&ids->v, &ids->capacity, ids->n + 1, sizeof *ids->v, err)) return -1;
-        ids->v[ids->n++] = (int)id;
+        if (ids_add(ids, (int)id, err)) return -1;
         list += n;
     }
     return 0;

@@ -132,7 +132,6 @@ size_t tokenizer_unit(const struct tokenizer *t, const char *s, size_t n, uint32
 int tokenizer_can_join(const struct tokenizer *t, uint32_t a, uint32_t b);
 /* Appends s[n], normalized, to out, which is empty. */
 int tokenizer_normalize(const struct tokenizer *t, const char *s, size_t n, struct text *out, struct lora_error *err);
-int ids_add(struct ids *ids, int id, struct lora_error *err);
 
 /* ---- files ---- */
 
