@@ -127,15 +127,9 @@ int pack_common(const struct pack_input *row, const struct pack_input *rows, int
 }
 
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
-             int *tokens_added, struct lora_error *err)
+             struct lora_error *err)
 {
-    struct pack_input row;
-    row.ids = ids;
-    row.mask = mask;
-    row.n = n;
-    row.visit = visit;
-    row.labels = NULL;
-    if (tokens_added) *tokens_added = pack_inputs(&row);
+    const struct pack_input row = { ids, mask, n, visit, NULL };
     return pack_rows(p, &row, 1, adapter, 0, err);
 }
 

@@ -64,9 +64,9 @@ int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter,
  * their next tokens is a target. */
 int pack_row_behind(struct pack *p, const struct pack_input *row, int from, int prefix, int adapter,
                     struct lora_error *err);
-/* One row that shares nothing. *tokens_added (may be NULL): how many tokens were laid down. */
+/* One row that shares nothing. */
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
-             int *tokens_added, struct lora_error *err);
+             struct lora_error *err);
 /* Sorts the targets by row and checks the table. Call before the pack is used. */
 int pack_finish(struct pack *p, struct lora_error *err);
 

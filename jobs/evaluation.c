@@ -220,12 +220,7 @@ static void drop_rows(struct laying *y)
 static int lay_row(const struct evaluation *e, const struct row *row, int from, int prefix, struct pack *p,
                    struct lora_error *err)
 {
-    struct pack_input in;
-    in.ids = row->ids;
-    in.mask = row->mask;
-    in.n = row->n;
-    in.visit = 0;
-    in.labels = row->labels;
+    const struct pack_input in = { row->ids, row->mask, row->n, 0, row->labels };
     return pack_row_behind(p, &in, from, prefix, e->adapter, err);
 }
 

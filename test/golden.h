@@ -137,7 +137,7 @@ static inline void pack_masked(struct pack *p, const struct golden_rows *rows, i
     int i;
     pack_clear(p);
     for (i = 0; i < rows->n; i++)
-        CHECK_DONE(pack_row(p, rows->row[i].ids, rows->row[i].mask, rows->row[i].n, adapter, i, NULL, &err));
+        CHECK_DONE(pack_row(p, rows->row[i].ids, rows->row[i].mask, rows->row[i].n, adapter, i, &err));
     CHECK_DONE(pack_finish(p, &err));
 }
 

@@ -47,7 +47,7 @@ static inline void rows_pack(struct pack *p, const struct rows *r, int from, int
 {
     int i;
     for (i = from; i < to; i++)
-        CHECK(!pack_row(p, r->ids[i], r->mask[i], r->len[i], adapter, i, NULL, NULL));
+        CHECK(!pack_row(p, r->ids[i], r->mask[i], r->len[i], adapter, i, NULL));
     CHECK(!pack_finish(p, NULL));
 }
 
@@ -399,7 +399,7 @@ static inline void test_adapters(const char *backend)
     for (turn = 0; turn < 2; turn++) {          /* the higher rank after the lower, and before it */
         pack_clear(&p);
         for (i = 0; i < 3; i++)
-            CHECK(!pack_row(&p, r.ids[0], r.mask[0], r.len[0], (turn ? 2 - i : i) - 1, 0, NULL, NULL));
+            CHECK(!pack_row(&p, r.ids[0], r.mask[0], r.len[0], (turn ? 2 - i : i) - 1, 0, NULL));
         CHECK(!pack_finish(&p, NULL) && !lora_eval(l, &p, mixed, NULL, NULL));
         for (next = mixed, i = 0; i < 3; next += n[i++])
             for (k = 0; k < n[i]; k++) {

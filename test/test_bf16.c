@@ -233,7 +233,7 @@ static void make_pack(struct pack *p, int V)
             ids[t] = (int)(random_bits(91, (uint64_t)(100 * i + t)) % (uint64_t)V);
             mask[t] = (unsigned char)(t > 2);
         }
-        CHECK(!pack_row(p, ids, mask, lengths[i], 0, i, NULL, NULL));
+        CHECK(!pack_row(p, ids, mask, lengths[i], 0, i, NULL));
     }
     CHECK(!pack_finish(p, NULL));
 }

@@ -223,8 +223,8 @@ static int fill_pack(struct pack *p, int adapter, struct lora_error *err)
     static const int ids[] = {1, 26, 50, 58, 60, 9, 26, 50, 58, 3};
     static const unsigned char mask[] = {0, 0, 0, 1, 1, 0, 0, 1, 1, 1};
     pack_clear(p);
-    return pack_row(p, ids, mask, 10, adapter, 0, NULL, err)
-        || pack_row(p, ids + 2, mask + 2, 7, adapter, 1, NULL, err) || pack_finish(p, err) ? -1 : 0;
+    return pack_row(p, ids, mask, 10, adapter, 0, err)
+        || pack_row(p, ids + 2, mask + 2, 7, adapter, 1, err) || pack_finish(p, err) ? -1 : 0;
 }
 
 static void setup_for(struct lora_setup *s, const char *backend, const struct model *m, struct adapter *const *a)

@@ -288,7 +288,7 @@ static void test_masks(const char *backend)
     s = make_setup(&t.model, &a, backend);
     s.seed = 77;
     l = must_open(&s);
-    CHECK(!pack_row(&pack, ids, mask, 2, 0, VISIT, NULL, NULL) && !pack_finish(&pack, NULL) && pack.N == 1);
+    CHECK(!pack_row(&pack, ids, mask, 2, 0, VISIT, NULL) && !pack_finish(&pack, NULL) && pack.N == 1);
     lora_zero_gradients(l);
     CHECK(!lora_train(l, &pack, 1, &loss, NULL, NULL));
     g = malloc(lora_trained_size(l) * sizeof *g);
@@ -343,7 +343,7 @@ static void test_chunks(const char *backend)
         pack_clear(&p);
         for (i = done = 0; i < TARGETS / EACH; i++) {
             for (k = 0; k <= EACH; k++) ids[k] = (int)(random_bits(5, (uint64_t)(i * 8 + k)) % (uint64_t)c.V);
-            CHECK(!pack_row(&p, ids, mask, EACH + 1, 0, i, NULL, NULL));
+            CHECK(!pack_row(&p, ids, mask, EACH + 1, 0, i, NULL));
             if (!apart && i + 1 < TARGETS / EACH) continue;
             CHECK(!pack_finish(&p, NULL) && !lora_train(l, &p, 1.0 / TARGETS, losses[apart] + done, best[apart] + done, NULL));
             done += p.T;

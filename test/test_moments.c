@@ -275,7 +275,7 @@ static void work_open(struct work *w, int full)
     for (i = 0; i < 4; i++) {
         for (t = 0; t < 12; t++) ids[i][t] = (int)(random_bits(5, (uint64_t)(i * 12 + t)) % 101);
         memset(mask, 1, sizeof mask);
-        CHECK_DONE(pack_row(&w->pack, ids[i], mask, 12, full ? -1 : 0, i, NULL, &err));
+        CHECK_DONE(pack_row(&w->pack, ids[i], mask, 12, full ? -1 : 0, i, &err));
     }
     CHECK_DONE(pack_finish(&w->pack, &err));
     w->setup.kernels = kernels_find("auto", NULL);
