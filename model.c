@@ -439,26 +439,23 @@ static int name_format(void *ctx, int id, int layer)
 }
 
 /* Rows of one tensor, for weight_quantise. */
-struct tensor_rows { struct writing *x; int id, layer; };
+struct source_tensor { struct writing *x; int id, layer; };
 
 static int tensor_row(void *ctx, int row, float *out, struct lora_error *err)
 {
-    const struct tensor_rows *t = ctx;
+    const struct source_tensor *t = ctx;
     return t->x->source(t->x->source_ctx, t->id, t->layer, row, out, err);
 }
 
 static int put_quantised(void *ctx, int id, int layer)
 {
     struct writing *x = ctx;
-    struct tensor_rows rows;
+    struct source_tensor tensor = { x, id, layer };
     struct weight w;
     char name[128];
     int bad;
     if (!is_quantised(x, id)) return 0;
-    rows.x = x;
-    rows.id = id;
-    rows.layer = layer;
-    if (weight_quantise(&w, x->how, tensor_rows(x->c, id), tensor_cols(x->c, id), tensor_row, &rows, x->threads,
+    if (weight_quantise(&w, x->how, tensor_rows(x->c, id), tensor_cols(x->c, id), tensor_row, &tensor, x->threads,
                         tensor_name(name, sizeof name, id, layer), x->err)) return -1;
     bad = quantised_put(&x->w, &w, x->dtype, x->err);
     weight_free(&w);
