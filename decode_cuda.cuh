@@ -97,7 +97,7 @@ static __device__ void decode_piece(const struct weight *w, const struct quantis
     switch (w->type) {
     case TYPE_REAL: case TYPE_F32:
         load_words(words, STRIP, p + 4 * e, 4 * n);
-        for (j = 0; j < STRIP; j++) out[j] = bits_float(words[j]);
+        for (j = 0; j < STRIP; j++) out[j] = float_of(words[j]);
         break;
     case TYPE_F16:
         load_words(words, STRIP / 2, p + 2 * e, 2 * n);
@@ -105,7 +105,7 @@ static __device__ void decode_piece(const struct weight *w, const struct quantis
         break;
     case TYPE_BF16:
         load_words(words, STRIP / 2, p + 2 * e, 2 * n);
-        for (j = 0; j < STRIP; j++) out[j] = bits_float(j % 2 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16);
+        for (j = 0; j < STRIP; j++) out[j] = float_of(j % 2 ? words[j / 2] & 0xffff0000u : words[j / 2] << 16);
         break;
     case TYPE_INT8:
         load_words(words, STRIP / 4, p + e, n);

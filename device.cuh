@@ -140,18 +140,4 @@ static inline __device__ int block_min_int(int v, int *partial)
     return warp_min_int(partial[lane < warps ? lane : 0]);
 }
 
-static inline __device__ unsigned float_bits(float f)
-{
-    union { float f; unsigned u; } both;
-    both.f = f;
-    return both.u;
-}
-
-static inline __device__ float bits_float(unsigned u)
-{
-    union { float f; unsigned u; } both;
-    both.u = u;
-    return both.f;
-}
-
 #endif

@@ -16,10 +16,7 @@ static enum fault fault;
 
 static float round_one(float x)
 {
-    uint32_t bits;
-    if (fault != TRUNCATED) return bf16_to_f32(f32_to_bf16(x));
-    memcpy(&bits, &x, 4);
-    return bf16_to_f32((uint16_t)(bits >> 16));
+    return bf16_to_f32(fault == TRUNCATED ? (uint16_t)(bits_of(x) >> 16) : f32_to_bf16(x));
 }
 
 /* The weight as numbers [rows, cols], rounded: behind it, where `data` points. */

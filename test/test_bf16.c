@@ -117,11 +117,9 @@ static float hard_number(size_t i)
         0x00000001, 0x807fffff, 0x007f8000, 0x0080ffff
     };
     uint32_t bits = i < COUNT(hard) ? hard[i] : (uint32_t)random_bits(17, i);
-    float x;
     if (i >= COUNT(hard) && i % 3 == 0) bits = (bits & 0xffff0000) | 0x8000;        /* a tie */
     if ((bits & 0x7f800000) == 0x7f800000 && (bits & 0x7fffff)) bits &= 0xbfffffff;
-    memcpy(&x, &bits, 4);
-    return x;
+    return float_of(bits);
 }
 
 static float as_bf16(float x)

@@ -34,20 +34,6 @@ static unsigned half_nearest(float f)
     return sign | (unsigned)(e - 1 + 15) << 10 | (unsigned)n;
 }
 
-static float float_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
-static uint32_t bits(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-
 static void test_halves(void)
 {
     uint32_t u, i;
@@ -70,9 +56,9 @@ static void test_halves(void)
         float f, b;
         u = i * 2654435761u;
         if (i % 4 == 1) u = (u & 0x8fffffff) | 0x30000000;          /* about where halves live */
-        if (i % 4 == 2) u = bits(f16_to_f32((uint16_t)i)) + (i >> 16) * 0x1000;    /* at and by the ties */
-        if (i % 4 == 3) u = bits(f16_to_f32((uint16_t)i)) + 0xfff + (i >> 16);
-        f = float_bits(u);
+        if (i % 4 == 2) u = bits_of(f16_to_f32((uint16_t)i)) + (i >> 16) * 0x1000;    /* at and by the ties */
+        if (i % 4 == 3) u = bits_of(f16_to_f32((uint16_t)i)) + 0xfff + (i >> 16);
+        f = float_of(u);
         if (isnan(f)) {
             if (!isnan(f16_to_f32(f32_to_f16(f))) || !isnan(bf16_to_f32(f32_to_bf16(f)))) bad++;
             continue;
@@ -82,14 +68,14 @@ static void test_halves(void)
         {   /* neighbours: the one chosen is no further, and even if the other is as far */
             uint32_t down = u & 0xffff0000, up = down + 0x10000, half = u & 0xffff;
             uint32_t want = half > 0x8000 || (half == 0x8000 && (u & 0x10000)) ? up : down;
-            if (bits(b) != want && bad++ < 5) printf("  %08x bf16 %08x\n", u, bits(b));
+            if (bits_of(b) != want && bad++ < 5) printf("  %08x bf16 %08x\n", u, bits_of(b));
         }
     }
     CHECK(!bad, "%d of %u wrong", bad, i);
     CHECK(f32_to_f16(65519.99f) == 0x7bff && f32_to_f16(65520) == 0x7c00 && f32_to_f16(-1e9f) == 0xfc00, "the edge of infinity");
-    CHECK(f32_to_f16(float_bits(0x33000000)) == 0 && f32_to_f16(float_bits(0x33000001)) == 1,
+    CHECK(f32_to_f16(float_of(0x33000000)) == 0 && f32_to_f16(float_of(0x33000001)) == 1,
           "half of the least half");
-    CHECK(f32_to_bf16(float_bits(0x7f7fffff)) == 0x7f80 && isnan(bf16_to_f32(f32_to_bf16(float_bits(0x7f800001)))),
+    CHECK(f32_to_bf16(float_of(0x7f7fffff)) == 0x7f80 && isnan(bf16_to_f32(f32_to_bf16(float_of(0x7f800001)))),
           "bf16 at the end of its range");
 }
 
@@ -111,7 +97,7 @@ static float one_element(int type, const unsigned char *data, size_t i)
     switch (type) {
     case TYPE_F32: memcpy(&f, data + 4 * i, 4); return f;
     case TYPE_F16: return (float)half_value(data[2 * i] | (unsigned)data[2 * i + 1] << 8);
-    case TYPE_BF16: return float_bits((uint32_t)data[2 * i] << 16 | (uint32_t)data[2 * i + 1] << 24);
+    case TYPE_BF16: return float_of((uint32_t)data[2 * i] << 16 | (uint32_t)data[2 * i + 1] << 24);
     case TYPE_Q8_0: return (float)half_value(p[0] | (unsigned)p[1] << 8) * (float)(p[2 + j] < 128 ? p[2 + j] : p[2 + j] - 256);
     }
     if (type > TYPE_Q4_1) {
@@ -167,7 +153,7 @@ static void test_decoders(void)
                         weight_decode(&w, row, col, n, out);
                         for (i = 0; i < n; i++) {
                             float want = one_element(type, data, SKIP + (size_t)file_row * COLS + (size_t)(col + i));
-                            bad += bits(out[i]) != bits(want);
+                            bad += bits_of(out[i]) != bits_of(want);
                         }
                         bad += out[n] != 12345;
                         CHECK(!bad, "row %d, col %d, n %d", row, col, n);
@@ -475,7 +461,7 @@ static void make_gguf(struct text *t, int version)
     put_key(t, "i16", GGUF_I16), put_le(t, 60000, 2);
     put_key(t, "u32", GGUF_U32), put_le(t, 4000000000u, 4);
     put_key(t, "i32", GGUF_I32), put_le(t, 4000000000u, 4);
-    put_key(t, "f32", GGUF_F32), put_le(t, bits(1.5f), 4);
+    put_key(t, "f32", GGUF_F32), put_le(t, bits_of(1.5f), 4);
     put_key(t, "bool", GGUF_BOOL), put_le(t, 1, 1);
     put_key(t, "string", GGUF_STRING), put_gguf_string(t, "text \xc3\xa9");
     put_key(t, "u64", GGUF_U64), put_le(t, 1234567890123u, 8);

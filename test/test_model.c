@@ -362,11 +362,9 @@ static void put_gguf_int(struct text *t, const char *key, uint32_t x)
 
 static void put_gguf_float(struct text *t, const char *key, float x)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
     put_gguf_text(t, key);
     put_number(t, GGUF_F32, 4);
-    put_number(t, bits, 4);
+    put_number(t, bits_of(x), 4);
 }
 
 /* A configuration alone: the embedding, whose rows are the vocabulary, and divisors of rotary frequencies. */
@@ -374,9 +372,7 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
 {
     struct text t = { 0 };
     struct gguf g;
-    uint32_t bits;
     int bad, i;
-    memcpy(&bits, &divisor, 4);
     text_puts(&t, "GGUF");
     put_number(&t, 3, 4);
     put_number(&t, 2, 8);
@@ -394,7 +390,7 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
     put_gguf_text(&t, "rope_freqs.weight"), put_number(&t, 1, 4), put_number(&t, 2, 8);
     put_number(&t, 0, 4), put_number(&t, 128, 8);
     while (t.n % 32) put_number(&t, 0, 1);
-    for (i = 0; i < 34; i++) put_number(&t, bits, 4);
+    for (i = 0; i < 34; i++) put_number(&t, bits_of(divisor), 4);
     put_file("config.gguf", t.s, t.n);
     text_free(&t);
     CHECK(!gguf_open(&g, in_dir("config.gguf"), err), "%s, %s, %s", err->where, err->expected, err->found);

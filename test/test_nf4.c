@@ -12,17 +12,10 @@ static struct lora_error err;
     CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); \
     } while (0)
 
-static uint32_t bits(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-
 /* Units in the last place between two numbers. */
 static double ulps(float a, float b)
 {
-    double x = bits(a) & 0x7fffffff, y = bits(b) & 0x7fffffff;
+    double x = bits_of(a) & 0x7fffffff, y = bits_of(b) & 0x7fffffff;
     return fabs((signbit(a) ? -x : x) - (signbit(b) ? -y : y));
 }
 
@@ -43,7 +36,7 @@ static void same_floats(const char *label, const float *got, const float *want, 
 {
     size_t i, bad = 0, first = 0;
     for (i = 0; i < n; i++)
-        if (bits(got[i]) != bits(want[i]) && !bad++) first = i;
+        if (bits_of(got[i]) != bits_of(want[i]) && !bad++) first = i;
     CHECK(!bad, "%s: %zu of %zu, the first at %zu: %.9g, expected %.9g", label, bad, n, first, got[first], want[first]);
 }
 
