@@ -1,5 +1,5 @@
-/* moments.h - what a step over moments in 8 bits must give, and how far off it may be: for the oracle and
- * for bitsandbytes' figures. */
+/* moments.h - what a step of AdamW must give, with moments in 8 bits too, and how far off it may be: for the oracle
+ * and for bitsandbytes' figures. */
 #ifndef MOMENTS_H
 #define MOMENTS_H
 
