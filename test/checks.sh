@@ -13,3 +13,27 @@ end() {
 }
 skip() { skipped=$((skipped + 1)); echo "skip $name: $1"; name=; }
 wrong() { bad=$((bad + 1)); echo "  $*"; }
+result() { name=$1 bad=$2; end; }            # NAME STATUS: a test that is one command
+finish() {                                  # a script's last line
+    end
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]
+}
+
+# A Llama's config.json: its width, layers and feed-forward width.
+tiny_config() {
+    cat <<END
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": $1, "vocab_size": 97,
+ "num_hidden_layers": $2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": $3,
+ "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+ "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
+END
+}
+tiny_rows() { for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-100,$i,9,1$i,2]}"; done; }
+losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
+# same_losses RUN RUN N BOUND: of N steps each, no farther apart than that part of them
+same_losses() {
+    losses "$1" >"$dir/l1"; losses "$2" >"$dir/l2"
+    paste -d' ' "$dir/l1" "$dir/l2" | awk -v steps="$3" -v e="$4" '{ d = $1 - $2; if (!(d * d <= e * e * $1 * $1)) exit 1; n++ }
+        END { exit n != steps }' || { wrong "other losses: $1 and $2"; paste "$dir/l1" "$dir/l2"; }
+}

@@ -12,7 +12,6 @@ expect() {
 says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/log"; }; }
 same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
 differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
-losses() { sed -n 's/.*"loss":\([0-9.e+-]*\).*/\1/p' "$1/metrics.jsonl"; }
 # near A B: the losses of two runs, step by step. Rounding its operands moves a product by 2^-8 sqrt(2/3), 0.3 %
 # of its length; a layer has three in a row, and layers err in directions of their own: below 1 % of a model
 # that knows nothing yet, which is what its first loss is.
@@ -23,12 +22,7 @@ near() {
         || wrong "the losses of $1 and $2 are further apart than 1 % of the first"
 }
 
-cat >"$dir/config.json" <<'END'
-{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "vocab_size": 97,
- "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
- "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
- "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
-END
+tiny_config 64 3 96 >"$dir/config.json"
 awk 'function r(m) { x = (x * 16807) % 2147483647; return x % m }
 BEGIN { x = 7; for (i = 0; i < 40; i++) { n = 5 + r(18); s = ""
     for (t = 0; t < n; t++) s = s (t ? "," : "") (t < 2 ? 5 + i % 7 : 3 + r(94))
@@ -52,9 +46,7 @@ $EXE "$LORA" backends >"$dir/backends"
 if ! grep -q "^ *usable *--compute bf16" "$dir/backends"; then
     begin "--compute bf16"
     skip "$(sed -n 's/^ *\(not usable\)* *--compute bf16: //p' "$dir/backends" | head -n 1)"
-    end
-    echo "$passed passed, $failed failed, $skipped skipped"
-    [ "$failed" = 0 ]; exit
+    finish; exit
 fi
 
 begin "bf16: other numbers than f32, near them; recorded"
@@ -98,6 +90,4 @@ else
     skip "LORA_MODEL names no model file"
 fi
 
-end
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

@@ -374,5 +374,4 @@ run 0 train --model "$m" --backend ref --init-adapter "$dir/unmatched" --data "$
 run 0 export --model "$m" --adapter "$dir/unmatched" --out "$dir/unmatched.gguf"; err "$unmatched"
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl"; grep -q "match no adapted" "$dir/err" && wrong "a warning of no keys"
 
-end
-echo "$passed passed, $failed failed, $skipped skipped"
+finish

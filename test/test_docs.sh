@@ -1,9 +1,8 @@
 #!/bin/sh
 # What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
-passed=0 failed=0
+. test/checks.sh
 docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
 sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.c docs/*.cu test/*.[ch])
-[ -n "$docs" ] || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 for doc in $docs; do
     missing=
     words=$(sed -e 's/``*/`/g' "$doc" | grep -o '`[^` ]*`' | tr -d '\140' | sort -u)
@@ -18,8 +17,8 @@ for doc in $docs; do
         --*) grep -qE "\"${word#--}[\"|]" $sources || grep -qE "[|\"]${word#--}\"" $sources || missing="$missing $word" ;;
         esac
     done
-    if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   $doc"
-    else failed=$((failed + 1)); echo "FAIL $doc names what is not there:$missing"; fi
+    [ -z "$missing" ] || echo "  not there:$missing"
+    [ -z "$missing" ]; result "what $doc names is there" $?
 done
 
 # The page on the GPU path has every kernel.
@@ -27,11 +26,10 @@ missing=
 for kernel in $(sed -n 's/^static __global__ void \(__launch_bounds__([^)]*) \)*\([a-z_0-9]*\)(.*/\2/p' ./*.cu ./*.cuh); do
     grep -q "\`$kernel\`" docs/cuda.md || missing="$missing $kernel"
 done
-if [ -z "$missing" ]; then passed=$((passed + 1)); echo "ok   every kernel is in docs/cuda.md"
-else failed=$((failed + 1)); echo "FAIL docs/cuda.md does not name kernels:$missing"; fi
+[ -z "$missing" ] || echo "  not named:$missing"
+[ -z "$missing" ]; result "every kernel is in docs/cuda.md" $?
 
 # Each figure of the page on NF4 is made again.
-if $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md; then passed=$((passed + 1)); echo "ok   the figures of docs/nf4.md"
-else failed=$((failed + 1)); echo "FAIL the figures of docs/nf4.md"; fi
-echo "$passed passed, $failed failed, 0 skipped"
-[ $failed = 0 ]
+$EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md
+result "the figures of docs/nf4.md" $?
+finish

@@ -1,12 +1,7 @@
 #!/bin/sh
 # docs/example.c trains: its loss falls, its adapter stands there whole; a bad model is an error.
+. test/checks.sh
 example=$(dirname "$LORA")/docs/example
-dir=$(mktemp -d) || exit 1
-passed=0 failed=0
-result() {
-    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"
-    else failed=$((failed + 1)); echo "FAIL $1"; fi
-}
 cat > "$dir/rows.jsonl" <<'EOF'
 {"input_ids": [1, 26, 50, 58, 60, 9, 26, 50], "labels": [-100, -100, 50, 58, 60, 9, 26, 50]}
 {"input_ids": [1, 33, 54, 54, 57, 33, 54]}
@@ -21,6 +16,4 @@ $EXE "$example" "$dir/nothing" "$dir/rows.jsonl" "$dir/out2" > /dev/null 2> "$di
 [ $? = 1 ] && [ -s "$dir/log2" ] && [ ! -e "$dir/out2" ]
 result "no model: an error, and no adapter" $?
 [ $failed = 0 ] || cat "$dir/log" "$dir/log2"
-rm -rf "$dir"
-echo "$passed passed, $failed failed, 0 skipped"
-[ $failed = 0 ]
+finish

@@ -1,14 +1,6 @@
 #!/bin/sh
 # The plan against what the system says: anonymous memory at its peak over whole steps, and sums.
-LORA=${LORA:-build/lora}
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0 skipped=0
-
-result() {      # NAME STATUS
-    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"; else failed=$((failed + 1)); echo "FAIL $1"; fi
-}
-skip() { skipped=$((skipped + 1)); echo "skip $1: $2"; }
+. test/checks.sh
 anonymous() { sed -n 's/^RssAnon:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$1/status" 2>/dev/null; }
 
 # Why the peak says nothing here.
@@ -47,18 +39,18 @@ sums() {        # of the plan in $dir/log
 awk 'BEGIN { for (i = 0; i < 4; i++) { s = ""; for (t = 0; t < 256; t++) s = s (t ? "," : "") (3 + (t * 37 + i * 11) % 200); print "{\"input_ids\":[" s "]}" } }' >"$dir/rows"
 for how in "" "--method full" "--gradient-checkpointing on --load-in-8bit"; do
     name="peak of the embedded model${how:+, $how}"
-    if [ -n "$unseen" ]; then skip "$name" "$unseen"; continue; fi
+    if [ -n "$unseen" ]; then skip "$unseen"; continue; fi
     peak --model data/model --data "$dir/rows" --max-steps 2 --threads 2 $how && sums && close_to "$(planned)" "$most"
     result "$name" $?
 done
 
 name="peak of SmolLM2"
-if [ -z "$LORA_MODEL" ] || [ ! -r "$LORA_MODEL" ]; then skip "$name" "LORA_MODEL names no model file"
-elif [ -n "$unseen" ]; then skip "$name" "$unseen"
+if [ -z "$LORA_MODEL" ] || [ ! -r "$LORA_MODEL" ]; then skip "LORA_MODEL names no model file"
+elif [ -n "$unseen" ]; then skip "$unseen"
 else
     for how in "" "--load-in-4bit --double-quant" "--load-in-4bit --double-quant --gradient-checkpointing on"; do
         peak --model "$LORA_MODEL" --data "$dir/rows" --batch-size 1 --max-steps 2 $how && sums && close_to "$(planned)" "$most"
-        result "$name${how:+, $how}" $?
+        result "peak of SmolLM2${how:+, $how}" $?
     done
 fi
 
@@ -85,5 +77,4 @@ result "Llama-2-7B's: in 5.5 GB" $?
 $EXE "$LORA" plan --model data/model --max-memory 3M --load-in-8bit --data "$dir/rows" >"$dir/log" 2>"$dir/out" && grep -q "it does not fit" "$dir/log"
 result "what the base takes is not there for the arena" $?
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

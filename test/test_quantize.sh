@@ -234,6 +234,4 @@ else
     skip "memory cannot be limited here"
 fi
 
-end
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish

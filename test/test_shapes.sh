@@ -2,21 +2,14 @@
 # with the published number of parameters. A few are written here; with the shared material thirteen more.
 LC_ALL=C
 export LC_ALL
-passed=0 failed=0 skipped=0
-lora=${LORA:-build/lora}
+. test/checks.sh
 shared=${LORA_SHARED:-../shared}
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-
-result() {      # NAME STATUS: one test
-    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"; else failed=$((failed + 1)); echo "FAIL $1"; fi
-}
 wrong() { echo "  $*"; return 1; }
 
 # A shape a line: model C F L NH NKV HS V positions eps theta tied window family rope-factor parameters
 # (window and rope-factor 0: none). Families write config.json in their own way, as the hub has them.
 write_config() {
-    awk -v d="$work" '
+    awk -v d="$dir" '
     function key(name, value) { s = s (s ? ",\n " : "") "\"" name "\": " value }
     {
         s = ""
@@ -51,14 +44,14 @@ check() {       # LINE: plan and inspect agree with it
     set -- $1
     printf '%s\n' "$*" | write_config
     trained=$(printf '%s\n' "$*" | adapter_parameters)
-    $EXE "$lora" plan --model "$work" --max-length 32 --batch-size 1 --max-memory 1T >"$work/plan" 2>"$work/error" || { wrong "$1: exit $?"; cat "$work/error"; return 1; }
-    grep -q "^parameters: ${16}; $trained to train" "$work/plan" || { wrong "$1: not ${16} parameters, $trained trained"; head -n 1 "$work/plan"; return 1; }
+    $EXE "$LORA" plan --model "$dir" --max-length 32 --batch-size 1 --max-memory 1T >"$dir/plan" 2>"$dir/error" || { wrong "$1: exit $?"; cat "$dir/error"; return 1; }
+    grep -q "^parameters: ${16}; $trained to train" "$dir/plan" || { wrong "$1: not ${16} parameters, $trained trained"; head -n 1 "$dir/plan"; return 1; }
     awk -v n="${16}" -v trained="$trained" '/trained weights/ { w = $3 } /moments/ { m = $5 } /mapped from the file/ { b = $7 }
         /arena/ { a = $5 } /copies of base/ { c = $5 }
-        END { exit !(w == 4 * trained && m == 2 * w && b <= 2 * n && b > 1.99 * n && a > c + 2 * w + m) }' "$work/plan" \
-        || { wrong "$1: not plausible"; cat "$work/plan"; return 1; }
-    $EXE "$lora" inspect --model "$work" >"$work/list" 2>"$work/error" || { wrong "$1: inspect: exit $?"; cat "$work/error"; return 1; }
-    tail -n 1 "$work/list" | grep -q ", ${16} parameters, $((2 * ${16})) bytes$" || { wrong "$1: inspect"; tail -n 1 "$work/list"; return 1; }
+        END { exit !(w == 4 * trained && m == 2 * w && b <= 2 * n && b > 1.99 * n && a > c + 2 * w + m) }' "$dir/plan" \
+        || { wrong "$1: not plausible"; cat "$dir/plan"; return 1; }
+    $EXE "$LORA" inspect --model "$dir" >"$dir/list" 2>"$dir/error" || { wrong "$1: inspect: exit $?"; cat "$dir/error"; return 1; }
+    tail -n 1 "$dir/list" | grep -q ", ${16} parameters, $((2 * ${16})) bytes$" || { wrong "$1: inspect"; tail -n 1 "$dir/list"; return 1; }
 }
 
 bad=0
@@ -72,9 +65,9 @@ Qwen3-0.6B 1024 3072 28 16 8 128 151936 40960 1e-06 1000000 1 0 qwen3 0 59604992
 END
 result "shapes of six families: parameters and plan from config.json alone" $bad
 
-grep -q "no weights: shapes from the configuration" "$work/list" && grep -qF "BF16  [1024, 2048]  4194304 bytes  model.layers.27.self_attn.o_proj.weight" "$work/list" &&
-    $EXE "$lora" inspect --model "$work/config.json" --json - 2>"$work/error" | grep -q '"shapes_only": true' &&
-    ! $EXE "$lora" eval --model "$work" --data "$work/list" >"$work/out" 2>"$work/error" && grep -q "^lora: .*safetensors" "$work/error"
+grep -q "no weights: shapes from the configuration" "$dir/list" && grep -qF "BF16  [1024, 2048]  4194304 bytes  model.layers.27.self_attn.o_proj.weight" "$dir/list" &&
+    $EXE "$LORA" inspect --model "$dir/config.json" --json - 2>"$dir/error" | grep -q '"shapes_only": true' &&
+    ! $EXE "$LORA" eval --model "$dir" --data "$dir/list" >"$dir/out" 2>"$dir/error" && grep -q "^lora: .*safetensors" "$dir/error"
 result "inspect lists the shapes; a job that needs weights says which file is missing" $?
 
 if [ -r "$shared/vectors/model-configs/shapes.json" ]; then
@@ -89,16 +82,15 @@ if [ -r "$shared/vectors/model-configs/shapes.json" ]; then
     is("parameters") { n = $2; gsub(/ /, "", n) } is("sliding_window") { window = $2 + 0 } is("factor") { rope = $2 }
     /^  \}/ { family = bias ? "qwen2" : norm ? "qwen3" : window ? "mistral" : "llama"
         print model, C, F, L, NH, NKV, HS, V, P, eps, theta, tied, window, family, rope, n }' \
-        "$shared/vectors/model-configs/shapes.json" >"$work/shapes"
+        "$shared/vectors/model-configs/shapes.json" >"$dir/shapes"
     bad=0
-    [ "$(wc -l <"$work/shapes")" -ge 13 ] || { wrong "not thirteen shapes"; bad=1; }
-    while read -r line; do check "$line" || bad=1; done <"$work/shapes"
-    result "the shapes of $(wc -l <"$work/shapes") real models: parameters and plan from config.json alone" $bad
-    $EXE "$lora" plan --model "$shared/vectors/model-configs/llama-3.2-1b_config.json" --max-length 32 >"$work/plan" 2>"$work/error" && grep -q "^parameters: 1235814400;" "$work/plan"
+    [ "$(wc -l <"$dir/shapes")" -ge 13 ] || { wrong "not thirteen shapes"; bad=1; }
+    while read -r line; do check "$line" || bad=1; done <"$dir/shapes"
+    result "the shapes of $(wc -l <"$dir/shapes") real models: parameters and plan from config.json alone" $bad
+    $EXE "$LORA" plan --model "$shared/vectors/model-configs/llama-3.2-1b_config.json" --max-length 32 >"$dir/plan" 2>"$dir/error" && grep -q "^parameters: 1235814400;" "$dir/plan"
     result "Llama-3.2-1B's own config.json" $?
 else
-    echo "skip shapes of real models: no ../shared"
-    skipped=1
+    name="shapes of real models"; skip "no ../shared"
 fi
 
-echo "$passed passed, $failed failed, $skipped skipped"
+finish
