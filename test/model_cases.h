@@ -160,16 +160,21 @@ static inline void check_same_bits(const struct result *a, const struct result *
     CHECK(!memcmp(a->g, b->g, a->n * sizeof *a->g), "gradients: %s", what);
 }
 
-/* Losses and gradients in other orders of summation: 1e-5 of the largest, float's own noise here. */
+/* Gradients in other orders of summation: 1e-5 of the largest, float's own noise here. */
+static inline void worst_add_gradients(struct worst *w, const float *a, const float *b, size_t n)
+{
+    double largest = 0;
+    size_t i;
+    for (i = 0; i < n; i++) largest = fmax(largest, fabs((double)a[i]));
+    for (i = 0; i < n; i++) worst_add(w, fabs((double)a[i] - (double)b[i]), 1e-5 * largest, i);
+}
+
 static inline void check_close(const struct result *a, const struct result *b, const char *what)
 {
     struct worst w = { 0, 0, 0, 0, 0 };
-    double largest = 0;
-    size_t i;
     int t;
     for (t = 0; t < a->T; t++) worst_add(&w, fabs(a->losses[t] - b->losses[t]), 1e-5, (size_t)t);
-    for (i = 0; i < a->n; i++) if (fabs((double)a->g[i]) > largest) largest = fabs((double)a->g[i]);
-    for (i = 0; i < a->n; i++) worst_add(&w, fabs((double)a->g[i] - (double)b->g[i]), 1e-5 * largest, i);
+    worst_add_gradients(&w, a->g, b->g, a->n);
     CHECK_WORST(w, what);
 }
 
@@ -245,9 +250,8 @@ static inline void test_prefix(const char *backend)
     double apart[64], shared[64];
     float *g[2];
     struct worst w = { 0, 0, 0, 0, 0 };
-    double largest = 0;
     int prefix, seg, i, row;
-    size_t n, j;
+    size_t n;
     test_begin_with(backend, "", "prefix shared = not");
     tiny_open(&t, &c, 11);
     memset(&p, 0, sizeof p);
@@ -283,8 +287,7 @@ static inline void test_prefix(const char *backend)
         worst_add(&w, fabs(apart[1 + i] - shared[1 + i]), 1e-5, (size_t)i);
         worst_add(&w, fabs(apart[7 + i] - shared[6 + i]), 1e-5, (size_t)i);
     }
-    for (j = 0; j < n; j++) if (fabs((double)g[0][j]) > largest) largest = fabs((double)g[0][j]);
-    for (j = 0; j < n; j++) worst_add(&w, fabs((double)g[0][j] - (double)g[1][j]), 1e-5 * largest, j);
+    worst_add_gradients(&w, g[0], g[1], n);
     CHECK_WORST(w, "losses and gradients");
     free(g[0]);
     free(g[1]);
@@ -306,11 +309,11 @@ static inline void test_sharing(const char *backend)
     struct pack_input in[MAX_ROWS + 1];
     struct lora *l;
     struct pack p;
-    double losses[64], sum[2] = { 0, 0 }, largest = 0;
+    double losses[64], sum[2] = { 0, 0 };
     float *g[2];
     struct worst w = { 0, 0, 0, 0, 0 };
     int i, share, k, tokens[2], targets = 0;
-    size_t n, j;
+    size_t n;
     test_begin_with(backend, "", "common beginnings found = rows apart");
     tiny_open(&t, &c, 11);
     memset(&p, 0, sizeof p);
@@ -344,8 +347,7 @@ static inline void test_sharing(const char *backend)
     CHECK(tokens[0] == 42 && tokens[1] == 23, "%d and %d tokens", tokens[0], tokens[1]);
     CHECK(pack_common(&in[4], in, 4) == 10 && pack_common(&in[1], in, 1) == 1);
     worst_add(&w, fabs(sum[0] - sum[1]), 1e-5 * targets, 0);
-    for (j = 0; j < n; j++) if (fabs((double)g[0][j]) > largest) largest = fabs((double)g[0][j]);
-    for (j = 0; j < n; j++) worst_add(&w, fabs((double)g[0][j] - (double)g[1][j]), 1e-5 * largest, j);
+    worst_add_gradients(&w, g[0], g[1], n);
     CHECK_WORST(w, "loss and gradients");
     free(g[0]);
     free(g[1]);

@@ -71,16 +71,12 @@ static int test_end(void)
 /* The shared material's folder, or NULL: tests that need it skip by name. */
 static inline const char *shared_dir(void)
 {
-    static const char *dir;
+    const char *dir = getenv("LORA_SHARED");
+    char path[1024];
     FILE *f;
-    const char *e = getenv("LORA_SHARED");
-    dir = e ? e : "../shared";
-    {
-        char p[1024];
-        snprintf(p, sizeof p, "%s/facts.md", dir);
-        f = fopen(p, "r");
-    }
-    if (!f) return NULL;
+    if (!dir) dir = "../shared";
+    snprintf(path, sizeof path, "%s/facts.md", dir);
+    if (!(f = fopen(path, "r"))) return NULL;
     fclose(f);
     return dir;
 }
