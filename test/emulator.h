@@ -25,8 +25,6 @@
 #define __global__
 #define __device__
 #define __host__
-#define __constant__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define EMULATOR_SHARED(kernel) static __attribute__((section("shared_" #kernel)))      /* emulate.awk says it */
@@ -36,7 +34,6 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 typedef struct __align__(8) float2 { float x, y; } float2;
 typedef struct __align__(16) float4 { float x, y, z, w; } float4;
-typedef struct __align__(8) uint2 { unsigned x, y; } uint2;
 typedef struct __align__(16) uint4 { unsigned x, y, z, w; } uint4;
 
 #define __syncthreads() emulator_barrier(__FILE__, __LINE__)
@@ -78,11 +75,6 @@ typedef enum cudaError {
     cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorLaunchFailure = 719
 } cudaError_t;
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-struct cudaDeviceProp {
-    char name[256];
-    size_t totalGlobalMem, sharedMemPerBlock;
-    int major, minor, multiProcessorCount;
-};
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
 };
@@ -94,13 +86,10 @@ cudaError_t cudaMemset(void *p, int byte, size_t n);
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *count);
-cudaError_t cudaSetDevice(int device);
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int device);
 cudaError_t cudaDeviceSynchronize(void);
 cudaError_t cudaGetLastError(void);             /* and forgets it */
 cudaError_t cudaPeekAtLastError(void);
 const char *cudaGetErrorString(cudaError_t error);
-const char *cudaGetErrorName(cudaError_t error);
 
 #endif

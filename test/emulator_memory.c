@@ -101,26 +101,23 @@ cudaError_t cudaGetLastError(void)
     return error;
 }
 
-static const struct { cudaError_t error; const char *name, *words; } errors[] = {
-    { cudaSuccess, "cudaSuccess", "no error" },
-    { cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument" },
-    { cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory" },
-    { cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument" },
-    { cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version" },
-    { cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected" },
-    { cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal" },
-    { cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure" }
+static const struct { cudaError_t error; const char *words; } errors[] = {
+    { cudaSuccess, "no error" },
+    { cudaErrorInvalidValue, "invalid argument" },
+    { cudaErrorMemoryAllocation, "out of memory" },
+    { cudaErrorInvalidConfiguration, "invalid configuration argument" },
+    { cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version" },
+    { cudaErrorNoDevice, "no CUDA-capable device is detected" },
+    { cudaErrorInvalidDevice, "invalid device ordinal" },
+    { cudaErrorLaunchFailure, "unspecified launch failure" }
 };
 
-static size_t error_index(cudaError_t error)
+const char *cudaGetErrorString(cudaError_t error)
 {
     size_t i = sizeof errors / sizeof *errors - 1;
     while (i && errors[i].error != error) i--;
-    return i;
+    return errors[i].words;
 }
-
-const char *cudaGetErrorName(cudaError_t error) { return errors[error_index(error)].name; }
-const char *cudaGetErrorString(cudaError_t error) { return errors[error_index(error)].words; }
 
 /* ---- memory, as the runtime has it ---- */
 
@@ -238,26 +235,10 @@ cudaError_t cudaGetDeviceCount(int *count)
     return said(*count ? cudaSuccess : cudaErrorNoDevice);
 }
 
-cudaError_t cudaSetDevice(int device)
-{
-    return said(emulator_begin() ? cudaErrorNoDevice : device ? cudaErrorInvalidDevice : cudaSuccess);
-}
-
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
-{
-    memset(p, 0, sizeof *p);
-    snprintf(p->name, sizeof p->name, "emulator");
-    p->totalGlobalMem = memory.size;
-    p->sharedMemPerBlock = EMULATOR_SHARED_BYTES;
-    p->major = 8;
-    p->multiProcessorCount = 2;
-    return cudaSetDevice(device);
-}
-
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int device)
 {
     *value = what == cudaDevAttrMultiProcessorCount ? 2 : what == cudaDevAttrComputeCapabilityMajor ? 8 : 0;
-    return cudaSetDevice(device);
+    return said(emulator_begin() ? cudaErrorNoDevice : device ? cudaErrorInvalidDevice : cudaSuccess);
 }
 
 cudaError_t cudaDeviceSynchronize(void) { return unheard; }
