@@ -20,6 +20,18 @@ finish() {                                  # a script's last line
     [ "$failed" = 0 ]
 }
 
+lora() { $EXE "$LORA" "$@"; }
+# expect CODE WORDS...: the program ends with this code; its results are in $dir/out, its messages in $dir/log
+expect() {
+    want=$1; shift
+    lora "$@" >"$dir/out" 2>"$dir/log" </dev/null
+    code=$?
+    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }
+}
+says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/log"; }; }
+same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
+differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
+
 # A Llama's config.json: its width, layers and feed-forward width.
 tiny_config() {
     cat <<END

@@ -5,13 +5,10 @@
 # expect CODE WORDS...: runs the program; its output is in $dir/log
 expect() {
     want=$1; shift
-    $EXE "$LORA" "$@" >"$dir/log" 2>&1 </dev/null
+    lora "$@" >"$dir/log" 2>&1 </dev/null
     code=$?
     [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/log"; }
 }
-says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/log"; }; }
-same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
-differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 # near A B: the losses of two runs, step by step. Rounding its operands moves a product by 2^-8 sqrt(2/3), 0.3 %
 # of its length; a layer has three in a row, and layers err in directions of their own: below 1 % of a model
 # that knows nothing yet, which is what its first loss is.

@@ -2,19 +2,8 @@
 # Quantised bases through the program: what may be asked for, that every way to the same weights gives the
 # same numbers, resuming, merging with its losses, and that nothing half-written is ever there.
 . test/checks.sh
-lora() { $EXE "$LORA" "$@"; }
-# expect CODE WORDS...: its results are in $dir/out, its messages in $dir/log
-expect() {
-    want=$1; shift
-    lora "$@" >"$dir/out" 2>"$dir/log" </dev/null
-    code=$?
-    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/log"; }
-}
-says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/log"; }; }
 quiet() { grep -q -e "$1" "$dir/log" && wrong "it says: $(grep -e "$1" "$dir/log")"; }
 out() { grep -q -e "$1" "$dir/out" || { wrong "not in the result: $1"; head -3 "$dir/out"; }; }
-same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
-differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 absent() { [ -e "$1" ] && wrong "it is there: $1"; }
 figure() { tr -d '\n' <"$2" | sed 's/.*"'"$1"'": *//; s/[],}].*//'; }
 # holds 'EXPRESSION of a, b, c' A B C

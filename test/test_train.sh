@@ -2,7 +2,6 @@
 # Training through the program: the same bytes at any number of threads and through any interruption,
 # what a resumed run refuses, how a run ends, and what is left on disk. Tiny random models.
 . test/checks.sh
-lora() { $EXE "$LORA" "$@"; }
 # expect CODE WORDS...: runs the program; its output is in $dir/log
 expect() {
     want=$1; shift
@@ -10,9 +9,6 @@ expect() {
     code=$?
     [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/log"; }
 }
-says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -3 "$dir/log"; }; }
-same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
-differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 # The metrics without what a clock says, which is at the end of a line.
 untimed() { sed 's/,"tokens_per_second.*//; s/,"eval_seconds.*//' "$1/metrics.jsonl"; }
 same_run() {    # adapters, the last state, metrics

@@ -2,13 +2,6 @@
 # `lora verify`: right tables pass, each planted fault is found, a shared object can train, the cases come as files.
 . test/checks.sh
 build=$(dirname "$LORA")
-lora() { $EXE "$LORA" "$@"; }
-expect() {
-    want=$1; shift
-    lora "$@" >"$dir/out" 2>"$dir/log"
-    code=$?
-    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }
-}
 says() { grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }; }
 
 begin "the table that auto takes: every operation, within its bounds"
