@@ -15,10 +15,6 @@
 #define GRADIENT_BOUND 1e-4     /* of the tensor's largest entry */
 
 static struct lora_error err;
-#define CHECK_DONE(call) do { memset(&err, 0, sizeof err); \
-    CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); \
-    } while (0)
-
 static inline double factor(const struct kernels *k)
 {
     return k->elem == 8 ? 1e-6 : 1;

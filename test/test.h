@@ -48,6 +48,26 @@ static inline void test_check(const char *file, int line, const char *text, int 
     printf("\n");
 }
 
+/* A call of the library that must end with 0; `err` is a struct lora_error. */
+#define CHECK_DONE(call) do { memset(&err, 0, sizeof err); \
+    CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); } while (0)
+
+/* A folder of the program's own, which remove_tree() takes away at the end, and a path in it, good until eight calls later. */
+static char folder[64];
+static inline int folder_make(void)
+{
+    snprintf(folder, sizeof folder, "/tmp/lora-test-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+static inline const char *in_folder(const char *name)
+{
+    static char paths[8][256];
+    static int next;
+    char *p = paths[next++ % 8];
+    snprintf(p, sizeof paths[0], "%s/%s", folder, name);
+    return p;
+}
+
 /* The worst error as a share of its bound; NaN fails (the comparison is !(err <= bound)). */
 struct worst { double share; double err, bound; size_t index; int n; };
 static inline void worst_add(struct worst *w, double err, double bound, size_t index)

@@ -16,30 +16,12 @@ static struct config tiny(void)
 
 static const struct adapter_settings plain = { 4, 8, 0, 0, "all-linear", NULL, NULL, NULL };
 
-static char dir[64];
-
-static char *in_dir(const char *name)
-{
-    static char path[2][256];
-    static int turn;
-    turn = !turn;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
-    return path[turn];
-}
-
 static void fill(struct adapter *a, uint64_t seed)
 {
     struct lora_error err;
     size_t i;
     adapter_init(a, seed, &err);
     for (i = 0; i < a->size; i++) a->values[i] = (float)random_normal(seed, i);
-}
-
-static const struct adapted *module(const struct adapter *a, int id, int layer)
-{
-    int i;
-    for (i = 0; i < a->n; i++) if (a->modules[i].id == id && a->modules[i].layer == layer) return &a->modules[i];
-    return NULL;
 }
 
 static struct adapter *make(const struct adapter_settings *s)
@@ -74,8 +56,8 @@ static void check_table(void)
                   "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"), "%s", name);
     CHECK(!strcmp(adapter_tensor_name(name, sizeof name, &a->modules[13], 1),
                   "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"), "%s", name);
-    CHECK(module(a, T_WK, 0)->rows == 16 && module(a, T_WK, 0)->cols == 16 && module(a, T_WQ, 0)->rows == 32
-          && module(a, T_WDOWN, 1)->cols == 28, "shapes");
+    CHECK(adapter_find(a, T_WK, 0)->rows == 16 && adapter_find(a, T_WK, 0)->cols == 16 && adapter_find(a, T_WQ, 0)->rows == 32
+          && adapter_find(a, T_WDOWN, 1)->cols == 28, "shapes");
     adapter_free(a);
 }
 
@@ -129,13 +111,13 @@ static void check_patterns(void)
     s.rank_pattern = "q_proj=2,layers.1.mlp.down_proj=6";
     s.alpha_pattern = "{\"layers.0.self_attn.o_proj\": 16, \"v_proj\": 3}";
     a = make(&s);
-    CHECK(module(a, T_WQ, 0)->r == 2 && module(a, T_WQ, 0)->scale == 4, "the scale is of the module's own r");
-    CHECK(module(a, T_WDOWN, 0)->r == 4 && module(a, T_WDOWN, 1)->r == 6, "one layer's");
-    CHECK(module(a, T_WO, 0)->alpha == 16 && module(a, T_WO, 1)->alpha == 8 && module(a, T_WV, 1)->alpha == 3, "alpha");
+    CHECK(adapter_find(a, T_WQ, 0)->r == 2 && adapter_find(a, T_WQ, 0)->scale == 4, "the scale is of the module's own r");
+    CHECK(adapter_find(a, T_WDOWN, 0)->r == 4 && adapter_find(a, T_WDOWN, 1)->r == 6, "one layer's");
+    CHECK(adapter_find(a, T_WO, 0)->alpha == 16 && adapter_find(a, T_WO, 1)->alpha == 8 && adapter_find(a, T_WV, 1)->alpha == 3, "alpha");
     adapter_free(a);
     s.use_rslora = 1;
     a = make(&s);
-    CHECK(module(a, T_WQ, 0)->scale == 8 / sqrt(2.0) && module(a, T_WK, 0)->scale == 4, "rsLoRA");
+    CHECK(adapter_find(a, T_WQ, 0)->scale == 8 / sqrt(2.0) && adapter_find(a, T_WK, 0)->scale == 4, "rsLoRA");
     adapter_free(a);
     s.rank_pattern = "q_proj=0";
     CHECK(adapter_new(&a, &c, &s, &err), "rank 0");
@@ -161,7 +143,7 @@ static void check_patterns(void)
     CHECK(adapter_new(&a, &c, &s, &err) == -1, "of a layer that is left out");
     s.alpha_pattern = ".*self_attn.*=16,q_proj=3";
     CHECK(!adapter_new(&a, &c, &s, &err), "%s", err.where);
-    CHECK(module(a, T_WQ, 1)->alpha == 16, "the first that matches");
+    CHECK(adapter_find(a, T_WQ, 1)->alpha == 16, "the first that matches");
     adapter_free(a);
 }
 
@@ -220,8 +202,8 @@ static void check_round_trip(void)
         struct lora_error err = { 0 };
         int j;
         fill(a, i);
-        CHECK(!adapter_write(a, a->values, dir, "base \"x\"", &err), "%s: %s", err.what, err.where);
-        CHECK(!adapter_read(&b, dir, &c, &err), "%s: %s: %s", err.what, err.where, err.found);
+        CHECK(!adapter_write(a, a->values, folder, "base \"x\"", &err), "%s: %s", err.what, err.where);
+        CHECK(!adapter_read(&b, folder, &c, &err), "%s: %s: %s", err.what, err.where, err.found);
         if (!b) continue;
         CHECK(a->n == b->n && a->size == b->size && a->dropout == b->dropout && a->use_rslora == b->use_rslora,
               "case %zu", i);
@@ -252,10 +234,10 @@ static void check_keys(void)
     struct adapter_settings s = plain;
     struct lora_error err = { 0 };
     struct adapter *a = make(&s);
-    const char *path = in_dir("adapter_config.json");
+    const char *path = in_folder("adapter_config.json");
     test_begin("adapter_config.json has the smallest set of keys");
     fill(a, 1);
-    CHECK(!adapter_write(a, a->values, dir, "base", &err), "%s", err.what);
+    CHECK(!adapter_write(a, a->values, folder, "base", &err), "%s", err.what);
     CHECK(holds(path, "[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]"), "targets");
     CHECK(!holds(path, "pattern") && !holds(path, "rslora") && !holds(path, "layers_to"), "keys at their default");
     adapter_free(a);
@@ -263,7 +245,7 @@ static void check_keys(void)
     s.rank_pattern = "q_proj=2";
     a = make(&s);
     fill(a, 1);
-    CHECK(!adapter_write(a, a->values, dir, "base", &err), "%s", err.what);
+    CHECK(!adapter_write(a, a->values, folder, "base", &err), "%s", err.what);
     CHECK(holds(path, "\"layers_to_transform\": [1]") && holds(path, "\"rank_pattern\": {\"q_proj\": 2}"), "chosen");
     adapter_free(a);
 }
@@ -274,8 +256,8 @@ static int read_with(const char *config, struct lora_error *err)
     struct adapter *a = NULL;
     int bad;
     memset(err, 0, sizeof *err);
-    file_write(in_dir("adapter_config.json"), config, strlen(config), err);
-    bad = adapter_read(&a, dir, &c, err);
+    file_write(in_folder("adapter_config.json"), config, strlen(config), err);
+    bad = adapter_read(&a, folder, &c, err);
     adapter_free(a);
     return bad;
 }
@@ -313,7 +295,7 @@ static void check_settings(void)
     size_t i;
     test_begin("settings that change nothing are taken, others are refused by name");
     fill(a, 2);
-    CHECK(!adapter_write(a, a->values, dir, NULL, &err), "%s", err.what);
+    CHECK(!adapter_write(a, a->values, folder, NULL, &err), "%s", err.what);
     for (i = 0; i < sizeof good / sizeof *good; i++) {
         snprintf(config, sizeof config, "{\"peft_type\": \"LORA\", \"r\": 4, %s}", good[i]);
         CHECK(!read_with(config, &err), "%s: %s: %s: %s", good[i], err.what, err.where, err.found);
@@ -360,7 +342,7 @@ static void write_tensors(const struct adapter *a, int type, int without, const 
             if (!pass) st_writer_add(&w, more, type, dims, 2, &err);
             else st_writer_put(&w, zeros, (size_t)(64 * bytes), &err);
         }
-        if (!pass) st_writer_begin(&w, in_dir("adapter_model.safetensors"), &err);
+        if (!pass) st_writer_begin(&w, in_folder("adapter_model.safetensors"), &err);
     }
     CHECK(!st_writer_commit(&w, &err), "%s: %s", err.what, err.where);
 }
@@ -388,7 +370,7 @@ static void check_tensors(void)
         type = types[i];
         write_tensors(a, type, -1, NULL);
         CHECK(!read_with(config, &err), "%s: %s: %s", err.what, err.where, err.found);
-        if (adapter_read(&b, dir, &c, &err)) continue;
+        if (adapter_read(&b, folder, &c, &err)) continue;
         for (j = 0; j < a->size; j++) {
             float x = a->values[j];
             float want = type == TYPE_F16 ? f16_to_f32(f32_to_f16(x)) : type == TYPE_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
@@ -408,7 +390,7 @@ static void check_tensors(void)
     c.F = 30;
     write_tensors(a, TYPE_F32, -1, NULL);
     CHECK(!read_with(config, &err), "%s", err.where);
-    CHECK(adapter_read(&b, dir, &c, &err) && strstr(err.where, "gate_proj.lora_B") && strstr(err.found, "[28,4]"),
+    CHECK(adapter_read(&b, folder, &c, &err) && strstr(err.where, "gate_proj.lora_B") && strstr(err.found, "[28,4]"),
           "%s %s", err.where, err.found);
     adapter_free(a);
 }
@@ -444,13 +426,13 @@ static void check_join(void)
     fill(list[0], 1);
     fill(list[1], 2);
     CHECK(!adapter_join(&joined, (const struct adapter *const *)list, factor, 2, &err), "%s", err.what);
-    CHECK(joined->n == 5 && module(joined, T_WQ, 1)->r == 8 && module(joined, T_WQ, 0)->r == 4, "%d", joined->n);
+    CHECK(joined->n == 5 && adapter_find(joined, T_WQ, 1)->r == 8 && adapter_find(joined, T_WQ, 0)->r == 4, "%d", joined->n);
     for (i = 0; i < joined->n; i++) {
         const struct adapted *m = &joined->modules[i];
         for (row = 0; row < m->rows; row += 3)
             for (col = 0; col < m->cols; col++) {
-                double want = factor[0] * product(list[0], module(list[0], m->id, m->layer), row, col)
-                            + factor[1] * product(list[1], module(list[1], m->id, m->layer), row, col);
+                double want = factor[0] * product(list[0], adapter_find(list[0], m->id, m->layer), row, col)
+                            + factor[1] * product(list[1], adapter_find(list[1], m->id, m->layer), row, col);
                 worst_add(&w, fabs(product(joined, m, row, col) - want), 1e-5, (size_t)i);  /* B is rounded once */
             }
     }
@@ -483,8 +465,7 @@ static void check_peft(void)
 int main(void)
 {
     struct lora_error err = { 0 };
-    snprintf(dir, sizeof dir, "/tmp/lora-test-adapter-%ld", (long)getpid());
-    if (make_directory(dir, &err)) return 1;
+    if (folder_make()) return 1;
     check_table();
     check_targets();
     check_patterns();
@@ -495,6 +476,6 @@ int main(void)
     check_tensors();
     check_join();
     check_peft();
-    remove_tree(dir, &err);
+    remove_tree(folder, &err);
     return test_end();
 }

@@ -8,22 +8,12 @@
 
 #include <unistd.h>
 
-static char temporary[64];
 static struct tokenizer *bytes, *with_bos, *prepending;
 static const struct chat_template *chatml, *smollm2;
 
-static const char *in_temporary(const char *name)
-{
-    static char paths[4][256];
-    static int next;
-    char *p = paths[next++ % 4];
-    snprintf(p, sizeof paths[0], "%s/%s", temporary, name);
-    return p;
-}
-
 static const char *put_file(const char *name, const char *text, size_t n)
 {
-    const char *path = in_temporary(name);
+    const char *path = in_folder(name);
     FILE *f;
     remove(path);     /* cutting a file waits for the disk on some file systems */
     f = fopen(path, "wb");
@@ -63,14 +53,14 @@ static struct tokenizer *make_tokenizer(const char *dir, const char *normalizer,
         text_printf(&t, "\":%d", i);
     }
     text_puts(&t, "},\"merges\":[]}}");
-    make_directory(in_temporary(dir), NULL);
+    make_directory(in_folder(dir), NULL);
     snprintf(name, sizeof name, "%s/tokenizer.json", dir);
     put_file(name, t.s, t.n);
     snprintf(name, sizeof name, "%s/tokenizer_config.json", dir);
     put_file(name, settings, strlen(settings));
     text_free(&t);
     memset(&err, 0, sizeof err);
-    CHECK(!tokenizer_open(&made, in_temporary(dir), &err), "%s: %s: %s", err.what, err.where, err.found);
+    CHECK(!tokenizer_open(&made, in_folder(dir), &err), "%s: %s: %s", err.what, err.where, err.found);
     return made;
 }
 
@@ -442,7 +432,7 @@ static void test_split(void)
     for (i = 0; i < 400; i++) text_printf(&t, "{\"text\":\"row %d\"}\n", i % 200);
     CHECK(!read_text(&d, "s.jsonl", t.s, &o, &err) && d.n == 400 && d.report.duplicates == 200);
     data_free(&d);
-    CHECK(!data_read_split(&d, 0.25, &e, in_temporary("s.jsonl"), &o, &err), "%s", err.what);
+    CHECK(!data_read_split(&d, 0.25, &e, in_folder("s.jsonl"), &o, &err), "%s", err.what);
     moved = e.n;
     CHECK(e.n > 60 && e.n < 140 && d.n + e.n == 400, "%d of 400", e.n);
     CHECK(d.report.used == d.n && e.report.used == e.n && e.report.duplicates == e.n / 2);
@@ -457,11 +447,11 @@ static void test_split(void)
     }
     data_free(&e);
     data_free(&d);
-    CHECK(!data_read_split(&d, 0.25, &e, in_temporary("s.jsonl"), &o, &err) && e.n == moved);
+    CHECK(!data_read_split(&d, 0.25, &e, in_folder("s.jsonl"), &o, &err) && e.n == moved);
     data_free(&e);
     data_free(&d);
     put_file("s.jsonl", "{\"text\":\"one\"}", 14);
-    CHECK(data_read_split(&d, 0.5, &e, in_temporary("s.jsonl"), &o, &err) && !d.files && !e.blocks);
+    CHECK(data_read_split(&d, 0.5, &e, in_folder("s.jsonl"), &o, &err) && !d.files && !e.blocks);
     text_free(&t);
 }
 
@@ -539,8 +529,7 @@ int main(void)
 {
     struct lora_error err;
     int i;
-    strcpy(temporary, "/tmp/lora-data-XXXXXX");
-    if (!mkdtemp(temporary)) return 1;
+    if (folder_make()) return 1;
     test_begin("a tokenizer of bytes");
     bytes = make_tokenizer("bytes", "null", "{\"eos_token\":\"<|im_end|>\"}");
     prepending = make_tokenizer("prepend", "{\"type\":\"Prepend\",\"prepend\":\"_\"}", "{\"eos_token\":\"<|im_end|>\"}");
@@ -563,6 +552,6 @@ int main(void)
     tokenizer_close(with_bos);
     tokenizer_close(prepending);
     for (i = 0; i < 4; i++) row_free(&rows_asked[i]);
-    remove_tree(temporary, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

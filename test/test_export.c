@@ -6,17 +6,6 @@
 
 #include <unistd.h>
 
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char paths[4][256];
-    static int turn;
-    char *p = paths[turn++ % 4];
-    snprintf(p, sizeof paths[0], "%s/%s", dir, name);
-    return p;
-}
-
 /* ---- the format ---- */
 
 static void check_writer(void)
@@ -40,12 +29,12 @@ static void check_writer(void)
     gguf_writer_string(&w, "a.nothing", "");
     CHECK(!gguf_writer_add(&w, "odd", TYPE_F32, odd, 2, &err) && !gguf_writer_add(&w, "one", TYPE_F32, one, 1, &err)
           && !gguf_writer_add(&w, "blocks", TYPE_Q8_0, blocks, 2, &err), "%s: %s", err.where, err.found);
-    CHECK(!gguf_writer_begin(&w, in_dir("a.gguf"), &err) && w.data_start % 32 == 0, "%s", err.where);
+    CHECK(!gguf_writer_begin(&w, in_folder("a.gguf"), &err) && w.data_start % 32 == 0, "%s", err.where);
     CHECK(!gguf_writer_put(&w, numbers, sizeof numbers, &err) && !gguf_writer_put(&w, numbers + 2, 4, &err)
           && !gguf_writer_put(&w, q, sizeof q, &err), "%s", err.where);
-    CHECK(!file_exists(in_dir("a.gguf")), "there before it is whole");
+    CHECK(!file_exists(in_folder("a.gguf")), "there before it is whole");
     CHECK(!gguf_writer_commit(&w, &err) && !w.values.s && !w.file.path, "%s", err.found);
-    CHECK(!gguf_open(&g, in_dir("a.gguf"), &err), "%s: %s, %s", err.where, err.expected, err.found);
+    CHECK(!gguf_open(&g, in_folder("a.gguf"), &err), "%s: %s, %s", err.where, err.expected, err.found);
     CHECK(g.n_values == 3 && g.n_tensors == 3 && g.map.size % 32 == 0, "%d, %d", g.n_values, g.n_tensors);
     CHECK(!gguf_get_string(&g, "a.text", &s, &err) && s && !strcmp(s, "two\nlines \xc3\xa9"), "a text");
     free(s);
@@ -63,12 +52,12 @@ static void check_writer(void)
     gguf_close(&g);
 
     test_begin("GGUF: what is not whole does not appear, what the format has not is refused");
-    CHECK(!gguf_writer_add(&w, "odd", TYPE_F32, odd, 2, &err) && !gguf_writer_begin(&w, in_dir("b.gguf"), &err), "begun");
+    CHECK(!gguf_writer_add(&w, "odd", TYPE_F32, odd, 2, &err) && !gguf_writer_begin(&w, in_folder("b.gguf"), &err), "begun");
     CHECK(gguf_writer_commit(&w, &err) == -1 && !strcmp(err.expected, "64 bytes of data") && !w.tensors.s,
           "%s", err.expected);
-    CHECK(!gguf_writer_add(&w, "odd", TYPE_F32, odd, 2, &err) && !gguf_writer_begin(&w, in_dir("b.gguf"), &err), "begun");
+    CHECK(!gguf_writer_add(&w, "odd", TYPE_F32, odd, 2, &err) && !gguf_writer_begin(&w, in_folder("b.gguf"), &err), "begun");
     gguf_writer_abandon(&w);
-    CHECK(!file_exists(in_dir("b.gguf")) && !file_exists(in_dir("b.gguf.tmp")), "a file of half a tensor");
+    CHECK(!file_exists(in_folder("b.gguf")) && !file_exists(in_folder("b.gguf.tmp")), "a file of half a tensor");
     name = new_string("123456789012345678901234567890123456789012345678901234567890.123", &err);
     CHECK(gguf_writer_add(&w, name, TYPE_F32, one, 1, &err) == -1 && strstr(err.found, "64 bytes"), "%s", err.found);
     name[63] = 0;
@@ -79,10 +68,10 @@ static void check_writer(void)
           && gguf_writer_add(&w, "t", TYPE_F32, one, 0, &err) == -1
           && gguf_writer_add(&w, "t", TYPE_F32, large, 2, &err) == -1, "no name, a type, half blocks, sizes");
     gguf_writer_abandon(&w);
-    CHECK(!gguf_writer_begin(&w, in_dir("c.gguf"), &err) && !gguf_writer_commit(&w, &err)
-          && !gguf_open(&g, in_dir("c.gguf"), &err) && !g.n_values && !g.n_tensors, "a file of nothing");
+    CHECK(!gguf_writer_begin(&w, in_folder("c.gguf"), &err) && !gguf_writer_commit(&w, &err)
+          && !gguf_open(&g, in_folder("c.gguf"), &err) && !g.n_values && !g.n_tensors, "a file of nothing");
     gguf_close(&g);
-    CHECK(gguf_writer_begin(&w, in_dir("nowhere/c.gguf"), &err) == -1 && err.where[0], "no directory");
+    CHECK(gguf_writer_begin(&w, in_folder("nowhere/c.gguf"), &err) == -1 && err.where[0], "no directory");
     gguf_writer_abandon(&w);
 }
 
@@ -182,8 +171,8 @@ static void check_export(const char *type, const char *architecture, int tied, c
     char *value = NULL;
     double own = 0;
     int i;
-    CHECK(!adapter_write_gguf(a, &c, in_dir("adapter.gguf"), &err), "%s: %s", err.what, err.where);
-    CHECK(!gguf_open(&g, in_dir("adapter.gguf"), &err), "%s: %s", err.where, err.found);
+    CHECK(!adapter_write_gguf(a, &c, in_folder("adapter.gguf"), &err), "%s: %s", err.what, err.where);
+    CHECK(!gguf_open(&g, in_folder("adapter.gguf"), &err), "%s: %s", err.where, err.found);
     for (i = 0; i < 3; i++) {
         CHECK(!gguf_get_string(&g, texts[i][0], &value, &err) && value
               && !strcmp(value, texts[i][1] ? texts[i][1] : architecture), "%s", texts[i][0]);
@@ -230,14 +219,14 @@ static void check_refusals(void)
     struct adapter *a = make(&c, &tiny);
     struct lora_error err = { 0 };
     test_begin("an alpha that a float cannot hold, and another model, are refused by name; nothing is written");
-    remove(in_dir("adapter.gguf"));
-    CHECK(adapter_write_gguf(a, &c, in_dir("adapter.gguf"), &err) == -1 && !strcmp(err.where, o_proj), "%s", err.where);
+    remove(in_folder("adapter.gguf"));
+    CHECK(adapter_write_gguf(a, &c, in_folder("adapter.gguf"), &err) == -1 && !strcmp(err.where, o_proj), "%s", err.where);
     adapter_free(a);
     a = make(&c, &huge);
-    CHECK(adapter_write_gguf(a, &c, in_dir("adapter.gguf"), &err) == -1 && strstr(err.found, "1e+40"), "%s", err.found);
+    CHECK(adapter_write_gguf(a, &c, in_folder("adapter.gguf"), &err) == -1 && strstr(err.found, "1e+40"), "%s", err.found);
     strcpy(c.model_type, "gpt2");
-    CHECK(adapter_write_gguf(a, &c, in_dir("adapter.gguf"), &err) == -1 && strstr(err.found, "gpt2"), "%s", err.found);
-    CHECK(!file_exists(in_dir("adapter.gguf")), "a file");
+    CHECK(adapter_write_gguf(a, &c, in_folder("adapter.gguf"), &err) == -1 && strstr(err.found, "gpt2"), "%s", err.found);
+    CHECK(!file_exists(in_folder("adapter.gguf")), "a file");
     adapter_free(a);
 }
 
@@ -262,8 +251,8 @@ static void check_bases(void)
         snprintf(path, sizeof path, "%s/goldens/gguf/%s", shared_dir(), bases[i]);
         CHECK(!model_open(&m, path, &err), "%s: %s", err.what, err.where);
         if (m) a = make(&m->config, &s);
-        CHECK(a && !adapter_write_gguf(a, &m->config, in_dir(bases[i]), &err), "%s", err.where);
-        CHECK(!file_open(&f[i], in_dir(bases[i]), &err), "%s", err.where);
+        CHECK(a && !adapter_write_gguf(a, &m->config, in_folder(bases[i]), &err), "%s", err.where);
+        CHECK(!file_open(&f[i], in_folder(bases[i]), &err), "%s", err.where);
         adapter_free(a);
         model_close(m);
     }
@@ -273,12 +262,11 @@ static void check_bases(void)
 
 int main(void)
 {
-    snprintf(dir, sizeof dir, "/tmp/lora-export-XXXXXX");
-    if (!mkdtemp(dir)) return 1;
+    if (folder_make()) return 1;
     check_writer();
     check_adapters();
     check_refusals();
     check_bases();
-    remove_tree(dir, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

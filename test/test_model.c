@@ -8,20 +8,9 @@
 
 #include <unistd.h>
 
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][128];
-    static int next;
-    next = (next + 1) % 4;
-    snprintf(path[next], sizeof path[next], "%s/%s", dir, name);
-    return path[next];
-}
-
 static void put_file(const char *name, const char *text, size_t n)
 {
-    CHECK(!file_write(in_dir(name), text, n, NULL));
+    CHECK(!file_write(in_folder(name), text, n, NULL));
 }
 
 static int row_of(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
@@ -74,8 +63,8 @@ static void test_round_trip(void)
         tiny_open(&t, &c, (uint64_t)variant);
         for (i = 0; i < 3; i++) {
             memset(&err, 0, sizeof err);
-            CHECK(!model_write(&c, dir, types[i], row_of, &t.model, &err), "%s", err.what);
-            CHECK(!model_open(&m, dir, &err), "%s: %s: %s, %s", err.what, err.where, err.expected, err.found);
+            CHECK(!model_write(&c, folder, types[i], row_of, &t.model, &err), "%s", err.what);
+            CHECK(!model_open(&m, folder, &err), "%s: %s: %s, %s", err.what, err.where, err.expected, err.found);
             if (!m) continue;
             CHECK(!memcmp(&m->config, &c, sizeof c), "configuration of variant %d", variant);
             CHECK(rows_equal(&t.model, m, types[i]), "variant %d, type %d", variant, i);
@@ -154,7 +143,7 @@ static void test_config(void)
         int bad;
         memset(&err, 0, sizeof err);
         put_file("config.json", text, strlen(text));
-        bad = config_read(&c, in_dir("config.json"), NULL, &err);
+        bad = config_read(&c, in_folder("config.json"), NULL, &err);
         CHECK(bad == (edits[i].word ? -1 : 0), "%s: %s %s", edits[i].put, err.what, err.where);
         if (edits[i].word) CHECK(strstr(err.where, edits[i].word) != NULL, "%s: %s", edits[i].put, err.where);
         if (edits[i].word) CHECK(err.what[0] && !strchr(err.where, '\n'));
@@ -176,9 +165,9 @@ static void test_directories(void)
     memset(&err, 0, sizeof err);
     tiny_open(&t, &c, 5);
     test_begin("sharded directories, missing, unknown and misshapen tensors");
-    CHECK(!model_write(&c, dir, TYPE_F32, row_of, &t.model, &err));
-    CHECK(!rename(in_dir("model.safetensors"), in_dir("whole")));
-    CHECK(!safetensors_open(&s, in_dir("whole"), &err), "%s", err.what);
+    CHECK(!model_write(&c, folder, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!rename(in_folder("model.safetensors"), in_folder("whole")));
+    CHECK(!safetensors_open(&s, in_folder("whole"), &err), "%s", err.what);
     text_puts(&index, "{\"metadata\": {}, \"weight_map\": {");
     for (part = 0; part < 2; part++) {
         char name[32];
@@ -186,7 +175,7 @@ static void test_directories(void)
         memset(&w, 0, sizeof w);
         for (i = part; i < s.n; i += 2)
             CHECK(!st_writer_add(&w, s.tensors[i].name, s.tensors[i].type, s.tensors[i].dims, s.tensors[i].n_dims, &err));
-        CHECK(!st_writer_begin(&w, in_dir(name), &err));
+        CHECK(!st_writer_begin(&w, in_folder(name), &err));
         for (i = part; i < s.n; i += 2) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
         CHECK(!st_writer_commit(&w, &err));
         for (i = part; i < s.n; i += 2)
@@ -194,14 +183,14 @@ static void test_directories(void)
     }
     text_puts(&index, "}}");
     put_file("model.safetensors.index.json", index.s, index.n);
-    CHECK(!model_open(&m, dir, &err), "%s: %s", err.what, err.where);
+    CHECK(!model_open(&m, folder, &err), "%s: %s", err.what, err.where);
     if (m) CHECK(m->n_shards == 2 && rows_equal(&t.model, m, TYPE_F32));
     model_close(m);
-    CHECK(!unlink(in_dir("part-1.safetensors")));
-    CHECK(model_open(&m, dir, &err) && strstr(err.where, "part-1.safetensors") != NULL, "%s", err.where);
+    CHECK(!unlink(in_folder("part-1.safetensors")));
+    CHECK(model_open(&m, folder, &err) && strstr(err.where, "part-1.safetensors") != NULL, "%s", err.where);
     put_file("model.safetensors.index.json", "{\"weight_map\": {\"x\": \"../y\"}}", 29);
-    CHECK(model_open(&m, dir, &err) && strstr(err.what, "bad index") != NULL, "%s", err.what);
-    CHECK(!unlink(in_dir("model.safetensors.index.json")));
+    CHECK(model_open(&m, folder, &err) && strstr(err.what, "bad index") != NULL, "%s", err.what);
+    CHECK(!unlink(in_folder("model.safetensors.index.json")));
     for (kind = 0; kind < 3; kind++) {      /* a tensor left out, one too many, one with turned dims */
         size_t turned[2];
         memset(&w, 0, sizeof w);
@@ -212,11 +201,11 @@ static void test_directories(void)
                                  ? turned : s.tensors[i].dims, s.tensors[i].n_dims, &err));
         }
         if (kind == 1) CHECK(!st_writer_add(&w, "model.layers.0.extra", TYPE_F32, turned, 0, &err));
-        CHECK(!st_writer_begin(&w, in_dir("model.safetensors"), &err));
+        CHECK(!st_writer_begin(&w, in_folder("model.safetensors"), &err));
         for (i = kind == 0; i < s.n; i++) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
         if (kind == 1) CHECK(!st_writer_put(&w, "1234", 4, &err));
         CHECK(!st_writer_commit(&w, &err));
-        CHECK(model_open(&m, dir, &err) == -1 && !m);
+        CHECK(model_open(&m, folder, &err) == -1 && !m);
         CHECK(strstr(err.what, kind == 0 ? "missing" : kind == 1 ? "unknown" : "shape") != NULL, "%s", err.what);
         CHECK(strstr(err.where, kind == 0 ? s.tensors[0].name : kind == 1 ? "extra" : "up_proj") != NULL, "%s", err.where);
     }
@@ -241,23 +230,23 @@ static void test_tied(void)
     untied = c;
     c.tied = 1;
     tiny_open(&t, &untied, 5);
-    CHECK(!model_write(&untied, dir, TYPE_F32, row_of, &t.model, &err));
-    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, NULL, &err));
-    CHECK(model_open(&m, dir, &err) == -1 && !strcmp(err.what, "two heads"), "a tied model with two heads: %s", err.what);
-    CHECK(!config_write(&untied, in_dir("config.json"), TYPE_F32, NULL, &err));
-    CHECK(!safetensors_open(&s, in_dir("model.safetensors"), &err));
+    CHECK(!model_write(&untied, folder, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!config_write(&c, in_folder("config.json"), TYPE_F32, NULL, &err));
+    CHECK(model_open(&m, folder, &err) == -1 && !strcmp(err.what, "two heads"), "a tied model with two heads: %s", err.what);
+    CHECK(!config_write(&untied, in_folder("config.json"), TYPE_F32, NULL, &err));
+    CHECK(!safetensors_open(&s, in_folder("model.safetensors"), &err));
     for (i = 0; i < s.n; i++)
         if (!strstr(s.tensors[i].name, "embed"))
             CHECK(!st_writer_add(&w, s.tensors[i].name, TYPE_F32, s.tensors[i].dims, s.tensors[i].n_dims, &err));
-    CHECK(!st_writer_begin(&w, in_dir("x"), &err));
+    CHECK(!st_writer_begin(&w, in_folder("x"), &err));
     for (i = 0; i < s.n; i++)
         if (!strstr(s.tensors[i].name, "embed")) CHECK(!st_writer_put(&w, s.tensors[i].data, s.tensors[i].bytes, &err));
     CHECK(!st_writer_commit(&w, &err));
     safetensors_close(&s);
-    CHECK(!rename(in_dir("x"), in_dir("model.safetensors")));
-    CHECK(model_open(&m, dir, &err) == -1, "opened without embeddings");
-    CHECK(!config_write(&c, in_dir("config.json"), TYPE_F32, NULL, &err));
-    CHECK(!model_open(&m, dir, &err), "%s", err.what);
+    CHECK(!rename(in_folder("x"), in_folder("model.safetensors")));
+    CHECK(model_open(&m, folder, &err) == -1, "opened without embeddings");
+    CHECK(!config_write(&c, in_folder("config.json"), TYPE_F32, NULL, &err));
+    CHECK(!model_open(&m, folder, &err), "%s", err.what);
     if (m) CHECK(model_weight(m, T_EMBED, 0)->data == model_weight(m, T_HEAD, 0)->data);
     model_close(m);
     tiny_close(&t);
@@ -276,13 +265,13 @@ static void test_damage(void)
     memset(&err, 0, sizeof err);
     tiny_open(&t, &c, 5);
     test_begin("any byte changed, any cut");
-    CHECK(!model_write(&c, dir, TYPE_F32, row_of, &t.model, &err));
+    CHECK(!model_write(&c, folder, TYPE_F32, row_of, &t.model, &err));
     for (f = 0; f < 2; f++) {
         struct file_map map;
         unsigned char *copy;
         size_t n, i, k, end;
         FILE *file;
-        CHECK(!file_open(&map, in_dir(names[f]), &err));
+        CHECK(!file_open(&map, in_folder(names[f]), &err));
         n = map.size;
         copy = malloc(n);
         memcpy(copy, map.data, n);
@@ -294,13 +283,13 @@ static void test_damage(void)
                 unsigned char was = copy[i];
                 size_t length = k == sizeof values ? i : n;
                 if (k < sizeof values) copy[i] = values[k];
-                unlink(in_dir(names[f]));       /* a new file: some file systems flush one that is cut */
-                file = fopen(in_dir(names[f]), "wb");
+                unlink(in_folder(names[f]));       /* a new file: some file systems flush one that is cut */
+                file = fopen(in_folder(names[f]), "wb");
                 if (length) CHECK(fwrite(copy, 1, length, file) == length);
                 fclose(file);
                 copy[i] = was;
                 memset(&err, 0, sizeof err);
-                if (model_open(&m, dir, &err)) refused++, CHECK(err.what[0] != 0);
+                if (model_open(&m, folder, &err)) refused++, CHECK(err.what[0] != 0);
                 else opened++;
                 model_close(m);
             }
@@ -393,7 +382,7 @@ static int gguf_config(struct config *c, float scaling, float divisor, struct lo
     for (i = 0; i < 34; i++) put_number(&t, bits_of(divisor), 4);
     put_file("config.gguf", t.s, t.n);
     text_free(&t);
-    CHECK(!gguf_open(&g, in_dir("config.gguf"), err), "%s, %s, %s", err->where, err->expected, err->found);
+    CHECK(!gguf_open(&g, in_folder("config.gguf"), err), "%s, %s, %s", err->where, err->expected, err->found);
     bad = config_from_gguf(c, &g, NULL, err);
     gguf_close(&g);
     return bad;
@@ -432,10 +421,10 @@ static void test_gguf_keys(int refused)
     put_file("keys.gguf", t.s, t.n);
     text_free(&t);
     if (refused) {
-        CHECK(model_open(&m, in_dir("keys.gguf"), &err) && strstr(err.where, "llama.rope.scale_linear"), "%s", err.where);
+        CHECK(model_open(&m, in_folder("keys.gguf"), &err) && strstr(err.where, "llama.rope.scale_linear"), "%s", err.where);
         return;
     }
-    if (model_open(&m, in_dir("keys.gguf"), &err)) CHECK(0, "%s, %s, %s", err.where, err.expected, err.found);
+    if (model_open(&m, in_folder("keys.gguf"), &err)) CHECK(0, "%s, %s, %s", err.where, err.expected, err.found);
     else CHECK(m->ignored.s && !strcmp(m->ignored.s, "llama.attention.logit_gain"), "%s", m->ignored.s ? m->ignored.s : "nothing");
     model_close(m);
 }
@@ -470,7 +459,7 @@ static void test_defaults(void)
         char *text = edited(&cases[i].edit);
         put_file("config.json", text, strlen(text));
         free(text);
-        CHECK(!config_read(&c, in_dir("config.json"), NULL, &err), "case %zu: %s, %s", i, err.where, err.expected);
+        CHECK(!config_read(&c, in_folder("config.json"), NULL, &err), "case %zu: %s, %s", i, err.where, err.expected);
         CHECK(c.window == cases[i].window && c.norm_eps == cases[i].eps && c.rope.type == cases[i].rope,
               "case %zu: window %d, eps %g, rope %d", i, c.window, c.norm_eps, c.rope.type);
     }
@@ -478,11 +467,7 @@ static void test_defaults(void)
 
 int main(void)
 {
-    snprintf(dir, sizeof dir, "/tmp/lora-test-model-%ld", (long)getpid());
-    if (make_directory(dir, NULL)) {
-        printf("0 passed, 1 failed, 0 skipped\n");
-        return 1;
-    }
+    if (folder_make()) return 1;
     test_round_trip();
     test_config();
     test_defaults();
@@ -493,6 +478,6 @@ int main(void)
     test_gguf_rope();
     test_gguf_keys(0);
     test_gguf_keys(1);
-    remove_tree(dir, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

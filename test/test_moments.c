@@ -9,10 +9,6 @@
 #include <unistd.h>
 
 static struct lora_error err;
-#define CHECK_DONE(call) do { memset(&err, 0, sizeof err); \
-    CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); \
-    } while (0)
-
 /* ---- bitsandbytes' figures: test/goldens/make_optim.py ---- */
 
 enum { N = 4096 + 77, STEPS = 20, BLOCKS = 17 };

@@ -8,10 +8,6 @@
 #include <float.h>
 
 static struct lora_error err;
-#define CHECK_DONE(call) do { memset(&err, 0, sizeof err); \
-    CHECK((call) == 0, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found); \
-    } while (0)
-
 /* Units in the last place between two numbers. */
 static double ulps(float a, float b)
 {

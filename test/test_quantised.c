@@ -10,7 +10,6 @@
 
 #define OWN "test/goldens/data/bnb/checkpoints"
 
-static char dir[64];        /* this program's */
 
 /* ---- checkpoints of Transformers ---- */
 
@@ -200,8 +199,8 @@ static void round_trip(const char *path, const char *about)
                 CHECK(e.snr > (kinds[i].type == TYPE_INT8 ? 35 : kinds[i].type == TYPE_FP4 || kinds[i].block > 64 ? 14 : 19), "%s: %.1f dB",
                       tensor_specs[id].name, e.snr);
             }
-        CHECK_DONE(model_write_quantised(&plain->config, dir, TYPE_F32, &kinds[i], model_row, plain, 2, &err));
-        CHECK_DONE(model_open(&read, dir, &err));
+        CHECK_DONE(model_write_quantised(&plain->config, folder, TYPE_F32, &kinds[i], model_row, plain, 2, &err));
+        CHECK_DONE(model_open(&read, folder, &err));
         if (read) {
             CHECK(same_models(made, read), "%s, block %d: other numbers", weight_types[kinds[i].type].name, kinds[i].block);
             check_quantised(read, &kinds[i]);
@@ -255,8 +254,8 @@ static void pages(void)
     c.C = 256;
     c.F = 1280;
     c.L = 3;
-    CHECK_DONE(model_write(&c, dir, TYPE_F32, noise, &c, &err));
-    CHECK_DONE(model_open(&m, dir, &err));
+    CHECK_DONE(model_write(&c, folder, TYPE_F32, noise, &c, &err));
+    CHECK_DONE(model_open(&m, folder, &err));
     if (!m) return;
     before = resident_files();
     CHECK_DONE(model_quantise(m, &kinds[1], 2, &err));
@@ -297,8 +296,6 @@ static void plan_bytes(void)
 
 /* ---- files that lie ---- */
 
-static const char *in_dir(const char *name) { return path_of(dir, name); }
-
 /* The checkpoint `from` in this program's directory, with `find` replaced by `put` of the same length
  * (in the file of tensors, each time that it comes), or NULL. */
 static void put_copy(const char *from, const char *find, const char *put)
@@ -307,7 +304,7 @@ static void put_copy(const char *from, const char *find, const char *put)
     unsigned char *copy;
     size_t i, n = find ? strlen(find) : 0;
     CHECK_DONE(file_open(&f, path_of(from, "config.json"), &err));
-    CHECK(!file_write(in_dir("config.json"), f.data, f.size, &err));
+    CHECK(!file_write(in_folder("config.json"), f.data, f.size, &err));
     file_close(&f);
     CHECK_DONE(file_open(&f, path_of(from, "model.safetensors"), &err));
     copy = malloc(f.size);
@@ -315,7 +312,7 @@ static void put_copy(const char *from, const char *find, const char *put)
     CHECK(!n || strlen(put) == n, "%s", find);
     for (i = 0; n && i + n <= f.size; i++) if (!memcmp(copy + i, find, n)) memcpy(copy + i, put, n);
     CHECK(!n || memcmp(copy, f.data, f.size), "%s is not there", find);
-    CHECK(!file_write(in_dir("model.safetensors"), copy, f.size, &err));
+    CHECK(!file_write(in_folder("model.safetensors"), copy, f.size, &err));
     free(copy);
     file_close(&f);
 }
@@ -325,7 +322,7 @@ static void refused(const char *word)
     struct model *m = NULL;
     char all[2048];
     memset(&err, 0, sizeof err);
-    CHECK(model_open(&m, dir, &err) == -1 && !m, "read, with %s wrong", word);
+    CHECK(model_open(&m, folder, &err) == -1 && !m, "read, with %s wrong", word);
     snprintf(all, sizeof all, "%s: %s: expected %s, found %s", err.what, err.where, err.expected, err.found);
     CHECK(strstr(all, word) != NULL, "the error does not say \"%s\": %s", word, all);
     model_close(m);
@@ -369,7 +366,7 @@ static void lies(void)
             refused(edits[i].word);
             continue;
         }
-        CHECK_DONE(model_open(&m, dir, &err));
+        CHECK_DONE(model_open(&m, folder, &err));
         CHECK_DONE(model_open(&whole, edits[i].from, &err));
         CHECK(m && whole && same_models(m, whole), "case %zu: other numbers", i);
         model_close(m);
@@ -386,7 +383,7 @@ static void other_methods(void)
         struct text t = { 0 };
         put_copy(OWN "/nf4-dq", NULL, NULL);
         text_printf(&t, "{\"model_type\": \"llama\", \"quantization_config\": {\"bits\": 4, \"quant_method\": \"%s\"}}", methods[i]);
-        CHECK(!file_write(in_dir("config.json"), t.s, t.n, &err));
+        CHECK(!file_write(in_folder("config.json"), t.s, t.n, &err));
         text_free(&t);
         refused(methods[i]);
     }
@@ -402,7 +399,7 @@ static void misaligned(void)
     int i;
     test_begin("floats at odd addresses are copied");
     put_copy(OWN "/nf4-dq", NULL, NULL);
-    CHECK_DONE(model_open(&m, dir, &err));
+    CHECK_DONE(model_open(&m, folder, &err));
     CHECK_DONE(file_open(&f, path_of(OWN "/nf4-dq", "model.safetensors"), &err));
     for (i = 7; i >= 0; i--) header = header << 8 | f.data[i];
     copy = malloc(f.size + 1);
@@ -411,10 +408,10 @@ static void misaligned(void)
     memcpy(copy + 9 + header, f.data + 8 + header, f.size - 8 - header);
     header++;
     for (i = 0; i < 8; i++) copy[i] = (unsigned char)(header >> 8 * i);
-    CHECK(!file_write(in_dir("model.safetensors"), copy, f.size + 1, &err));
+    CHECK(!file_write(in_folder("model.safetensors"), copy, f.size + 1, &err));
     free(copy);
     file_close(&f);
-    CHECK_DONE(model_open(&moved, dir, &err));
+    CHECK_DONE(model_open(&moved, folder, &err));
     if (m && moved) {
         CHECK(same_models(m, moved), "other numbers");
         CHECK(m->weights[T_WQ].q->heap == 0 && moved->weights[T_WQ].q->heap >= 1024, "%zu, %zu", m->weights[T_WQ].q->heap,
@@ -439,15 +436,15 @@ static void damaged(void)
     memcpy(copy, f.data, f.size);
     for (i = 7; i < 8; i--) header = header << 8 | f.data[i];
     for (n = 0; n < f.size; n += 1 + f.size / 12) {
-        CHECK(!file_write(in_dir("model.safetensors"), f.data, n, &err));
+        CHECK(!file_write(in_folder("model.safetensors"), f.data, n, &err));
         refused("model.safetensors");
     }
     for (i = 8; i + 8 < f.size; i += i < 8 + header ? 233 : 1009) {
         copy[i] ^= (unsigned char)(1 + i % 7);
-        CHECK(!file_write(in_dir("model.safetensors"), copy, f.size, &err));
+        CHECK(!file_write(in_folder("model.safetensors"), copy, f.size, &err));
         m = NULL;
         memset(&err, 0, sizeof err);
-        CHECK(!model_open(&m, dir, &err) || err.what[0], "byte %zu: no reason is given", i);
+        CHECK(!model_open(&m, folder, &err) || err.what[0], "byte %zu: no reason is given", i);
         model_close(m);
         copy[i] = f.data[i];
     }
@@ -460,8 +457,7 @@ int main(void)
     static const char *const own[] = { "nf4-dq", "fp4-b32-sharded", "int8-skip", NULL };
     static const char *const shared[] = { "nf4", "nf4-dq", "fp4", "int8", NULL };
     char root[1024];
-    snprintf(dir, sizeof dir, "/tmp/test_quantised.%ld", (long)getpid());
-    CHECK(!make_directory(dir, NULL));
+    if (folder_make()) return 1;
     checkpoints("own", OWN, own);
     if (shared_dir()) {
         snprintf(root, sizeof root, "%s/goldens/bnb/checkpoints", shared_dir());
@@ -480,6 +476,6 @@ int main(void)
     lies();
     other_methods();
     damaged();
-    CHECK(!remove_tree(dir, NULL));
+    CHECK(!remove_tree(folder, NULL));
     return test_end();
 }

@@ -9,18 +9,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static char temporary[64];
-
-static const char *in_temporary(const char *name)
-{
-    static char path[256];
-    snprintf(path, sizeof path, "%s/%s", temporary, name);
-    return path;
-}
-
 static int put_file(const char *name, const struct text *t)
 {
-    FILE *f = fopen(in_temporary(name), "wb");
+    FILE *f = fopen(in_folder(name), "wb");
     int good = f && fwrite(t->s, 1, t->n, f) == t->n;
     if (f) fclose(f);
     return good;
@@ -91,7 +82,7 @@ static void test_windows(void)
         snprintf(name, sizeof name, "%s: records on the edges of windows, in order and in any other", kinds[kind]);
         test_begin(name);
         put_records(&t, kind);
-        CHECK(put_file(kinds[kind], &t) && !records_open(&r, in_temporary(kinds[kind]), 0, &err), "%s", err.what);
+        CHECK(put_file(kinds[kind], &t) && !records_open(&r, in_folder(kinds[kind]), 0, &err), "%s", err.what);
         for (i = 0; records_next(&r, &v, &err) > 0; i++) {
             place[i % RECORDS] = r.place;
             line[i % RECORDS] = r.line;
@@ -152,16 +143,16 @@ static void test_changes(void)
     test_begin("a file that was changed or cut since: its name and the row");
     put_rows(&t, ROWS, 0);
     CHECK(put_file("a.jsonl", &t));
-    snprintf(two, sizeof two, "%s,", in_temporary("a.jsonl"));
+    snprintf(two, sizeof two, "%s,", in_folder("a.jsonl"));
     CHECK(put_file("b.jsonl", &t));
-    strcat(two, in_temporary("b.jsonl"));
+    strcat(two, in_folder("b.jsonl"));
     CHECK(!data_read(&d, two, &plain, &err), "%s: %s", err.what, err.where);
     CHECK(d.n == 2 * ROWS && d.report.duplicates == ROWS, "%d rows, %lld duplicates", d.n, d.report.duplicates);
     for (i = 0; i < d.n; i += 97)
         CHECK(!data_row(&d, i, &row, &err) && row.n == 4 && row.ids[0] == 1 + i % ROWS % 100 && row.source == i, "row %d", i);
     at = strstr(t.s + t.n / 2, "7]");           /* one id of a row in the middle of b.jsonl */
     for (i = 0; at && &t.s[i] < at; i++) ;
-    f = fopen(in_temporary("b.jsonl"), "r+b");
+    f = fopen(in_folder("b.jsonl"), "r+b");
     CHECK(at && f && !fseek(f, i, SEEK_SET) && fputc('8', f) != EOF && !fclose(f));
     for (at = t.s, i = 0; at < strstr(t.s + t.n / 2, "7]"); at++) i += *at == '\n';
     {
@@ -171,15 +162,15 @@ static void test_changes(void)
         check_changed(&d, ROWS + i, name, "another one");
         CHECK(!data_row(&d, i, &row, &err) && !data_row(&d, ROWS + i + 1, &row, &err), "its neighbours");
     }
-    f = fopen(in_temporary("a.jsonl"), "r+b");
+    f = fopen(in_folder("a.jsonl"), "r+b");
     CHECK(f && !fseek(f, 1000, SEEK_SET) && fputs("no row at all", f) != EOF && !fclose(f));
     CHECK(!data_row(&d, ROWS - 1, &row, &err));
     for (i = 0; i < 100 && !data_row(&d, i, &row, &err); i++) ;
     CHECK(i < 100 && strstr(err.what, "has changed") && strstr(err.where, "a.jsonl, row "), "%d: %s", i, err.what);
-    CHECK(!truncate(in_temporary("b.jsonl"), 100));
+    CHECK(!truncate(in_folder("b.jsonl"), 100));
     CHECK(!data_row(&d, 0, &row, &err) && !data_row(&d, ROWS, &row, &err));
     check_changed(&d, 2 * ROWS - 1, "b.jsonl, row 6000", "the end of the file");
-    remove(in_temporary("a.jsonl"));            /* a file that is replaced is another one: the old is open */
+    remove(in_folder("a.jsonl"));            /* a file that is replaced is another one: the old is open */
     CHECK(!data_row(&d, ROWS - 1, &row, &err));
     data_free(&d);
     row_free(&row);
@@ -257,7 +248,7 @@ static int read_rows(int n, struct cost *cost)
         int i, bad;
         snprintf(name, sizeof name, "%d.jsonl", n);
         c.seconds = processor_seconds();
-        bad = data_read(&d, in_temporary(name), &plain, &err);
+        bad = data_read(&d, in_folder(name), &plain, &err);
         for (i = 0; i < 1000 && !bad; i++) bad = data_row(&d, (int)((long long)i * 7919 % n), &row, &err);
         c.seconds = processor_seconds() - c.seconds;
         c.bytes = (double)(anonymous() - before);
@@ -310,12 +301,11 @@ static void test_growth(void)
 
 int main(void)
 {
-    strcpy(temporary, "/tmp/lora-stream-XXXXXX");
-    if (!mkdtemp(temporary)) return 1;
+    if (folder_make()) return 1;
     test_windows();
     test_changes();
     test_pipe();
     test_growth();
-    remove_tree(temporary, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

@@ -100,10 +100,10 @@ static struct tokenizer *make_characters(const char *normalizer, const char *str
                 "\"vocab\":{\"\u2581\":256,\"a\":257,\"\u2581a\":258,\"\u4e2d\":259,\"a\u4e2d\":260,\"\u2581\u2581\":261", normalizer, strip);
     for (i = 0; i < 256; i++) text_printf(&s, ",\"<0x%02X>\":%d", (unsigned)i, i);
     text_puts(&s, "},\"merges\":[\"\u2581 a\",\"a \u4e2d\",\"\u2581 \u2581\"]}}");
-    make_directory(in_temporary("characters"), NULL);
+    make_directory(in_folder("characters"), NULL);
     put_file("characters/tokenizer.json", s.s);
     text_free(&s);
-    if ((t = open_or_fail(in_temporary("characters")))) check_ids(t, "  a\xe4\xb8\xad\xff", TOKENIZE_CONTINUE, "256 258 259 255");
+    if ((t = open_or_fail(in_folder("characters")))) check_ids(t, "  a\xe4\xb8\xad\xff", TOKENIZE_CONTINUE, "256 258 259 255");
     return t;
 }
 
@@ -279,7 +279,7 @@ static void check_rule(const char *config, const char *post, int bos, int eos, c
     static struct vocabulary v;
     struct tokenizer *t;
     make_letters(&v);
-    make_directory(in_temporary("rule"), NULL);
+    make_directory(in_folder("rule"), NULL);
     put_file("rule/tokenizer_config.json", config);
     t = make_tokenizer(&v, "rule", BYTE_LEVEL, "[" ADDED("300", "<s>", "true", PLAIN) ","
                        ADDED("301", "</s>", "true", PLAIN) "]", post, "");
@@ -305,23 +305,23 @@ static void test_bos(void)
     check_rule("{\"bos_token\":\"<s>\"}", "{\"type\":\"Sequence\",\"processors\":[" BYTE_LEVEL "," TEMPLATE "]}", 300, -1,
                "300 97");
     test_begin("the chat template: jinja file, text, the default of several");
-    make_directory(in_temporary("rule"), NULL);
+    make_directory(in_folder("rule"), NULL);
     put_file("rule/tokenizer_config.json", "{\"chat_template\":[{\"name\":\"x\",\"template\":\"a\"},"
                                            "{\"name\":\"default\",\"template\":\"b\"}]}");
-    if ((t = open_or_fail(in_temporary("rule")))) CHECK(!strcmp(tokenizer_chat_template(t), "b"));
+    if ((t = open_or_fail(in_folder("rule")))) CHECK(!strcmp(tokenizer_chat_template(t), "b"));
     tokenizer_close(t);
     put_file("rule/chat_template.jinja", "c");
-    if ((t = open_or_fail(in_temporary("rule")))) CHECK(!strcmp(tokenizer_chat_template(t), "c"));
+    if ((t = open_or_fail(in_folder("rule")))) CHECK(!strcmp(tokenizer_chat_template(t), "c"));
     tokenizer_close(t);
-    remove(in_temporary("rule/chat_template.jinja"));
+    remove(in_folder("rule/chat_template.jinja"));
     put_file("rule/tokenizer_config.json", "{\"chat_template\":\"d\"}");
     put_file("rule/config.json", "{\"bos_token_id\":300,\"eos_token_id\":[301,300]}");
-    if ((t = open_or_fail(in_temporary("rule")))) {
+    if ((t = open_or_fail(in_folder("rule")))) {
         CHECK(!strcmp(tokenizer_chat_template(t), "d"));
         CHECK(tokenizer_bos(t) == 300 && tokenizer_eos(t) == 301);
     }
     tokenizer_close(t);
-    remove(in_temporary("rule/config.json"));
+    remove(in_folder("rule/config.json"));
 }
 
 static void test_stream(void)
@@ -421,7 +421,7 @@ static void test_time(void)
 
 int main(void)
 {
-    if (make_temporary()) return 1;
+    if (folder_make()) return 1;
     test_unicode();
     test_pieces();
     test_nfc();
@@ -432,6 +432,6 @@ int main(void)
     test_stream();
     test_chunks();
     test_time();
-    remove_tree(temporary, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

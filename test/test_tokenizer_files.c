@@ -19,7 +19,7 @@ static void check_refused(const char *json, const char *named)
     char all[2048];
     put_file("refused/tokenizer.json", json);
     memset(&err, 0, sizeof err);
-    CHECK(tokenizer_open(&t, in_temporary("refused"), &err) == -1 && !t, "%s", json);
+    CHECK(tokenizer_open(&t, in_folder("refused"), &err) == -1 && !t, "%s", json);
     snprintf(all, sizeof all, "%s: %s: %s: %s", err.what, err.where, err.expected, err.found);
     CHECK(strstr(all, named) != NULL, "\"%s\" does not name %s", all, named);
 }
@@ -86,7 +86,7 @@ static void test_parts_refused(void)
     char json[4096];
     size_t i;
     test_begin("each kind of part of tokenizer.json that is not computed is refused by name");
-    make_directory(in_temporary("refused"), NULL);
+    make_directory(in_folder("refused"), NULL);
     for (i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *part[] = { "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL("") };
         part[cases[i].part] = cases[i].json;
@@ -108,12 +108,12 @@ static void test_parts_read(void)
 {
     struct tokenizer *t;
     test_begin("truncation and padding change no ids; tokens outside the vocabulary are no text");
-    make_directory(in_temporary("read"), NULL);
+    make_directory(in_folder("read"), NULL);
     put_file("read/tokenizer.json", "{\"truncation\":{\"direction\":\"Right\",\"max_length\":2,\"strategy\":\"LongestFirst\",\"stride\":0},"
              "\"padding\":{\"strategy\":{\"Fixed\":8},\"direction\":\"Left\",\"pad_id\":0,\"pad_token\":\"a\"},\"added_tokens\":["
              ADDED("9", "aba", "true", PLAIN) "],\"pre_tokenizer\":" BYTE_LEVEL ",\"decoder\":" BYTE_LEVEL ",\"model\":"
              SMALL_MODEL(",\"ignore_merges\":true,\"dropout\":null,\"unk_token\":null,\"end_of_word_suffix\":\"\"") "}");
-    if ((t = open_or_fail(in_temporary("read")))) {
+    if ((t = open_or_fail(in_folder("read")))) {
         check_ids(t, "abab", TOKENIZE_SPECIAL, "9 1");
         check_ids(t, "aba", TOKENIZE_TEXT_ONLY, "2 0");
     }
@@ -123,7 +123,7 @@ static void test_parts_read(void)
              "\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":"
              "\" \"},\"content\":\"\xe2\x96\x81\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" TO_SPACE "," FUSE "," CUT "]},\"model\":"
              "{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"\xe2\x96\x81\":2,\"\xe2\x96\x81" "aa\":3},\"merges\":[]}}");
-    if ((t = open_or_fail(in_temporary("read")))) {
+    if ((t = open_or_fail(in_folder("read")))) {
         struct text out = { 0 };
         check_ids(t, "aa", 0, "3");
         check_ids(t, "aab", 0, "2 0 0 1");
@@ -137,7 +137,7 @@ static void test_parts_read(void)
     put_file("read/tokenizer.json", "{\"added_tokens\":[" ADDED("9", " b", "false", PLAIN) "],\"pre_tokenizer\":" METASPACE ",\"decoder\":"
              "{\"type\":\"Sequence\",\"decoders\":[" BYTES_BACK "," METASPACE "]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"
              "\"vocab\":{\"<0x20>\":0,\"\xe2\x96\x81\":1,\"a\":2,\"<0x61>\":3},\"merges\":[]}}");
-    if ((t = open_or_fail(in_temporary("read")))) {
+    if ((t = open_or_fail(in_folder("read")))) {
         static const struct { int ids[2]; const char *text; } cases[] = {
             { { 1, 2 }, "a" }, { { 2, 1 }, "a " }, { { 0, 1 }, "  " }, { { 9, 1 }, " b " }, { { 3, 2 }, "aa" }
         };
@@ -167,20 +167,20 @@ static void test_refused(void)
     struct lora_error err;
     size_t i;
     test_begin("what is wrong is refused by name");
-    make_directory(in_temporary("refused"), NULL);
+    make_directory(in_folder("refused"), NULL);
     for (i = 0; i < sizeof cases / sizeof *cases; i++) check_refused(cases[i].json, cases[i].named);
-    CHECK(tokenizer_open(&t, in_temporary("nothing"), &err) == -1 && strstr(err.found, "no such directory"));
+    CHECK(tokenizer_open(&t, in_folder("nothing"), &err) == -1 && strstr(err.found, "no such directory"));
     put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL("")));
     put_file("refused/tokenizer_config.json", "{\"bos_token\":\"<q>\"}");
-    CHECK(tokenizer_open(&t, in_temporary("refused"), &err) == -1 && strstr(err.found, "<q>"), "%s", err.found);
-    remove(in_temporary("refused/tokenizer_config.json"));
-    if (!(t = open_or_fail(in_temporary("refused")))) return;
+    CHECK(tokenizer_open(&t, in_folder("refused"), &err) == -1 && strstr(err.found, "<q>"), "%s", err.found);
+    remove(in_folder("refused/tokenizer_config.json"));
+    if (!(t = open_or_fail(in_folder("refused")))) return;
     check_ids(t, "aab", 0, "0 2");
     CHECK(tokenizer_encode(t, "ac", 2, 0, &(struct ids){ 0 }, &err) == -1 && strstr(err.where, "0x63"), "%s", err.where);
     tokenizer_close(t);
     put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL,
                                              SMALL_MODEL(",\"unk_token\":\"b\",\"fuse_unk\":true")));
-    if (!(t = open_or_fail(in_temporary("refused")))) return;
+    if (!(t = open_or_fail(in_folder("refused")))) return;
     check_ids(t, "accccd", 0, "2");     /* unknown ones are one token, which merges like any other */
     tokenizer_close(t);
 }
@@ -191,7 +191,7 @@ static void try_damaged(const char *text, size_t n)
     struct lora_error err;
     memset(&err, 0, sizeof err);
     put_bytes("damaged/tokenizer.json", text, n);
-    if (tokenizer_open(&t, in_temporary("damaged"), &err)) CHECK(err.what[0] && !t);
+    if (tokenizer_open(&t, in_folder("damaged"), &err)) CHECK(err.what[0] && !t);
     else encode(t, "ab <s>", 6, TOKENIZE_SPECIAL);
     tokenizer_close(t);
 }
@@ -206,9 +206,9 @@ static void test_damaged(void)
     size_t i, k, n = sizeof file - 1;
     struct tokenizer *t;
     test_begin("a tokenizer.json cut anywhere or with any byte changed is an error or is read");
-    make_directory(in_temporary("damaged"), NULL);
+    make_directory(in_folder("damaged"), NULL);
     put_file("damaged/tokenizer.json", file);
-    if ((t = open_or_fail(in_temporary("damaged")))) check_ids(t, "ab<s>", TOKENIZE_SPECIAL, "3 2 3");
+    if ((t = open_or_fail(in_folder("damaged")))) check_ids(t, "ab<s>", TOKENIZE_SPECIAL, "3 2 3");
     tokenizer_close(t);
     for (i = 0; i < n; i++) try_damaged(file, i);
     for (i = 0; i < n; i++)
@@ -290,16 +290,16 @@ static void test_gguf(void)
     make_vocabulary(&v, 8, 40);
     for (add_bos = 0; add_bos < 2; add_bos++) {
         put_gguf(&v, "t.gguf", add_bos ? "smollm" : "gpt-2", add_bos);
-        if (!(t = open_or_fail(in_temporary("t.gguf")))) return;
+        if (!(t = open_or_fail(in_folder("t.gguf")))) return;
         CHECK(tokenizer_bos(t) == v.n && tokenizer_eos(t) == -1 && tokenizer_adds_bos(t) == add_bos);
         CHECK(tokenizer_is_special(t, v.n) && !tokenizer_is_special(t, v.n + 1));
         CHECK(!strcmp(tokenizer_chat_template(t), "{{ \"x\" }}\n"));
         tokenizer_close(t);
-        check_saved(in_temporary("t.gguf"), add_bos ? "saved1" : "saved0");
-        check_saved(in_temporary(add_bos ? "saved1" : "saved0"), "copied");
+        check_saved(in_folder("t.gguf"), add_bos ? "saved1" : "saved0");
+        check_saved(in_folder(add_bos ? "saved1" : "saved0"), "copied");
     }
     put_gguf(&v, "t.gguf", "deepseek", 0);
-    CHECK(tokenizer_open(&t, in_temporary("t.gguf"), &err) == -1 && strstr(err.found, "deepseek"), "%s", err.found);
+    CHECK(tokenizer_open(&t, in_folder("t.gguf"), &err) == -1 && strstr(err.found, "deepseek"), "%s", err.found);
 }
 
 /* ---- SentencePiece ---- */
@@ -364,10 +364,10 @@ static void test_sentencepiece(void)
     char piece[1026] = "";
     size_t i, n;
     test_begin("tokenizer.model: merges by score, the mark for spaces, bytes of unknown characters");
-    make_directory(in_temporary("spm"), NULL);
+    make_directory(in_folder("spm"), NULL);
     put_sentencepiece(&t, "\x18\x02", keep, 2);
     put_bytes("spm/tokenizer.model", t.s, t.n);
-    if ((k = open_or_fail(in_temporary("spm")))) {
+    if ((k = open_or_fail(in_folder("spm")))) {
         check_ids(k, "a", TOKENIZE_SPECIAL, "1 263");
         check_ids(k, "ab", 0, "259 262");              /* ab before the mark and a */
         check_ids(k, "aab a", 0, "263 262 263");
@@ -384,59 +384,59 @@ static void test_sentencepiece(void)
         CHECK(!tokenizer_decode(k, ids, 5, 1, &out, NULL) && !strcmp(out.s, "aa\xc3\xa9"), "%s", out.s);
         for (i = 1, out.n = 0; i < 5; i++) CHECK(!tokenizer_stream(k, ids[i], &pending, &out, NULL));
         CHECK(!strcmp(out.s, "aa\xc3\xa9") && !pending.n, "%s", out.s);
-        make_directory(in_temporary("spm2"), NULL);
-        CHECK(!tokenizer_save(k, in_temporary("spm2"), &err));
-        remove(in_temporary("spm2/tokenizer.model"));
+        make_directory(in_folder("spm2"), NULL);
+        CHECK(!tokenizer_save(k, in_folder("spm2"), &err));
+        remove(in_folder("spm2/tokenizer.model"));
         put_file("spm2/tokenizer_config.json", "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}");
-        if ((again = open_or_fail(in_temporary("spm2")))) check_same(k, again);
+        if ((again = open_or_fail(in_folder("spm2")))) check_same(k, again);
         tokenizer_close(again);
     }
     tokenizer_close(k);
     t.n = 0;
     put_sentencepiece(&t, "\x18\x02", "", 0);
     put_bytes("spm/tokenizer.model", t.s, t.n);
-    if ((k = open_or_fail(in_temporary("spm")))) check_ids(k, "  a   b \xe2\x96\x81 ", 0, "263 259 261");
+    if ((k = open_or_fail(in_folder("spm")))) check_ids(k, "  a   b \xe2\x96\x81 ", 0, "263 259 261");
     tokenizer_close(k);
     for (i = 0; wrong[i]; i++) {
         t.n = 0;
         put_sentencepiece(&t, wrong[i], "", 0);
         put_bytes("spm/tokenizer.model", t.s, t.n);
-        CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1, "case %zu", i);
+        CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1, "case %zu", i);
     }
     t.n = 0;
     memset(piece, 'a', sizeof piece - 1);
     put_sentencepiece(&t, "\x18\x02", "", 0);
     put_piece(&t, piece, -1, 1);
     put_bytes("spm/tokenizer.model", t.s, t.n);
-    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.expected, "at most 1024 bytes"), "%s", err.expected);
+    CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1 && strstr(err.expected, "at most 1024 bytes"), "%s", err.expected);
     t.n = 0;
     put_sentencepiece(&t, "\x18\x02", "\x12\x01x", 3);
     put_bytes("spm/tokenizer.model", t.s, t.n);
-    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.found, "table of characters"), "%s", err.found);
+    CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1 && strstr(err.found, "table of characters"), "%s", err.found);
     t.n = 0;
     put_sentencepiece(&t, "\x18\x02", "", 0);
     put_piece(&t, "<x>", -1, 4);
     put_bytes("spm/tokenizer.model", t.s, t.n);
-    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.found, "user-defined"), "%s", err.found);
+    CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1 && strstr(err.found, "user-defined"), "%s", err.found);
     test_begin("a tokenizer.model cut anywhere or with any byte changed is an error or is read");
     t.n = 0;
     put_sentencepiece(&t, "\x18\x02", keep, 2);
     for (i = 0, n = t.n; i < n; i += i < n - 150 && i > 100 ? 37 : 1) {
         put_bytes("spm/tokenizer.model", t.s, i);
-        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        if (!tokenizer_open(&k, in_folder("spm"), &err)) encode(k, "a b", 3, 0);
         else CHECK(err.what[0] != 0);
         tokenizer_close(k);
         t.s[i] ^= 0x5a;
         put_bytes("spm/tokenizer.model", t.s, n);
         t.s[i] ^= 0x5a;
-        if (!tokenizer_open(&k, in_temporary("spm"), &err)) encode(k, "a b", 3, 0);
+        if (!tokenizer_open(&k, in_folder("spm"), &err)) encode(k, "a b", 3, 0);
         else CHECK(err.what[0] != 0);
         tokenizer_close(k);
     }
     put_file("spm/tokenizer.model", "IQ== 0\nIg== 1\n");
-    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && !strcmp(err.found, "2"), "%s", err.found);
+    CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1 && !strcmp(err.found, "2"), "%s", err.found);
     put_file("spm/tokenizer.model", "IQ== 0\nIg= 1\n");
-    CHECK(tokenizer_open(&k, in_temporary("spm"), &err) == -1 && strstr(err.where, "line 2"), "%s", err.where);
+    CHECK(tokenizer_open(&k, in_folder("spm"), &err) == -1 && strstr(err.where, "line 2"), "%s", err.where);
     text_free(&t);
     text_free(&out);
     text_free(&pending);
@@ -448,12 +448,12 @@ static void test_normalizers(void)
     struct tokenizer *t;
     test_begin("normalizers and Metaspace of a tokenizer.json");
     make_letters(&v);
-    make_directory(in_temporary("meta"), NULL);
+    make_directory(in_folder("meta"), NULL);
     put_file("meta/tokenizer.json", SMALL("[" ADDED("9", "<s>", "true", PLAIN) "]", "null",
              "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}", "null",
              "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"first\",\"split\":false}",
              "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xe2\x96\x81\":2,\"\xe2\x96\x81" "a\":3},\"merges\":[\"\xe2\x96\x81 a\"]}"));
-    if ((t = open_or_fail(in_temporary("meta")))) {
+    if ((t = open_or_fail(in_folder("meta")))) {
         struct text out = { 0 };
         check_ids(t, "a b<s>a", 0, "3 2 1 9 0");
         check_ids(t, " a", 0, "3");
@@ -466,7 +466,7 @@ static void test_normalizers(void)
              "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"b\"},{\"type\":\"Replace\","
              "\"pattern\":{\"String\":\"bb\"},\"content\":\"a\"},{\"type\":\"NFC\"}]}", BYTES_ALONE, "null",
              "{\"type\":\"ByteLevel\"}", SMALL_MODEL("")));
-    if ((t = open_or_fail(in_temporary("meta")))) {
+    if ((t = open_or_fail(in_folder("meta")))) {
         check_ids(t, "aa", 0, "1 0 0");
         check_ids(t, "bbb", 0, "0 0");
         check_ids(t, "<s>a", 0, "9 0");     /* looked for as b<s> */
@@ -476,7 +476,7 @@ static void test_normalizers(void)
 
 int main(void)
 {
-    if (make_temporary()) return 1;
+    if (folder_make()) return 1;
     test_refused();
     test_parts_refused();
     test_parts_read();
@@ -484,6 +484,6 @@ int main(void)
     test_gguf();
     test_sentencepiece();
     test_normalizers();
-    remove_tree(temporary, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

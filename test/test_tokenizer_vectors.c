@@ -135,14 +135,14 @@ static const char *borrow(const char *dir, const char *from, const char *name, c
 {
     struct file_map f;
     char path[256];
-    make_directory(in_temporary(dir), NULL);
+    make_directory(in_folder(dir), NULL);
     snprintf(path, sizeof path, "%s/%s", dir, name);
     if (file_open(&f, shared_path(from), NULL)) { CHECK(0, "%s", from); return ""; }
     put_bytes(path, (const char *)f.data, f.size);
     file_close(&f);
     snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
     if (config) put_file(path, config);
-    return in_temporary(dir);
+    return in_folder(dir);
 }
 
 /* A conversation in Vicuna's form, piece by piece, EOS after each answer: ids and labels (Axolotl). */
@@ -298,10 +298,10 @@ static void test_smollm2(void)
 
 int main(void)
 {
-    if (make_temporary()) return 1;
+    if (folder_make()) return 1;
     test_gpt2();
     test_llama();
     test_smollm2();
-    remove_tree(temporary, NULL);
+    remove_tree(folder, NULL);
     return test_end();
 }

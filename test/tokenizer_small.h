@@ -9,21 +9,10 @@
 
 #include <unistd.h>
 
-static char temporary[64];
-
-static inline char *in_temporary(const char *name)
-{
-    static char path[2][256];
-    static int which;
-    which = !which;
-    snprintf(path[which], sizeof path[which], "%s/%s", temporary, name);
-    return path[which];
-}
-
 /* Not by the library, which waits for the disk; nor by cutting a file, which some file systems wait for. */
 static inline void put_bytes(const char *name, const char *text, size_t n)
 {
-    const char *path = in_temporary(name);
+    const char *path = in_folder(name);
     FILE *f;
     remove(path);
     f = fopen(path, "wb");
@@ -188,11 +177,11 @@ static inline struct tokenizer *make_tokenizer(const struct vocabulary *v, const
         }
     }
     text_puts(&s, "]}}");
-    make_directory(in_temporary(dir), NULL);
+    make_directory(in_folder(dir), NULL);
     snprintf(name, sizeof name, "%s/tokenizer.json", dir);
     put_file(name, s.s);
     text_free(&s);
-    return open_or_fail(in_temporary(dir));
+    return open_or_fail(in_folder(dir));
 }
 
 static inline void make_letters(struct vocabulary *v)
@@ -242,17 +231,11 @@ static inline void check_saved(const char *path, const char *dir)
     struct tokenizer *t = open_or_fail(path), *again;
     struct lora_error err;
     if (!t) return;
-    make_directory(in_temporary(dir), NULL);
-    CHECK(tokenizer_save(t, in_temporary(dir), &err) == 0);
-    if ((again = open_or_fail(in_temporary(dir)))) check_same(t, again);
+    make_directory(in_folder(dir), NULL);
+    CHECK(tokenizer_save(t, in_folder(dir), &err) == 0);
+    if ((again = open_or_fail(in_folder(dir)))) check_same(t, again);
     tokenizer_close(again);
     tokenizer_close(t);
-}
-
-static inline int make_temporary(void)
-{
-    snprintf(temporary, sizeof temporary, "/tmp/lora-test-tokenizer-%ld", (long)getpid());
-    return make_directory(temporary, NULL);
 }
 
 #endif
