@@ -46,6 +46,6 @@ losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 # same_losses RUN RUN N BOUND: of N steps each, no farther apart than that part of them
 same_losses() {
     losses "$1" >"$dir/l1"; losses "$2" >"$dir/l2"
-    paste -d' ' "$dir/l1" "$dir/l2" | awk -v steps="$3" -v e="$4" '{ d = $1 - $2; if (!(d * d <= e * e * $1 * $1)) exit 1; n++ }
+    paste -d' ' "$dir/l1" "$dir/l2" | awk -v steps="$3" -v e="$4" '{ d = $1 - $2; if (!($1 > 0 && $2 > 0 && d * d <= e * e * $1 * $1)) exit 1; n++ }
         END { exit n != steps }' || { wrong "other losses: $1 and $2"; paste "$dir/l1" "$dir/l2"; }
 }
