@@ -32,13 +32,13 @@ says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 
 same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
 differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 
-# A Llama's config.json: its width, layers and feed-forward width.
+# A Llama's config.json: its width, layers, feed-forward width, and the deviation of its weights.
 tiny_config() {
     cat <<END
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": $1, "vocab_size": 97,
  "num_hidden_layers": $2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": $3,
  "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
- "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1}
+ "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "initializer_range": ${4:-0.1}}
 END
 }
 tiny_rows() { for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-100,$i,9,1$i,2]}"; done; }
