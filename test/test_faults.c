@@ -662,7 +662,7 @@ static void faults(void)
 #else
 static void faults(void)
 {
-    static scenario *const built[] = {train_ref, train_auto, read_adapter, export_adapter, train_full, quantised, read_rows};
+    static scenario *const built[] = {train_ref, train_auto, read_adapter, export_adapter, train_full, train_8bit, train_paged, read_rows};
     (void)built;
     test_skip("failing allocations and writes", "this linker has no --wrap");
 }
