@@ -3,12 +3,6 @@
 # batch in several passes. Each answer is the one that its prompt alone gets.
 . test/checks.sh
 . test/bytes.sh
-expect() {
-    want=$1; shift
-    $EXE "$LORA" "$@" >"$dir/out" 2>"$dir/log"
-    code=$?
-    [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -n 3 "$dir/log"; }
-}
 cat >"$dir/config.json" <<'END'
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "vocab_size": 258,
  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
@@ -42,6 +36,4 @@ begin "a batch whose prompts take several passes"
 awk 'BEGIN { for (i = 0; i < 12; i++) { s = ""; for (k = 0; k < 20 + 5 * i; k++) s = s sprintf("%c", 97 + (i + k * k) % 26); print "{\"prompt\":\"" s "\",\"completion\":\"x\"}" } }' >"$dir/rows"
 alone "$dir/rows"
 for n in 5 12; do answers "$dir/rows" $n; as_alone $n; done
-end
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ]
+finish
