@@ -173,19 +173,19 @@ ALWAYS_INLINE void add_any(int mr, int vectors, int K, float *c, size_t ldc, con
     struct tile t;
     switch (mr) {
 #if MR > 6
-    case 12: t = tile_of(12, vectors, K, a, row, step, b, ldb, NULL); put_tile(12, &t, c, ldc, &p); break;
-    case 11: t = tile_of(11, vectors, K, a, row, step, b, ldb, NULL); put_tile(11, &t, c, ldc, &p); break;
-    case 10: t = tile_of(10, vectors, K, a, row, step, b, ldb, NULL); put_tile(10, &t, c, ldc, &p); break;
-    case 9: t = tile_of(9, vectors, K, a, row, step, b, ldb, NULL); put_tile(9, &t, c, ldc, &p); break;
-    case 8: t = tile_of(8, vectors, K, a, row, step, b, ldb, NULL); put_tile(8, &t, c, ldc, &p); break;
-    case 7: t = tile_of(7, vectors, K, a, row, step, b, ldb, NULL); put_tile(7, &t, c, ldc, &p); break;
+    case 12: t = tile_of(12, vectors, K, a, row, step, b, ldb, NULL); put_tile(12, &t, c, ldc, c, ldc, &p); break;
+    case 11: t = tile_of(11, vectors, K, a, row, step, b, ldb, NULL); put_tile(11, &t, c, ldc, c, ldc, &p); break;
+    case 10: t = tile_of(10, vectors, K, a, row, step, b, ldb, NULL); put_tile(10, &t, c, ldc, c, ldc, &p); break;
+    case 9: t = tile_of(9, vectors, K, a, row, step, b, ldb, NULL); put_tile(9, &t, c, ldc, c, ldc, &p); break;
+    case 8: t = tile_of(8, vectors, K, a, row, step, b, ldb, NULL); put_tile(8, &t, c, ldc, c, ldc, &p); break;
+    case 7: t = tile_of(7, vectors, K, a, row, step, b, ldb, NULL); put_tile(7, &t, c, ldc, c, ldc, &p); break;
 #endif
-    case 6: t = tile_of(6, vectors, K, a, row, step, b, ldb, NULL); put_tile(6, &t, c, ldc, &p); break;
-    case 5: t = tile_of(5, vectors, K, a, row, step, b, ldb, NULL); put_tile(5, &t, c, ldc, &p); break;
-    case 4: t = tile_of(4, vectors, K, a, row, step, b, ldb, NULL); put_tile(4, &t, c, ldc, &p); break;
-    case 3: t = tile_of(3, vectors, K, a, row, step, b, ldb, NULL); put_tile(3, &t, c, ldc, &p); break;
-    case 2: t = tile_of(2, vectors, K, a, row, step, b, ldb, NULL); put_tile(2, &t, c, ldc, &p); break;
-    default: t = tile_of(1, vectors, K, a, row, step, b, ldb, NULL); put_tile(1, &t, c, ldc, &p);
+    case 6: t = tile_of(6, vectors, K, a, row, step, b, ldb, NULL); put_tile(6, &t, c, ldc, c, ldc, &p); break;
+    case 5: t = tile_of(5, vectors, K, a, row, step, b, ldb, NULL); put_tile(5, &t, c, ldc, c, ldc, &p); break;
+    case 4: t = tile_of(4, vectors, K, a, row, step, b, ldb, NULL); put_tile(4, &t, c, ldc, c, ldc, &p); break;
+    case 3: t = tile_of(3, vectors, K, a, row, step, b, ldb, NULL); put_tile(3, &t, c, ldc, c, ldc, &p); break;
+    case 2: t = tile_of(2, vectors, K, a, row, step, b, ldb, NULL); put_tile(2, &t, c, ldc, c, ldc, &p); break;
+    default: t = tile_of(1, vectors, K, a, row, step, b, ldb, NULL); put_tile(1, &t, c, ldc, c, ldc, &p);
     }
 }
 

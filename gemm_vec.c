@@ -19,17 +19,18 @@
 #include "bf16.h"
 
 enum {
-    GROUP = 64,             /* columns that a copied strip fills: whole blocks of 32, of the types that have them */
+    UNIT = 32, GROUP = 64,  /* columns that a copied strip fills: whole blocks of 32, of the types that have them */
     MC = 768,               /* rows packed at a time */
     KS = 5 * KC,            /* terms packed at a time: whole runs */
+    PAGE = 1024,            /* numbers: as many as the lines of a way of the L1 hold */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
     DW_ROWS = 64,           /* rows between which sums of a thin gradient go to memory */
     PACK_FROM = 48,         /* columns that make packing A worth its while */
     FETCH_FROM = 1 << 16    /* numbers of a weight that is not likely to lie in a cache */
 };
 
-/* A thread's scratch, in floats: panels of a group, and strips on their way there. */
-enum { PANELS = KC * GROUP, STRIPS = KC * NR, OF_THREAD = PANELS + STRIPS };
+/* A thread's scratch, in floats: panels of a group, strips on their way there, and sums. */
+enum { PANELS = KC * GROUP, STRIPS = KC * NR, SUMS = MC * GROUP, OF_THREAD = PANELS + STRIPS + SUMS };
 
 size_t NAMED(gemm_bytes)(const struct kernel_sizes *s)
 {
@@ -82,16 +83,15 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
     for (r = 0; r < NR; r += 8) vec_transpose(panel + r, NR, rows + r, n);
 }
 
-/* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, p < GROUP / NR, the panels `apart`; columns past the
- * end are 0 */
-static void pack_copied(float *panels, size_t apart, const struct weight *w, int row, int n, int col, float *space)
+/* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, NR p < width, the panels `apart`; columns past the end are 0 */
+static void pack_copied(float *panels, size_t apart, const struct weight *w, int row, int n, int col, int width, float *space)
 {
-    int k, i, have = smaller(GROUP, w->cols - col), direct = have == GROUP && vec_lies_as_floats(w);
+    int k, i, have = smaller(width, w->cols - col), direct = have == width && vec_lies_as_floats(w);
     const float *s = direct ? (const float *)w->data + vec_element(w, row, col) : space;
     memset(space, 0, sizeof(float) * GROUP);
     for (k = 0; k < n; k++, panels += NR) {
         if (!direct) vec_decode(w, row + k, col, have, space);
-        for (i = 0; i < GROUP; i += NR) {
+        for (i = 0; i < width; i += NR) {
             vec_store(panels + (size_t)(i / NR) * apart, vec_load(s + i));
             vec_store(panels + (size_t)(i / NR) * apart + LANES, vec_load(s + i + LANES));
         }
@@ -140,8 +140,8 @@ static int terms_of(const struct product *g, int p, int k, int n, int *from)
     return smaller(k + n - start, g->part[p].K) - *from;
 }
 
-/* The panel, or the panels of a group KC*NR apart, of the columns n .. and the terms k .. k + K - 1. */
-static void pack_panels(const struct product *g, int n, int k, int K, float *scratch)
+/* The panel, or the panels of a group KC*NR apart, of `width` columns n .. and the terms k .. k + K - 1. */
+static void pack_panels(const struct product *g, int n, int width, int k, int K, float *scratch)
 {
     int p, from, terms;
     for (p = 0; p < 2; p++) {
@@ -150,24 +150,26 @@ static void pack_panels(const struct product *g, int n, int k, int K, float *scr
         if ((terms = terms_of(g, p, k, K, &from)) <= 0) continue;
         to = scratch + (size_t)(p ? from + g->part[0].K - k : 0) * NR;
         if (g->transposed) pack_transposed(to, t->w, n, from, terms, scratch + PANELS);
-        else pack_copied(to, KC * NR, t->w, from, terms, n, scratch + PANELS);
+        else pack_copied(to, KC * NR, t->w, from, terms, n, width, scratch + PANELS);
     }
 }
 
 /* ---- fetching ---- */
 
-/* What the panel of columns n .. and terms k .. k + K - 1 of the first part is made of, to be asked for by tiles of
- * `terms` terms together. */
-static struct ahead strips_of(const struct product *g, int n, int k, int K, long long terms)
+/* What `width` columns n .. and the terms k .. k + K - 1 of the first part are made of, to be asked for by tiles of `terms`
+ * terms together. */
+static struct ahead strips_of(const struct product *g, int n, int width, int k, int K, long long terms)
 {
     const struct weight *w = g->part[0].w;
     int real = w->type == TYPE_REAL, block = real ? 1 : weight_types[w->type].block;
-    int run = smaller(K, g->part[0].K - k), width = smaller(g->transposed ? NR : GROUP, g->N - n);
+    int run = smaller(K, g->part[0].K - k);
     size_t bytes = real ? sizeof(float) : (size_t)weight_types[w->type].bytes;
     struct ahead f = { NULL, 0, 0, 0, 0, 1 };
+    width = smaller(width, g->N - n);
     if (!g->fetch || run <= 0 || width <= 0) return f;
     f.rows = g->transposed ? width : run;
     f.bytes = ((size_t)(g->transposed ? run : width) + (size_t)block - 1) / (size_t)block * bytes;
+    if (f.bytes % 64) f.bytes += 32;        /* rows begin anywhere in a line: most of them end in one more */
     f.apart = (size_t)w->cols / (size_t)block * bytes;
     f.row = (const char *)w->data + vec_element(w, g->transposed ? n : k, g->transposed ? k : n) / (size_t)block * bytes;
     f.every = larger(1, (int)(terms / (f.rows * (long long)(f.bytes / 64 + 1))));
@@ -197,90 +199,92 @@ static void add_turned(int mr, int columns, const float *block, float *c, size_t
     }
 }
 
+/* Where a tile's sums go, and what they are added to; from which column, and whether terms came before. */
+struct place { const float *old; size_t old_row; float *c; size_t c_row; int n, later; };
+
 /* What few tiles need: a bias, columns that are not whole vectors, a result that lies the other way. */
-NEVER_INLINE static void put_block(int mr, const float *block, float *c, const struct product *g, int n, int first, int columns)
+NEVER_INLINE static void put_block(int mr, const float *block, const struct product *g, const struct place *to, int columns)
 {
     struct put p;
     int r;
     p.scale = vec_all(1);
-    p.bias = first && g->bias ? g->bias + n : NULL;
+    p.bias = !to->later && g->bias ? g->bias + to->n : NULL;
     p.columns = columns;
-    p.add = !first || g->accumulate;
-    if (g->c_step != 1) add_turned(mr, columns, block, c, g->c_step);
+    p.add = to->later || g->accumulate;
+    if (g->c_step != 1) add_turned(mr, columns, block, to->c, g->c_step);
     else for (r = 0; r < mr; r++) {
         const struct row sums = { vec_load(block + r * NR), vec_load(block + r * NR + LANES) };
-        put_row(c + (size_t)r * g->c_row, &sums, &p);
+        put_row(to->c + (size_t)r * to->c_row, to->old + (size_t)r * to->old_row, &sums, &p);
     }
 }
 
 /* One tile of C over one run of K. */
 ALWAYS_INLINE void tile_rows(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
-                             const struct product *g, int m, int n, int first, struct ahead *next)
+                             const struct product *g, const struct place *to, struct ahead *next)
 {
-    float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
-    int columns = smaller(NR, g->N - n), r;
+    int columns = smaller(NR, g->N - to->n), r;
     struct put plain = { vec_all(g->scale), NULL, vectors * LANES, 0 };
     struct tile t;
     if (g->c_step == 1)
         for (r = 0; r < mr; r++) {
-            bring_l1(c + (size_t)r * g->c_row);
-            bring_l1(c + (size_t)r * g->c_row + columns - 1);
+            bring_l1(to->c + (size_t)r * to->c_row);
+            bring_l1(to->c + (size_t)r * to->c_row + columns - 1);
         }
     t = tile_of(mr, vectors, K, a, row, step, b, ldb, next);
-    if (columns == vectors * LANES && !(first && g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
-        if (first && !g->accumulate) {
-            put_tile(mr, &t, c, g->c_row, &plain);
+    if (columns == vectors * LANES && (to->later || !g->bias) && g->c_step == 1) {       /* what nearly all tiles are */
+        if (!to->later && !g->accumulate) {
+            put_tile(mr, &t, to->c, to->c_row, to->old, to->old_row, &plain);
         } else {
             plain.add = 1;
-            put_tile(mr, &t, c, g->c_row, &plain);
+            put_tile(mr, &t, to->c, to->c_row, to->old, to->old_row, &plain);
         }
     } else {
         float block[MR * NR];
         plain.columns = NR;
-        put_tile(mr, &t, block, NR, &plain);
-        put_block(mr, block, c, g, n, first, columns);
+        put_tile(mr, &t, block, NR, block, NR, &plain);
+        put_block(mr, block, g, to, columns);
     }
 }
 
 ALWAYS_INLINE void tile_any(int mr, int vectors, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
-                            const struct product *g, int m, int n, int first, struct ahead *next)
+                            const struct product *g, const struct place *to, struct ahead *next)
 {
     switch (mr) {
 #if MR > 6
-    case 12: tile_rows(12, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 11: tile_rows(11, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 10: tile_rows(10, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 9: tile_rows(9, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 8: tile_rows(8, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 7: tile_rows(7, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
+    case 12: tile_rows(12, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 11: tile_rows(11, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 10: tile_rows(10, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 9: tile_rows(9, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 8: tile_rows(8, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 7: tile_rows(7, vectors, K, a, row, step, b, ldb, g, to, next); break;
 #endif
-    case 6: tile_rows(6, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 5: tile_rows(5, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 4: tile_rows(4, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 3: tile_rows(3, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    case 2: tile_rows(2, vectors, K, a, row, step, b, ldb, g, m, n, first, next); break;
-    default: tile_rows(1, vectors, K, a, row, step, b, ldb, g, m, n, first, next);
+    case 6: tile_rows(6, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 5: tile_rows(5, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 4: tile_rows(4, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 3: tile_rows(3, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    case 2: tile_rows(2, vectors, K, a, row, step, b, ldb, g, to, next); break;
+    default: tile_rows(1, vectors, K, a, row, step, b, ldb, g, to, next);
     }
 }
 
 /* All of a packed tile's rows: what nearly all tiles are, with steps that the compiler knows. */
-static void tile_packed(int K, const float *a, const float *panel, const struct product *g, int m, int n, int first,
+static void tile_packed(int K, const float *a, const float *panel, const struct product *g, const struct place *to,
                         struct ahead *next)
 {
-    tile_rows(MR, 2, K, a, 1, MR, panel, NR, g, m, n, first, next);
+    tile_rows(MR, 2, K, a, 1, MR, panel, NR, g, to, next);
 }
 
 static void tile_full(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
-                      const struct product *g, int m, int n, int first, struct ahead *next)
+                      const struct product *g, const struct place *to, struct ahead *next)
 {
-    tile_any(mr, 2, K, a, row, step, b, ldb, g, m, n, first, next);
+    tile_any(mr, 2, K, a, row, step, b, ldb, g, to, next);
 }
 
 /* Of one vector's columns: thin products, as those of adapters. */
 static void tile_half(int mr, int K, const float *a, size_t row, size_t step, const float *b, size_t ldb,
-                      const struct product *g, int m, int n, int first, struct ahead *next)
+                      const struct product *g, const struct place *to, struct ahead *next)
 {
-    tile_any(mr, 1, K, a, row, step, b, ldb, g, m, n, first, next);
+    tile_any(mr, 1, K, a, row, step, b, ldb, g, to, next);
 }
 
 /* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1 in runs of `run`, and A packed, or NULL. */
@@ -297,9 +301,13 @@ static int fits(const struct block *b, size_t have)
     return (size_t)round_up(b->m1 - b->m0, MR) * (size_t)(b->k1 - b->k0) <= have;
 }
 
+/* Rows of C that are pages apart share few sets of a cache, which does not keep them from run to run: sums are kept in memory
+ * of the thread's own then, until the last run. */
+static int in_few_sets(const struct product *g) { return g->c_step == 1 && g->c_row % PAGE == 0; }
+
 /* The tiles of rows m0 .. m1 - 1 with a panel of columns n .. */
 static void panel_rows(const struct product *g, const struct block *b, int n, int m0, int m1, int k, int K,
-                       const float *panel, struct ahead *next)
+                       const float *panel, float *sums, struct ahead *next)
 {
     int m, half = g->N - n <= LANES;
     for (m = m0; m < m1; m += MR) {
@@ -307,24 +315,35 @@ static void panel_rows(const struct product *g, const struct block *b, int n, in
         const float *a = b->packed ? packed_at(b, m, k, K)
                                    : g->part[0].a + (size_t)m * g->part[0].row + (size_t)k * g->part[0].step;
         size_t row = b->packed ? 1 : g->part[0].row, step = b->packed ? MR : g->part[0].step;
-        if (half) tile_half(mr, K, a, row, step, panel, NR, g, m, n, k == 0, next);
-        else if (b->packed && mr == MR) tile_packed(K, a, panel, g, m, n, k == 0, next);
-        else tile_full(mr, K, a, row, step, panel, NR, g, m, n, k == 0, next);
+        float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
+        struct place to = { c, g->c_row, c, g->c_row, n, k > 0 };
+        if (sums && k > b->k0) {
+            to.old = sums + (size_t)(m - m0) * NR;
+            to.old_row = NR;
+        }
+        if (sums && k + K < b->k1) {
+            to.c = sums + (size_t)(m - m0) * NR;
+            to.c_row = NR;
+        }
+        if (half) tile_half(mr, K, a, row, step, panel, NR, g, &to, next);
+        else if (b->packed && mr == MR) tile_packed(K, a, panel, g, &to, next);
+        else tile_full(mr, K, a, row, step, panel, NR, g, &to, next);
     }
 }
 
-/* Columns n .. of C, rows m0 .. m1 - 1 of the block (multiples of MR from its start). Columns `then` .. are likely
+/* `width` columns n .. of C, rows m0 .. m1 - 1 of the block (multiples of MR from its start). Columns `then` .. are likely
  * to be this thread's next. */
-static void columns(const struct product *g, const struct block *b, int n, int then, int m0, int m1, float *scratch)
+static void columns(const struct product *g, const struct block *b, int n, int width, int then, int m0, int m1, float *scratch)
 {
-    int width = g->transposed ? NR : GROUP, k, p;
+    float *sums = in_few_sets(g) ? scratch + PANELS + STRIPS : NULL;
+    int k, p;
     for (k = b->k0; k < b->k1; k += b->run) {
         int K = smaller(b->run, b->k1 - k), more = k + b->run < b->k1;
-        struct ahead next = strips_of(g, more ? n : then, more ? k + b->run : b->k0, b->run,
-                                      (long long)(m1 - m0) / MR * K * (smaller(width, g->N - n) / NR));
-        pack_panels(g, n, k, K, scratch);
+        struct ahead next = strips_of(g, more ? n : then, width, more ? k + b->run : b->k0, b->run,
+                                      (long long)(m1 - m0) / MR * K * ((smaller(width, g->N - n) + NR - 1) / NR));
+        pack_panels(g, n, width, k, K, scratch);
         for (p = 0; p < width && n + p < g->N; p += NR)
-            panel_rows(g, b, n + p, m0, m1, k, K, scratch + (size_t)p * KC, &next);
+            panel_rows(g, b, n + p, m0, m1, k, K, scratch + (size_t)p * KC, sums ? sums + (size_t)p * MC : NULL, &next);
     }
 }
 
@@ -353,10 +372,15 @@ static int row_pieces(int tiles, int groups, int threads)
     return larger(1, pieces);
 }
 
+/* Where group i of columns begins, of which the first `wide` have GROUP and the others `unit`. */
+static int group_start(int i, int wide, int unit) { return smaller(i, wide) * GROUP + larger(i - wide, 0) * unit; }
+
 /* Called by all threads of a team, for one block. */
 static void product_block(struct kernel_ctx *c, const struct product *g, const struct block *b)
 {
-    int width = g->transposed ? NR : GROUP, groups = (g->N + width - 1) / width;
+    /* A transpose goes by the panel. Else each thread gets as many whole groups, and what is left goes by smaller ones. */
+    int unit = g->transposed ? NR : UNIT, wide = g->transposed ? 0 : g->N / GROUP / c->threads * c->threads;
+    int groups = wide + (g->N - wide * GROUP + unit - 1) / unit;
     int tiles = (b->m1 - b->m0 + MR - 1) / MR, pieces = row_pieces(tiles, groups, c->threads), i;
     if (b->packed) {
 #pragma omp for schedule(dynamic)
@@ -365,8 +389,9 @@ static void product_block(struct kernel_ctx *c, const struct product *g, const s
 #pragma omp for schedule(dynamic)
     for (i = 0; i < groups * pieces; i++) {
         int piece = i % pieces, from = tiles * piece / pieces, to = tiles * (piece + 1) / pieces;
-        columns(g, b, i / pieces * width, (i + c->threads) / pieces * width, b->m0 + from * MR,
-                smaller(b->m0 + to * MR, b->m1), thread_scratch(c, thread_number()));
+        int n = group_start(i / pieces, wide, unit), then = group_start((i + c->threads) / pieces, wide, unit);
+        columns(g, b, n, i / pieces < wide ? GROUP : unit, then, b->m0 + from * MR, smaller(b->m0 + to * MR, b->m1),
+                thread_scratch(c, thread_number()));
     }
 }
 
@@ -523,8 +548,11 @@ static void dw_block(const struct product *g, int k, int K, int m0, int m1, int 
     const float *a = g->part[0].a + (size_t)k * (size_t)g->M, *b = (const float *)g->part[0].w->data + (size_t)k * (size_t)g->N;
     int tiles = (m1 - m0 + MR - 1) / MR, mr = (m1 - m0 + tiles - 1) / tiles, m, n;      /* tiles of nearly equal height */
     for (n = n0; n < n1; n += NR)
-        for (m = m0; m < m1; m += mr)
-            (n1 - n > LANES ? tile_full : tile_half)(smaller(mr, m1 - m), K, a + m, 1, (size_t)g->M, b + n, (size_t)g->N, g, m, n, 0, next);
+        for (m = m0; m < m1; m += mr) {
+            float *c = g->c + (size_t)m * g->c_row + (size_t)n * g->c_step;
+            struct place to = { c, g->c_row, c, g->c_row, n, 1 };
+            (n1 - n > LANES ? tile_full : tile_half)(smaller(mr, m1 - m), K, a + m, 1, (size_t)g->M, b + n, (size_t)g->N, g, &to, next);
+        }
 }
 
 /* With a thin side, as adapters have, a panel would be copied for few multiplications. So the other side is read once, where

@@ -200,36 +200,36 @@ ALWAYS_INLINE struct tile tile(int mr, int K, const float *a, size_t row, size_t
 /* What becomes of a tile's sums: c = scale * sum + bias, or +=, for `columns` of NR. */
 struct put { vec scale; const float *bias; int columns, add; };
 
-ALWAYS_INLINE void put_half(float *c, vec sum, const struct put *p, int from)
+ALWAYS_INLINE void put_half(float *c, const float *old, vec sum, const struct put *p, int from)
 {
     int n = p->columns - from;
     vec v = vec_mul(sum, p->scale);
     if (n <= 0) return;
     if (p->bias) v = vec_add(v, vec_load_lanes(p->bias + from, n));
-    if (p->add) v = vec_add(vec_load_lanes(c + from, n), v);
+    if (p->add) v = vec_add(vec_load_lanes(old + from, n), v);
     vec_store_lanes(c + from, n, v);
 }
 
-ALWAYS_INLINE void put_row(float *c, const struct row *r, const struct put *p)
+ALWAYS_INLINE void put_row(float *c, const float *old, const struct row *r, const struct put *p)
 {
-    put_half(c, r->low, p, 0);
-    put_half(c, r->high, p, LANES);
+    put_half(c, old, r->low, p, 0);
+    put_half(c, old, r->high, p, LANES);
 }
 
-ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const struct put *p)
+ALWAYS_INLINE void put_tile(int mr, const struct tile *t, float *c, size_t row, const float *old, size_t old_row, const struct put *p)
 {
-    put_row(c, &t->r0, p);
-    if (mr > 1) put_row(c + row, &t->r1, p);
-    if (mr > 2) put_row(c + 2 * row, &t->r2, p);
-    if (mr > 3) put_row(c + 3 * row, &t->r3, p);
-    if (mr > 4) put_row(c + 4 * row, &t->r4, p);
-    if (mr > 5) put_row(c + 5 * row, &t->r5, p);
-    if (mr > 6) put_row(c + 6 * row, &t->r6, p);
-    if (mr > 7) put_row(c + 7 * row, &t->r7, p);
-    if (mr > 8) put_row(c + 8 * row, &t->r8, p);
-    if (mr > 9) put_row(c + 9 * row, &t->r9, p);
-    if (mr > 10) put_row(c + 10 * row, &t->r10, p);
-    if (mr > 11) put_row(c + 11 * row, &t->r11, p);
+    put_row(c, old, &t->r0, p);
+    if (mr > 1) put_row(c + row, old + old_row, &t->r1, p);
+    if (mr > 2) put_row(c + 2 * row, old + 2 * old_row, &t->r2, p);
+    if (mr > 3) put_row(c + 3 * row, old + 3 * old_row, &t->r3, p);
+    if (mr > 4) put_row(c + 4 * row, old + 4 * old_row, &t->r4, p);
+    if (mr > 5) put_row(c + 5 * row, old + 5 * old_row, &t->r5, p);
+    if (mr > 6) put_row(c + 6 * row, old + 6 * old_row, &t->r6, p);
+    if (mr > 7) put_row(c + 7 * row, old + 7 * old_row, &t->r7, p);
+    if (mr > 8) put_row(c + 8 * row, old + 8 * old_row, &t->r8, p);
+    if (mr > 9) put_row(c + 9 * row, old + 9 * old_row, &t->r9, p);
+    if (mr > 10) put_row(c + 10 * row, old + 10 * old_row, &t->r10, p);
+    if (mr > 11) put_row(c + 11 * row, old + 11 * old_row, &t->r11, p);
 }
 
 #endif
