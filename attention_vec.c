@@ -16,7 +16,7 @@
 #include <math.h>
 #include <sched.h>
 
-enum { ROWS = 96, KEYS = 64, LDK = KEYS + 16 };     /* 16 more: rows of a block in other sets of the cache */
+enum { ROWS = 96, KEYS = 64, APART = 16, LDK = KEYS + APART };      /* APART: rows of a block in other sets of the cache */
 #define LN2 0.693147180559945309
 
 struct attention {
@@ -44,7 +44,7 @@ static int block_rows(int G) { return larger(ROWS, G); }
 
 static size_t scratch_floats(int HS, int G)
 {
-    size_t rows = (size_t)block_rows(G), wide = (size_t)round_up(HS, LANES), ld = wide + NR;
+    size_t rows = (size_t)block_rows(G), wide = (size_t)round_up(HS, LANES), ld = wide + APART;
     return 3 * rows * ld + 2 * rows * LDK + 2 * wide * LDK + 4 * KEYS * ld + (2 * rows + ld + 15) / 16 * 16;
 }
 
@@ -201,15 +201,43 @@ static void add_half(int mr, int K, float *c, size_t ldc, const float *a, size_t
     add_any(mr, 1, K, c, ldc, a, row, step, b, ldb, scale, add);
 }
 
-/* c[M,N] = scale * a b, or +=: A through two strides, N in whole vectors. */
-static void block_product(float *c, int ldc, const float *a, int row, int step, const float *b, int ldb,
-                          int M, int N, int K, float scale, int add)
+/* All of a tile's rows, LDK apart, or their transpose, with steps that the compiler knows: what nearly all tiles are where heads
+ * have KEYS numbers. */
+static void add_rows(int K, float *c, const float *a, const float *b, float scale, int add, struct ahead *next)
 {
-    int m, n;
+    const struct put p = { vec_all(scale), NULL, NR, add };
+    struct tile t = tile_of(MR, 2, K, a, LDK, 1, b, LDK, next);
+    put_tile(MR, &t, c, LDK, c, LDK, &p);
+}
+
+static void add_turned(int K, float *c, const float *a, const float *b, float scale, int add, struct ahead *next)
+{
+    const struct put p = { vec_all(scale), NULL, NR, add };
+    struct tile t = tile_of(MR, 2, K, a, 1, LDK, b, LDK, next);
+    put_tile(MR, &t, c, LDK, c, LDK, &p);
+}
+
+/* c[M,N] = scale * a b, or +=: A through two strides, N in whole vectors. `next` is asked for meanwhile, where steps are known. */
+static void block_product(float *c, int ldc, const float *a, int row, int step, const float *b, int ldb,
+                          int M, int N, int K, float scale, int add, struct ahead *next)
+{
+    int known = ldc == LDK && ldb == LDK && row + step == LDK + 1, m, n;
     for (n = 0; n < N; n += NR)
-        for (m = 0; m < M; m += MR)
-            (N - n > LANES ? add_tile : add_half)(smaller(MR, M - m), K, c + (size_t)m * (size_t)ldc + n, (size_t)ldc,
-                a + (size_t)m * (size_t)row, (size_t)row, (size_t)step, b + n, (size_t)ldb, scale, add);
+        for (m = 0; m < M; m += MR) {
+            float *to = c + (size_t)m * (size_t)ldc + n;
+            const float *from = a + (size_t)m * (size_t)row;
+            if (known && M - m >= MR && N - n > LANES) (step == 1 ? add_rows : add_turned)(K, to, from, b + n, scale, add, next);
+            else (N - n > LANES ? add_tile : add_half)(smaller(MR, M - m), K, to, (size_t)ldc, from, (size_t)row, (size_t)step,
+                                                       b + n, (size_t)ldb, scale, add);
+        }
+}
+
+/* `n` rows of `width` numbers, `apart` numbers, to be asked for in `terms` terms of tiles. */
+static struct ahead rows_ahead(const float *row, int n, int width, int apart, int terms)
+{
+    struct ahead f = { (const char *)row, sizeof(float) * (size_t)width, sizeof(float) * (size_t)apart, 0, n, 1 };
+    if (n > 0) f.every = larger(1, terms / (n * (width / 16 + 1)));
+    return f;
 }
 
 /* ---- forward ---- */
@@ -248,15 +276,17 @@ static void soften(const struct attention *a, float *s, int columns, int from, i
 
 static void forward_keys(const struct attention *a, const struct part *b, const struct scratch *x)
 {
-    int R = b->n * a->G, r, from, to;
+    int R = b->n * a->G, r, from, to, left = smaller(KEYS, a->segments[b->t].k_len - b->j - b->keys);
+    struct ahead keys = rows_ahead(a->k + key_at(a, b, b->keys), left, a->HS, a->NKV * a->HS, R / MR * 2 * a->HS);
+    struct ahead values = rows_ahead(a->v + key_at(a, b, b->keys), left, a->HS, a->NKV * a->HS, R / MR * 2 * b->columns);
     load_keys_turned(a, b, x, x->kt, a->k);
     load_keys(a, b, x, x->v, a->v);
-    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0);
+    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &keys);
     for (r = 0; r < R; r++) {
         seen_in_block(a, b, r / a->G, &from, &to);
         soften(a, x->s + (size_t)r * LDK, b->columns, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
     }
-    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1, 1);
+    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1, 1, &values);
 }
 
 static void forward_rows(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -295,10 +325,11 @@ static void forward_queries(const struct attention *a, struct part b, const stru
 static void pairs(const struct attention *a, const struct part *b, const struct scratch *x)
 {
     const vec scale = vec_all(a->scale2);
+    struct ahead none = { NULL, 0, 0, 0, 0, 1 };
     int i, h, c, from, to, R = b->n * a->G;
     float *s = x->s, *dp = x->dp;
-    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0);
-    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 1, 0);
+    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &none);
+    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 1, 0, &none);
     for (i = 0; i < b->n; i++) {
         size_t nh = query_at(a, b, i) / (size_t)a->HS;
         int masked;
@@ -359,13 +390,17 @@ static void dq_turn(const struct attention *a, const struct part *b, const struc
 /* A block of queries against the block of keys that the thread has. */
 static void backward_queries(const struct attention *a, const struct part *b, const struct scratch *x)
 {
-    int R = b->n * a->G;
+    int R = b->n * a->G, left = smaller(a->queries, a->segments[b->s].q_len - b->i - b->n);
+    int width = a->G * a->HS, apart = a->NH * a->HS, terms = b->columns / MR * 2 * R;
+    struct ahead q = rows_ahead(a->q + query_at(a, b, b->n), left, width, apart, terms);
+    struct ahead dout = rows_ahead(a->dout + query_at(a, b, b->n), left, width, apart, terms);
+    struct ahead dq = rows_ahead(a->dq + query_at(a, b, 0), b->n, width, apart, R / MR * 2 * b->columns);
     load_queries(a, b, x->q, a->q);
     load_queries(a, b, x->dout, a->dout);
     pairs(a, b, x);
-    block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b->columns, a->wide, R, 1, 1);
-    block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b->columns, a->wide, R, a->scale, 1);
-    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, R, a->wide, b->columns, a->scale, 0);
+    block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b->columns, a->wide, R, 1, 1, &q);
+    block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b->columns, a->wide, R, a->scale, 1, &dout);
+    block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, R, a->wide, b->columns, a->scale, 0, &dq);
     dq_turn(a, b, x, sees_none_before(a, b));
 }
 
@@ -496,7 +531,7 @@ static struct attention operands(const buf *q, const buf *k, const buf *v, const
     a.G = NH / NKV;
     a.queries = block_rows(a.G) / a.G;
     a.wide = round_up(HS, LANES);
-    a.ld = a.wide + NR;
+    a.ld = a.wide + APART;
     return a;
 }
 
