@@ -54,6 +54,7 @@ struct trial {
     int weight_operand;
     double *dense;              /* the weight's numbers [rows, cols] */
     int N, M, C, V, HS, NH, NKV, S, flag, window;
+    int is_rank;                /* M is an adapter's rank, which kernel_sizes knows nothing of */
     size_t n;
     double scale, eps, p;
     struct adamw_step step;
@@ -198,11 +199,11 @@ static int larger(int a, int b) { return a > b ? a : b; }
 
 static void sizes_of(struct kernel_sizes *z, const struct trial *t, int threads)
 {
-    int i;
+    int M = t->is_rank ? 0 : t->M, i;
     memset(z, 0, sizeof *z);
     z->threads = threads;
-    z->N = larger(t->N, t->M);
-    z->width = larger(larger(larger(t->C, t->M), larger(t->weight.rows, t->weight.cols)), t->NH * t->HS);
+    z->N = larger(t->N, M);
+    z->width = larger(larger(larger(t->C, M), larger(t->weight.rows, t->weight.cols)), t->NH * t->HS);
     z->V = t->V;
     z->HS = t->HS;
     z->NH = t->NH;

@@ -504,6 +504,7 @@ static void linear_begin(struct trial *t, struct oracle *o, const int *shape, in
                 flag & H_ALONE ? " h alone" : "", flag & ADD_H ? " h +=" : "");
     t->N = N;
     t->M = r;
+    t->is_rank = 1;
     t->scale = mode == EXACT ? -0.5 : 0.8;
     t->flag = flag + (int)mode;
     if (flag & H_ALONE) add_absent(t);
