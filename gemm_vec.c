@@ -504,14 +504,16 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
     return 0;
 }
 
-/* Can a product of [x | h], K terms and r more, be one: has it room for its packed rows? */
+/* Can a product of [x | h], K terms and r more, be one? That decides bits, so it must not follow from the rows at hand nor from
+ * the threads: for a rank up to the weight's larger side there is room for packed rows whatever they are, as twice that many
+ * terms are planned for. */
 static int together(const struct kernel_ctx *c, const struct weight *w, int K, int r, int N)
 {
     struct block b = { 0, 0, 0, 0, 0, NULL };
     if (bf16_applies(c, w, N)) return vec_can_read(w) && r <= BF16_LOW_RANK;
     b.m1 = smaller(N, MC);
     b.k1 = smaller(K + r, KS);
-    return vec_can_read(w) && N >= FEW_ROWS && fits(&b, spare(c));
+    return vec_can_read(w) && N >= FEW_ROWS && r <= larger(w->rows, w->cols) && fits(&b, spare(c));
 }
 
 int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
