@@ -140,11 +140,13 @@ static void test_gradients(void)
             s = make_setup(&t.model, &a, "ref64");
             test_begin("gradients: LoRA on two modules");
             check_gradients("q and up", &s, &p);
+        }
+        if (c.fused) {
             adapter_free(a);
-            a = make_adapter(&c, 3, 0, "v_proj");       /* nothing below it in its layer */
+            a = make_adapter(&c, 3, 0, "gate_up_proj");
             s = make_setup(&t.model, &a, "ref64");
-            test_begin("gradients: LoRA on one module");
-            check_gradients("v", &s, &p);
+            test_begin("gradients: LoRA on one fused module");
+            check_gradients("gate and up", &s, &p);
         }
         if (i < 5) {
             s = make_setup(&t.model, NULL, "ref64");

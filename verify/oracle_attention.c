@@ -126,7 +126,7 @@ static void attention_bounds(struct trial *t)
 
 static const struct { int NH, NKV, HS; } head_shapes[] = {
     { 1, 1, 2 }, { 2, 1, 6 }, { 3, 3, 8 }, { 4, 2, 10 }, { 4, 4, 16 }, { 6, 2, 34 }, { 9, 3, 64 }, { 2, 1, 128 },
-    { 70, 1, 3 }, { 1, 1, 257 }     /* more heads to a key head, and more numbers to a head, than blocks are made for */
+    { 100, 1, 3 }, { 1, 1, 257 }     /* more heads to a key head, and more numbers to a head, than blocks are made for */
 };
 
 /* The operands q, k, v and the table itself; queries `gain` times normal. */
