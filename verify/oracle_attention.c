@@ -178,6 +178,7 @@ static void attention_variants(struct oracle *o, void (*try)(struct oracle *, in
             try(o, (int)layout, (int)shape, windows[(layout + shape) % COUNT(windows)], shape == 4 ? 30 : 1);
     for (layout = 1; layout < COUNT(layouts); layout++)
         for (shape = 0; shape < COUNT(windows); shape++) try(o, (int)layout, 3, windows[shape], 3);
+    for (shape = 1; shape < 3; shape++) try(o, 7, 4, windows[shape], 300);      /* far below what a block without keys starts from */
 }
 
 static void try_attention(struct oracle *o, int layout, int shape, int window, double gain)
