@@ -30,6 +30,8 @@ begin "a long common beginning is read in parts"
 awk 'BEGIN { for (i = 0; i < 100; i++) s = s " " i % 7; for (i = 0; i < 4; i++) print "{\"prompt\":\"" s " row " substr("aK7~", i + 1, 1) "\",\"completion\":\"x\"}" }' >"$dir/rows"
 alone "$dir/rows"
 for n in 1 3; do answers "$dir/rows" $n; as_alone $n; done
+echo '{"prompt":" 0 1 2 3 another","completion":"x"}' >>"$dir/rows"       # begins like the others, and not for as long
+alone "$dir/rows"; answers "$dir/rows" 2; as_alone 2
 [ "$(sed 's/.*"prediction"//' "$dir/alone" | sort -u | grep -c .)" -gt 1 ] || wrong "all answers are the same: nothing is seen"
 
 begin "a batch whose prompts take several passes"

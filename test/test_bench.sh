@@ -1,15 +1,15 @@
 #!/bin/sh
 # What `lora bench --step` says of the share of a step that one thread does alone.
 . test/checks.sh
-what="the share of a step that one thread does alone"
-if [ -n "$EXE" ]; then name=$what; skip "no processor's own times under an emulator"
-elif ! OMP_DISPLAY_ENV=true "$LORA" help 2>&1 | grep -q OMP_; then name=$what; skip "this build has no OpenMP: one thread"
-else
 cat >"$dir/config.json" <<'END'
 {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "vocab_size": 256, "num_hidden_layers": 1,
  "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 1024, "max_position_embeddings": 128,
  "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "hidden_act": "silu"}
 END
+what="the share of a step that one thread does alone"
+if [ -n "$EXE" ]; then name=$what; skip "no processor's own times under an emulator"
+elif ! OMP_DISPLAY_ENV=true "$LORA" help 2>&1 | grep -q OMP_; then name=$what; skip "this build has no OpenMP: one thread"
+else
 # bench THREADS: with what stands before it in the environment; the share is in $share.
 bench() {
     "$LORA" bench --model "$dir/config.json" --dtype f32 --step --rounds 5 --tokens 128 --threads "$1" --json "$dir/json" >"$dir/out" 2>"$dir/log" ||
@@ -27,7 +27,13 @@ OMP_THREAD_LIMIT=2 bench 9; between 0.3 0.75
 OMP_THREAD_LIMIT=2 bench 2; between 0 0.45
 
 begin "$what: not told where threads that wait spin"
-OMP_WAIT_POLICY=active bench 2
+OMP_THREAD_LIMIT=1 OMP_WAIT_POLICY=active bench 2
 [ -z "$share" ] && grep -q "^with OMP_WAIT_POLICY=passive threads that wait take no processor time" "$dir/out" || wrong "$share"
 fi
+
+begin "how many times as long a step takes over another type"
+$EXE "$LORA" bench --model "$dir/config.json" --dtype bf16,q8_0 --step --rounds 1 --tokens 64 --threads 1 --json "$dir/json" >"$dir/out" 2>"$dir/log" ||
+    { wrong "exit $?"; tail -n 3 "$dir/log"; }
+sed 's/.*"steps":\[//' "$dir/json" | tr '{' '\n' | sed -n 's/.*"seconds":\([0-9.e-]*\),"tokens.*"ratio":\([0-9.e-]*\),.*/\1 \2/p' |
+    awk 'NR == 1 { first = $1 } { d = $1 / first - $2; if (!(d * d <= 1e-6 * $2 * $2)) exit 1; n++ } END { exit n != 2 }' || { wrong "ratios"; cat "$dir/json"; }
 finish

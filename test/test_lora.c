@@ -312,6 +312,36 @@ static void test_masks(const char *backend)
     tiny_close(&t);
 }
 
+/* Dropout is training's alone: evaluated, an adapter that has it is the one that has none. */
+static void test_evaluation(const char *backend)
+{
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a[2];
+    struct rows r = make_rows(c.V);
+    struct lora_setup s;
+    struct lora *l;
+    struct pack p = { 0 };
+    double losses[3][64];
+    int i;
+    test_begin_with(backend, "", "nothing is dropped in evaluation");
+    tiny_open(&t, &c, 11);
+    rows_pack(&p, &r, 0, r.n, 0);
+    for (i = 0; i < 2; i++) {
+        a[i] = make_adapter(&c, 3, i ? 0.5 : 0, "all-linear");
+        s = make_setup(&t.model, &a[i], backend);
+        l = must_open(&s);
+        CHECK(!lora_eval(l, &p, losses[i], NULL, NULL));
+        if (i) CHECK(!lora_train(l, &p, 1, losses[2], NULL, NULL));
+        lora_close(l);
+    }
+    CHECK(!memcmp(losses[0], losses[1], (size_t)p.T * sizeof **losses), "dropout in evaluation");
+    CHECK(memcmp(losses[0], losses[2], (size_t)p.T * sizeof **losses), "no dropout in training");
+    pack_free(&p);
+    for (i = 0; i < 2; i++) adapter_free(a[i]);
+    tiny_close(&t);
+}
+
 /* So large a vocabulary that logits are made of 16 rows at a time: losses, the likeliest ids and gradients of 35 targets are those
  * of packs that have few. */
 static void test_chunks(const char *backend)
@@ -452,6 +482,7 @@ int main(void)
         test_adapters(backend);
         test_cache(backend);
         test_masks(backend);
+        test_evaluation(backend);
         test_steps(backend);
     }
     test_chunks("auto");
