@@ -322,8 +322,9 @@ static void backward(struct lora *l, const struct pack *p)
 {
     int i, L = l->c->L;
     for (i = L - 1; i >= l->lowest_layer; i--) {
-        /* where activations were not kept, forward once more: the same operations, so the same bits */
-        if (l->keep >= 0 && i < L - l->keep) layer_forward(l, p, i, NULL);
+        /* where activations were not kept, forward once more: the same operations, so the same bits. Those of the
+         * topmost of these layers still lie where all of them have theirs */
+        if (l->keep >= 0 && i < L - l->keep - 1) layer_forward(l, p, i, NULL);
         layer_backward(l, i);
     }
     /* x = embed[ids] */
