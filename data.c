@@ -240,7 +240,8 @@ static void close_files(struct data_files *files)
     free(files);
 }
 
-/* What {labels} stands for: the data's own labels take a pass of their own. */
+/* What {labels} stands for: the data's own labels take a pass of their own, and those of rows that are left out are among
+ * them, as their number of tokens follows from it. They are the labels of the data then. */
 static int prepare_prompt(struct data_files *files, struct lora_error *err)
 {
     const char *given = files->o.prompt_template, *label;
@@ -267,7 +268,6 @@ static int prepare_prompt(struct data_files *files, struct lora_error *err)
     words_sort(&files->labels);
     if (files->o.labels) reader_join(&r->labels, files->o.labels, files->o.n_labels);
     else reader_join(&r->labels, (const char *const *)files->labels.v, files->labels.n);
-    words_free(&files->labels);         /* from here on those of rows that are used */
     return text_check(&r->labels, err);
 }
 

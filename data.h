@@ -78,7 +78,7 @@ struct dataset {
     struct data_entry **blocks; /* the entries (data_entry) */
     size_t blocks_capacity;
     int n;
-    char **labels;              /* the labels that occur, sorted by bytes */
+    char **labels;              /* the labels of its rows, or all that {labels} stood for in their prompts; sorted by bytes */
     int n_labels;
     const char *prompt_template;    /* what label and summary rows were put in: the options' or the
                                      * default; NULL: there were none. What run.json keeps */

@@ -234,7 +234,12 @@ static void test_templates(void)
     o.max_length = 40;
     o.on_overlong = OVERLONG_DROP;
     CHECK(!read_text(&d, "label.jsonl", long_one, &o, &err), "%s", err.where);
+    CHECK(d.report.dropped_overlong == 1 && d.n_labels == 2 && !strcmp(d.labels[1], "z"), "%d: what the prompts say", d.n_labels);
+    data_free(&d);
+    o.prompt_template = "{text}?";
+    CHECK(!read_text(&d, "label.jsonl", long_one, &o, &err), "%s", err.where);
     CHECK(d.report.dropped_overlong == 1 && d.n_labels == 1 && !strcmp(d.labels[0], "y"), "%d: those of rows that are used", d.n_labels);
+    o.prompt_template = "{labels}?\\n{text}";
     data_free(&d);
     o.max_length = 0;
     o.labels = others;
