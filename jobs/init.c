@@ -82,18 +82,21 @@ static int make(const struct settings *set, struct lora_error *err)
     struct config c;
     struct source s;
     struct quantise how;
+    struct output out = { NULL, NULL };
     char text[80];
-    int plain = set->quant_type < 0;
+    int plain = set->quant_type < 0, bad;
     s.c = &c;
     s.seed = (uint64_t)set->seed;
     if (plain) memset(&how, 0, sizeof how);
     else if (base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
     stop_install();
-    if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
-        || make_directory(set->out, err)
-        || model_write_quantised(&c, set->out, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
-                                 usable_threads(set->threads), err)
-        || copy_tokenizer(set->config, set->out, err)) return -1;
+    bad = config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
+          || output_begin(&out, set->out, err)
+          || model_write_quantised(&c, out.temporary, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
+                                   usable_threads(set->threads), err)
+          || copy_tokenizer(set->config, out.temporary, err) || output_commit(&out, err);
+    output_end(&out);
+    if (bad) return -1;
     status("%s: %lld parameters, normal with deviation %g; linears %s", set->out, config_parameters(&c), s.std,
            base_text(text, sizeof text, &how));
     return 0;
