@@ -46,7 +46,7 @@ const struct option train_options[] = {
     { "batch-size", "per-device-train-batch-size", OPTION_INT, AT(batch_size), NULL, "N", "rows, of which", 1, 1 << 20 },
     { "gradient-accumulation-steps", NULL, OPTION_INT, AT(accumulation), NULL, "N", "so many times make a step", 1, 1 << 20 },
     { "tokens-per-pack", NULL, OPTION_INT, AT(tokens_per_pack), NULL, "N", "cuts a step's rows into packs", 1, 1 << 28 },
-    { "epochs", "num-train-epochs", OPTION_NUMBER, AT(epochs), NULL, "X", "times through the rows", 0, 1e9 },
+    { "epochs", "num-train-epochs", OPTION_NUMBER, AT(epochs), NULL, "X", "times through the rows (default: 3)", 0, 1e9 },
     { "max-steps", NULL, OPTION_LONG, AT(max_steps), NULL, "N", "steps, instead of epochs (default: by epochs)", 1, 9e15 },
     { "no-shuffle", NULL, OPTION_FLAG, AT(no_shuffle), NULL, NULL, "rows in file order", 0, 0 },
     { "gradient-checkpointing", NULL, OPTION_CHOICE, AT(gradient_checkpointing), "on|off|auto", NULL,
@@ -74,7 +74,7 @@ const struct train_settings train_defaults = {
     .method = METHOD_LORA, .dtype = -1, .lora_dropout = -1,
     .learning_rate = 2e-4, .warmup_ratio = -1, .warmup_steps = -1, .lr_scheduler = SCHEDULE_COSINE,
     .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .max_grad_norm = 1,
-    .batch_size = 8, .accumulation = 1, .tokens_per_pack = 2048, .epochs = 3,
+    .batch_size = 8, .accumulation = 1, .tokens_per_pack = 2048, .epochs = -1,
     .gradient_checkpointing = CHECKPOINTING_AUTO, .save_total_limit = 3,
 };
 
@@ -118,7 +118,7 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
         return job_usage_error(job, "--method full has no frozen weights: --compute bf16 multiplies by those alone");
     if (s->method != METHOD_FULL && s->dtype >= 0)
         return job_usage_error(job, "--dtype goes with --method full; an adapter is always f32");
-    if (!(s->epochs > 0)) return job_usage_error(job, "--epochs: more than 0 is needed");
+    if (s->epochs == 0) return job_usage_error(job, "--epochs: more than 0 is needed");
     if (interval(s->eval_steps, 1, &unused)) return job_usage_error(job, "--eval-steps: a number from 1, epoch or no");
     if (interval(s->save_steps, 1, &unused)) return job_usage_error(job, "--save-steps: a number from 1, epoch or no");
     if ((s->patience || s->load_best || s->eval_task == TASK_CLASSIFY) && (!has_eval || !strcmp(s->eval_steps, "no")))
@@ -263,7 +263,9 @@ static int open_steps(struct run *r, int per_step, struct lora_error *err)
     const struct train_settings *s = r->set;
     double ratio = s->warmup_ratio >= 0 ? s->warmup_ratio : s->lr_scheduler == SCHEDULE_CONSTANT ? 0 : 0.03;
     if (steps_open(&r->steps, &r->data, per_step, !s->no_shuffle, (uint64_t)s->common.seed, err)) return -1;
-    r->total = s->max_steps ? s->max_steps : (long long)ceil(s->epochs * (double)r->steps.per_epoch);
+    if (s->max_steps && s->epochs > 0)
+        status("warning: --epochs %g changes nothing: --max-steps %lld says when the run ends", s->epochs, s->max_steps);
+    r->total = s->max_steps ? s->max_steps : (long long)ceil((s->epochs > 0 ? s->epochs : 3) * (double)r->steps.per_epoch);
     r->warmup = s->warmup_steps >= 0 ? s->warmup_steps : warmup_steps(ratio, r->total);
     interval(s->eval_steps, r->steps.per_epoch, &r->eval_every);
     interval(s->save_steps, r->steps.per_epoch, &r->save_every);

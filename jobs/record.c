@@ -172,6 +172,7 @@ static struct train_settings resolved(const struct run *r)
         set.use_rslora = r->adapter->use_rslora;
     }
     set.warmup_steps = r->warmup;
+    if (set.max_steps || set.epochs < 0) set.epochs = (double)r->total / (double)r->steps.per_epoch;
     if (set.warmup_ratio < 0 && r->total) set.warmup_ratio = (double)r->warmup / (double)r->total;
     set.data.max_length = r->data_options.max_length;
     set.common.threads = r->setup.threads;

@@ -236,6 +236,8 @@ says "there is a run already"
 expect 1 train "$@" --out "$dir/config.json"
 says "cannot read the directory: $dir/config.json: found Not a directory"
 expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
+says "^warning: --epochs 1 changes nothing: --max-steps 2 says when the run ends$"
+grep -q '"epochs": 0.2,' "$dir/t2/run.json" || wrong "run.json: $(grep epochs "$dir/t2/run.json")"
 [ -e "$dir/t2/checkpoint-10" ] && wrong "the old checkpoints are still there"
 expect 2 train "$@" --out "$dir/t2" --overwrite --resume
 expect 1 train "$@" --model "$model" --out "$model" --overwrite
@@ -244,6 +246,7 @@ expect 1 train "$@" --model "$model" --out "$model" --overwrite
 begin "recomputing changes no bit; rows are the same in any batch"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 4 --learning-rate 0.01 --max-steps 6 --seed 5 --threads 2
 expect 0 train "$@" --out "$dir/keep" --batch-size 8 --gradient-checkpointing off
+grep -q "changes nothing" "$dir/log" && wrong "a warning of epochs that nobody asked for"
 expect 0 train "$@" --out "$dir/again" --batch-size 8 --gradient-checkpointing on
 same "$dir/keep/adapter_model.safetensors" "$dir/again/adapter_model.safetensors"
 expect 0 train "$@" --out "$dir/4x2" --batch-size 4 --gradient-accumulation-steps 2
