@@ -259,7 +259,7 @@ static int read_size(const char *value, size_t *out)
         if (value[1] && strcmp(value + 1, "B") && strcmp(value + 1, "iB")) return -1;
         for (power = (int)(unit - units); power >= 0; power--) x *= value[1] == 'B' ? 1000 : 1024;
     }
-    if (!(x < (double)(SIZE_MAX / 2))) return -1;
+    if (!(x >= 1 && x < (double)(SIZE_MAX / 2))) return -1;      /* 0 is no limit that anything could keep to */
     *out = (size_t)x;
     return 0;
 }

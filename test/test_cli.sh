@@ -47,6 +47,7 @@ run 2 eval --batch-size 99999999999999999999; last "a whole number"
 run 2 eval --batch-size; err "an option without its value: --batch-size"
 run 2 eval --task loss; last 'expected one of lm|classify|generate, found "loss"'
 run 2 eval --max-memory 5Q; last "expected a size"
+run 2 eval --max-memory 0; last '^lora: wrong value: --max-memory: expected a size such as 500M or 4G, found "0"$'
 run 2 generate --temperature nan; last 'expected a number, found "nan"'
 run 2 generate --temperature 0x10; last 'expected a number'
 run 2 generate --chat=maybe; last "expected true or false"
