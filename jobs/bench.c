@@ -302,6 +302,9 @@ static int time_product(struct memory *m, const struct product *p, int r, double
     return 0;
 }
 
+/* Is the peak of this processor's vectors what the table's products could reach? */
+static int has_peak(const struct kernels *k) { return !strncmp(k->name, "avx", 3) || !strcmp(k->name, "neon"); }
+
 static int measure(struct products *s, struct memory *m, const struct bench *b, struct figures *f, struct lora_error *err)
 {
     uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
@@ -312,7 +315,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = strncmp(m->k.name, "avx", 3) ? 0 : measure_peak(m->ctx.threads);     /* of what the table uses */
+        f->peaks[to] = has_peak(&m->k) ? measure_peak(m->ctx.threads) : 0;
         f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->ctx.threads) : 0;
         f->bandwidths[to] = bench_bandwidth(&m->k, memory, BENCH_READ, m->ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
@@ -364,7 +367,7 @@ static void show_sums(struct products *s, const struct bench *b, const struct pe
         share(part, sizeof part, 1e-9 * flops / seconds, flops / least);
         fprintf(b->out, "all products of a step, %-7s  %.1f GFLOP in %.3f s, %.1f GFLOP/s, %s of the peak, %.3f of %s's time\n", b->types[type].name,
                1e-9 * flops, seconds, 1e-9 * flops / seconds, part, seconds / first, b->types[0].name);
-        text_printf(json, "%s{\"type\":\"%s\",\"gflop\":%.6g,\"seconds\":%.6g,\"gflops\":%.4g,\"ratio\":%.4g}", type ? "," : "",
+        text_printf(json, "%s{\"type\":\"%s\",\"gflop\":%.9g,\"seconds\":%.9g,\"gflops\":%.9g,\"ratio\":%.9g}", type ? "," : "",
                     b->types[type].name, 1e-9 * flops, seconds, 1e-9 * flops / seconds, seconds / first);
     }
     text_puts(json, "]");
@@ -385,7 +388,7 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
     if (peaks.bf16 > 0) fprintf(b->out, "peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
     fprintf(b->out, "%-30s %.1f GB/s\n\n", f->own_memory ? "copying in its memory" : "reading memory", bandwidth);
     text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"
-                      "\"compute\":\"%s\",\"peak_gflops\":%.4g,\"peak_bf16_gflops\":%.4g,\"read_gb_per_s\":%.4g,\"products\":[",
+                      "\"compute\":\"%s\",\"peak_gflops\":%.9g,\"peak_bf16_gflops\":%.9g,\"read_gb_per_s\":%.9g,\"products\":[",
                 f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds,
                 b->common.compute == COMPUTE_BF16 ? "bf16" : "f32", peaks.f32, peaks.bf16, bandwidth);
     fprintf(b->out, "%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
@@ -395,8 +398,8 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
         double t = median(s->list[i].seconds, b->rounds), rate = 1e-9 * p->flops / t;
         share(part, sizeof part, rate, peak_of(p, b, &peaks));
         fprintf(b->out, "%-14s %-14s %-7s %6d %6d %6d %9.3f %10.1f  %s\n", kind_names[p->kind], p->name, type, p->N, p->I, p->O, 1e3 * t, rate, part);
-        text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"type\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.6g,\"seconds\":%.6g,"
-                          "\"gflops\":%.4g}", i ? "," : "", kind_names[p->kind], p->name, type, p->N, p->I, p->O, p->times, t, rate);
+        text_printf(json, "%s{\"product\":\"%s\",\"linear\":\"%s\",\"type\":\"%s\",\"N\":%d,\"I\":%d,\"O\":%d,\"times\":%.9g,\"seconds\":%.9g,"
+                          "\"gflops\":%.9g}", i ? "," : "", kind_names[p->kind], p->name, type, p->N, p->I, p->O, p->times, t, rate);
     }
     show_sums(s, b, &peaks, json);
 }

@@ -116,7 +116,7 @@ static void show(struct runner *all, const struct bench *b, int n, int from_file
     int i;
     fprintf(b->out, "%-30s %.1f GB/s\n\n", all[0].s.kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
     fprintf(b->out, "%-10s %10s %16s %14s %8s %16s %14s\n", "weights", "MB read", "prompt tokens/s", "new tokens/s", "GB/s", "of the bandwidth", "new, together");
-    text_printf(json, "\"prompt\":%d,\"new\":%d,\"batch\":%d,\"read_gb_per_s\":%.4g,\"generation\":[", b->prompt, b->new_tokens, b->batch, bandwidth);
+    text_printf(json, "\"prompt\":%d,\"new\":%d,\"batch\":%d,\"read_gb_per_s\":%.9g,\"generation\":[", b->prompt, b->new_tokens, b->batch, bandwidth);
     for (i = 0; i < n; i++) {
         struct runner *r = &all[i];
         const char *name = from_file ? "the file's" : b->types[i].name;
@@ -124,8 +124,8 @@ static void show(struct runner *all, const struct bench *b, int n, int from_file
                share = median(r->share, b->rounds);
         fprintf(b->out, "%-10s %10.1f %16.1f %14.1f %8.1f %14.1f %% %14.1f\n", name, 1e-6 * r->bytes, 1 / prompt, 1 / token, 1e-9 * r->bytes / token,
                100 * share, 1 / batch);
-        text_printf(json, "%s{\"weights\":\"%s\",\"bytes\":%.0f,\"prompt_tokens_per_s\":%.6g,\"new_tokens_per_s\":%.6g,\"share\":%.4g,"
-                          "\"batch_tokens_per_s\":%.6g}", i ? "," : "", name, r->bytes, 1 / prompt, 1 / token, share, 1 / batch);
+        text_printf(json, "%s{\"weights\":\"%s\",\"bytes\":%.0f,\"prompt_tokens_per_s\":%.9g,\"new_tokens_per_s\":%.9g,\"share\":%.9g,"
+                          "\"batch_tokens_per_s\":%.9g}", i ? "," : "", name, r->bytes, 1 / prompt, 1 / token, share, 1 / batch);
     }
     text_puts(json, "]");
 }

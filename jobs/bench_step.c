@@ -365,7 +365,7 @@ static void show_profile(const struct bench *b, struct text *json)
                     timed.calls[top] / b->rounds / b->n_types);
         for (type = 0; type < b->n_types; type++) {
             fprintf(b->out, " %9.2f", 1e3 * timed.seconds[type][top] / b->rounds);
-            text_printf(json, "%s%.6g", type ? "," : "", timed.seconds[type][top] / b->rounds);
+            text_printf(json, "%s%.9g", type ? "," : "", timed.seconds[type][top] / b->rounds);
         }
         text_puts(json, "]}");
     }
@@ -391,7 +391,7 @@ static void show_shares(const struct runner *all, const struct bench *b, struct 
         text_printf(json, "%s{\"type\":\"%s\"", type ? "," : "", b->types[type].name);
         for (i = 0; i < SHARES; i++) {
             fprintf(b->out, " %s %.1f %%,", share_names[i], 100 * sums[i] / step);
-            text_printf(json, ",\"%s\":%.4g", share_names[i], sums[i] / step);
+            text_printf(json, ",\"%s\":%.9g", share_names[i], sums[i] / step);
         }
         fprintf(b->out, " so %.1f %% outside the matrix products\n", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
         text_puts(json, "}");
@@ -425,11 +425,11 @@ static void show_steps(struct runner *all, const struct bench *b, const struct p
     for (i = 0; i < b->n_types; i++) {
         double step = median(all[i].seconds, b->rounds), processor = median(all[i].processor, b->rounds), one = median(all[i].token, b->rounds);
         fprintf(b->out, "%-7s %9.3f %9.1f %7.3f %11.3f %7.3f", b->types[i].name, step, p->N / step, clock_ratios[i], processor, processor_ratios[i]);
-        text_printf(json, "%s{\"type\":\"%s\",\"seconds\":%.6g,\"tokens_per_second\":%.6g,\"ratio\":%.4g,\"processor_seconds\":%.6g,"
-                          "\"processor_ratio\":%.4g", i ? "," : "", b->types[i].name, step, p->N / step, clock_ratios[i], processor, processor_ratios[i]);
+        text_printf(json, "%s{\"type\":\"%s\",\"seconds\":%.9g,\"tokens_per_second\":%.9g,\"ratio\":%.9g,\"processor_seconds\":%.9g,"
+                          "\"processor_ratio\":%.9g", i ? "," : "", b->types[i].name, step, p->N / step, clock_ratios[i], processor, processor_ratios[i]);
         if (all[i].bytes > 0) {
             fprintf(b->out, "   %9.2f %9.1f %6.1f %7.3f", 1e3 * one, 1 / one, 1e-9 * all[i].bytes / one, token_ratios[i]);
-            text_printf(json, ",\"token_seconds\":%.6g,\"token_bytes\":%.0f,\"token_processor_ratio\":%.4g", one, all[i].bytes, token_ratios[i]);
+            text_printf(json, ",\"token_seconds\":%.9g,\"token_bytes\":%.0f,\"token_processor_ratio\":%.9g", one, all[i].bytes, token_ratios[i]);
         }
         fprintf(b->out, "\n");
         text_puts(json, "}");
@@ -456,7 +456,7 @@ static void show_serial(const struct runner *r, const struct bench *b, int threa
     serial = median(share, b->rounds);
     fprintf(b->out, "\nof a step over %s %.1f %% is done by one thread alone: by Amdahl's law 16 threads would be %.1f times as fast as one\n",
            b->types[0].name, 100 * serial, 1 / (serial + (1 - serial) / 16));
-    text_printf(json, ",\"serial\":%.4g", serial);
+    text_printf(json, ",\"serial\":%.9g", serial);
 }
 
 static int prepare(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
