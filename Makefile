@@ -2,7 +2,7 @@
 # make test     builds and runs the tests (no network, no Python, no GPU)
 # make demo     fine-tunes the embedded model on the embedded tickets
 # make recipe   makes that model and those tickets again
-# make ladder   a matrix product from three loops to the library's, rung by rung, beside the machine's peak: docs/ladder.md
+# make ladder   a matrix product and attention from plain loops to the library's, rung by rung, beside the machine's peak: docs/ladder.md
 # make model    fetches a real model (needs pip and the network)
 # make cuda     liblora_cuda.so, the backend `cuda`, for GPUs of compute capability 8.0 and above: needs nvcc, takes a minute
 # make test-cuda    holds it against the double reference and the CPU, on a GPU
@@ -215,7 +215,7 @@ $(patsubst %,$(BUILD)/test/%.so,own own_without_rope own_over own_under): test/o
 	$(CC) $(LORA_CFLAGS) -fPIC -shared -I. $(if $(findstring without,$(@F)),-DLACKS=rope)$(if $(findstring over,$(@F)),-DOVER)$(if $(findstring under,$(@F)),-DUNDER) $(LORA_LDFLAGS) -o $@ $< $(OWN) -lm
 
 # The rungs from the fourth on are for vectors; which sums may be added in another order, they say themselves.
-$(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast
+$(patsubst %.c,$(BUILD)/%.o,$(wildcard docs/ladder/0[4-9]*.c docs/ladder/a*.c)): LORA_CFLAGS += -O3 $(AVX2_FLAGS) -fopenmp-simd -ffp-contract=fast
 $(BUILD)/docs/ladder/run: $(LADDER) $(BUILD)/jobs/measure.o $(BUILD)/jobs/system.o $(BUILD)/liblora.a
 	$(CC) $(LORA_LDFLAGS) -o $@ $^ $(LORA_LIBS)
 
