@@ -23,9 +23,7 @@ typedef float vec;
 #define ALIGNED
 #endif
 
-enum { LANES = sizeof(vec) / sizeof(float), COLUMNS = 2 * LANES, TERMS = 320 };
-
-const int panel_columns = COLUMNS;
+enum { LANES = TILE_COLUMNS / 2, TERMS = 320 };
 
 static inline vec load(const float *p)
 {
@@ -34,13 +32,12 @@ static inline vec load(const float *p)
     return v;
 }
 
-/* sums[6][COLUMNS] = sum over k < K of a[k][6] times b[k][COLUMNS]. The sums have names of their own:
- * gcc keeps an array of them in memory, and is half as fast. */
-static void tile(float *sums, int K, const float *a, const float *b)
+/* The sums have names of their own: gcc keeps an array of them in memory, and is half as fast. */
+void panel_tile(float *sums, int K, const float *a, const float *b)
 {
     vec l0 = { 0 }, l1 = l0, l2 = l0, l3 = l0, l4 = l0, l5 = l0, h0 = l0, h1 = l0, h2 = l0, h3 = l0, h4 = l0, h5 = l0;
     int k;
-    for (k = 0; k < K; k++, a += TILE_ROWS, b += COLUMNS) {
+    for (k = 0; k < K; k++, a += TILE_ROWS, b += TILE_COLUMNS) {
         vec low = load(b), high = load(b + LANES);
         l0 += a[0] * low; h0 += a[0] * high;
         l1 += a[1] * low; h1 += a[1] * high;
@@ -57,10 +54,10 @@ static void tile(float *sums, int K, const float *a, const float *b)
 
 static void put(const struct product *p, int n, int o, const float *sums, int add)
 {
-    int r, c, rows = smaller(TILE_ROWS, p->N - n), columns = smaller(COLUMNS, p->O - o);
-    for (r = 0; r < rows; r++, sums += COLUMNS) {
+    int r, c, rows = smaller(TILE_ROWS, p->N - n), columns = smaller(TILE_COLUMNS, p->O - o);
+    for (r = 0; r < rows; r++, sums += TILE_COLUMNS) {
         float *out = p->out + (size_t)(n + r) * (size_t)p->O + (size_t)o;
-        if (columns == COLUMNS && add) for (c = 0; c < COLUMNS; c++) out[c] += sums[c];     /* what most are */
+        if (columns == TILE_COLUMNS && add) for (c = 0; c < TILE_COLUMNS; c++) out[c] += sums[c];     /* what most are */
         else for (c = 0; c < columns; c++) out[c] = sums[c] + (add ? out[c] : 0);
     }
 }
@@ -79,13 +76,13 @@ void pack_tile(const struct product *p, int t)
 
 void panel_product(const struct product *p, packer *pack, int o)
 {
-    float panel[TERMS * COLUMNS] ALIGNED, sums[TILE_ROWS * COLUMNS] ALIGNED;
+    float panel[TERMS * TILE_COLUMNS] ALIGNED, sums[TILE_ROWS * TILE_COLUMNS] ALIGNED;
     int i, n, runs = (p->I + TERMS - 1) / TERMS, even = (p->I + runs - 1) / runs;
     for (i = 0; i < p->I; i += even) {
         int K = smaller(even, p->I - i);
         pack(panel, p, o, i, K);
         for (n = 0; n < p->N; n += TILE_ROWS) {
-            tile(sums, K, p->packed + (size_t)n * (size_t)p->I + (size_t)i * TILE_ROWS, panel);
+            panel_tile(sums, K, p->packed + (size_t)n * (size_t)p->I + (size_t)i * TILE_ROWS, panel);
             put(p, n, o, sums, i > 0);
         }
     }
@@ -94,9 +91,9 @@ void panel_product(const struct product *p, packer *pack, int o)
 static void pack_floats(float *panel, const struct product *p, int o, int i, int n)
 {
     int c, k;
-    for (c = 0; c < COLUMNS; c++) {
+    for (c = 0; c < TILE_COLUMNS; c++) {
         const float *w = row(p->w, p->O, o + c, p->I) + i;
-        for (k = 0; k < n; k++) panel[k * COLUMNS + c] = w[k];
+        for (k = 0; k < n; k++) panel[k * TILE_COLUMNS + c] = w[k];
     }
 }
 
@@ -104,5 +101,5 @@ void rung_panels(const struct product *p)
 {
     int t, o;
     for (t = 0; t * TILE_ROWS < p->N; t++) pack_tile(p, t);
-    for (o = 0; o < p->O; o += COLUMNS) panel_product(p, pack_floats, o);
+    for (o = 0; o < p->O; o += TILE_COLUMNS) panel_product(p, pack_floats, o);
 }

@@ -13,11 +13,11 @@ void pack_nf4(float *panel, const struct product *p, int o, int i, int n)
     const unsigned char *codes = p->nf4->data;
     const struct quantised *q = p->nf4->q;
     int c, k;
-    for (c = 0; c < panel_columns; c++) {
+    for (c = 0; c < TILE_COLUMNS; c++) {
         size_t e = (size_t)smaller(o + c, p->O - 1) * (size_t)p->I + (size_t)i;     /* blocks go across rows */
         for (k = 0; k < n; k++, e++) {
             int code = e % 2 ? codes[e / 2] & 15 : codes[e / 2] >> 4;
-            panel[k * panel_columns + c] = nf4_values[code] * q->absmax[e / 64];
+            panel[k * TILE_COLUMNS + c] = nf4_values[code] * q->absmax[e / 64];
         }
     }
 }
@@ -26,5 +26,5 @@ void rung_decode(const struct product *p)
 {
     int t, o;
     for (t = 0; t * TILE_ROWS < p->N; t++) pack_tile(p, t);
-    for (o = 0; o < p->O; o += panel_columns) panel_product(p, pack_nf4, o);
+    for (o = 0; o < p->O; o += TILE_COLUMNS) panel_product(p, pack_nf4, o);
 }

@@ -15,6 +15,6 @@ void rung_threads(const struct product *p)
 #pragma omp for
         for (t = 0; t < tiles; t++) pack_tile(p, t);
 #pragma omp for schedule(dynamic)
-        for (o = 0; o < p->O; o += panel_columns) panel_product(p, pack_nf4, o);
+        for (o = 0; o < p->O; o += TILE_COLUMNS) panel_product(p, pack_nf4, o);
     }
 }
