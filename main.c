@@ -83,10 +83,10 @@ static int run(int argc, char **argv)
             return EXIT_DONE;
         }
         job = find_job(argv[2]);
-        return job ? job->run(1, words) : unknown_job(argv[2]);
+        return job ? job_run(job, 1, words) : unknown_job(argv[2]);
     }
     job = find_job(argv[1]);
-    return job ? job->run(argc - 2, argv + 2) : unknown_job(argv[1]);
+    return job ? job_run(job, argc - 2, argv + 2) : unknown_job(argv[1]);
 }
 
 int main(int argc, char **argv)

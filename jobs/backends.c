@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct option options[] = { { NULL, NULL, 0, 0, NULL, NULL, NULL, 0, 0 } };
-
 static void put_table(const struct kernels *k, int is_best)
 {
     char why[256] = "", bf16[256] = "";
@@ -28,19 +26,17 @@ static void put_cuda(void)
     else printf("%-8s %-10s NVIDIA GPUs: %s: %s%s%s\n", "cuda", "not usable", what, err.found, err.hint[0] ? "; " : "", err.hint);
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    char *given;
-    int i, unused, code = job_options(&job_backends, &unused, argc, argv, &given);
     const struct kernels *best = kernels_find("auto", NULL);
-    if (code >= 0) return code;
+    int i;
+    (void)settings, (void)err;
     for (i = 0; kernels_all[i]; i++) put_table(kernels_all[i], kernels_all[i] == best);
     put_cuda();
-    job_free_options(&job_backends, &unused, given);
     return EXIT_DONE;
 }
 
 const struct job job_backends = {
     "backends", "lists the tables of kernels: which there are, whether they run here, why not",
-    "", options, NULL, run
+    "", NULL, NULL, 0, NULL, run
 };

@@ -484,36 +484,27 @@ static int bench(struct bench *b, struct lora_error *err)
     return finish(b, m, &json, bad, err);
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct bench b;
-    struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
-    char *given;
-    int code;
-    memset(&b, 0, sizeof b);
-    b.common = (struct common)COMMON_DEFAULTS;
-    b.tokens = 512;
-    b.row_tokens = 64;
-    b.rank = 16;
-    b.rounds = 7;
-    b.block = 64;
-    b.prompt = 512;
-    b.new_tokens = 128;
-    b.batch = 8;
-    code = job_options(&job_bench, &b, argc, argv, &given);
-    if (code < 0) code = bench_types_read(&b);
-    if (code < 0 && (b.common.base.in_4bit > 0 || b.common.base.in_8bit > 0 || b.common.base.quant_type >= 0
-                     || b.common.base.double_quant > 0))
-        code = job_usage_error(&job_bench, "--load-in-4bit and its kin: --dtype says which types are measured, as nf4, nf4-dq, fp4 or int8");
-    if (code < 0 && b.generate && (b.step || b.profile))
-        code = job_usage_error(&job_bench, "--generate measures generation alone: no --step or --profile");
-    b.out = b.json && !strcmp(b.json, "-") ? stderr : stdout;
-    if (code < 0) code = bench(&b, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_bench, &b, given);
-    return code;
+    struct bench *b = settings;
+    const struct base_settings *base = &b->common.base;
+    int code = bench_types_read(b);
+    if (code) return code;
+    if (base->in_4bit > 0 || base->in_8bit > 0 || base->quant_type >= 0 || base->double_quant > 0)
+        return job_usage_error(&job_bench, "--load-in-4bit and its kin: --dtype says which types are measured, as nf4, nf4-dq, fp4 or int8");
+    if (b->generate && (b->step || b->profile))
+        return job_usage_error(&job_bench, "--generate measures generation alone: no --step or --profile");
+    b->out = b->json && !strcmp(b->json, "-") ? stderr : stdout;
+    return bench(b, err);
 }
+
+static const struct bench defaults = {
+    .common = COMMON_DEFAULTS, .tokens = 512, .row_tokens = 64, .rank = 16, .rounds = 7, .block = 64, .prompt = 512,
+    .new_tokens = 128, .batch = 8
+};
 
 const struct job job_bench = {
     "bench", "how fast this machine is at the products of a training step, and at a step",
-    "[--model PATH] [--dtype TYPE,...] [--step | --profile | --generate] [options]", options, common_options, run
+    "[--model PATH] [--dtype TYPE,...] [--step | --profile | --generate] [options]", options, common_options,
+    sizeof defaults, &defaults, run
 };

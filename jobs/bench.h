@@ -37,7 +37,7 @@ double bench_bandwidth(const struct kernels *k, const uint64_t *p, size_t n, int
 void bench_wait(const struct kernels *k, struct kernel_ctx *c, const buf *p);
 
 /* bench_weights.c: weights on the heap with numbers of no meaning but of ordinary size. */
-int bench_types_read(struct bench *b);  /* --dtype into types: -1, or the exit status of the usage error */
+int bench_types_read(struct bench *b);  /* --dtype into types: 0, or the exit status of the usage error */
 int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, int threads,
                  struct lora_error *err);
 void bench_weight_free(struct weight *w);

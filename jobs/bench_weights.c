@@ -32,7 +32,7 @@ int bench_types_read(struct bench *b)
         if (!read_type(&b->types[b->n_types++], p, length))
             return job_usage_error(&job_bench, "--dtype: no type of weights is called %.*s", (int)length, p);
         p += length;
-        if (!*p) return -1;
+        if (!*p) return 0;
     }
 }
 

@@ -586,44 +586,39 @@ static int check_common(struct parser *p, const struct common *c)
     return 0;
 }
 
-int job_options(const struct job *job, void *settings, int argc, char **argv, char **given)
+/* The words, then the lines of --config. */
+static int job_options(struct parser *p, int rows, int argc, char **argv)
 {
-    struct parser p;
-    int i, rows = 0, config, bad = 0;
-    *given = NULL;
-    if (wants_help(job, argc, argv)) {
-        put_help(job, settings);
-        return EXIT_DONE;
-    }
-    memset(&p, 0, sizeof p);
-    p.job = job;
-    p.settings = settings;
-    while (option_at(job, rows)) rows++;
-    config = config_row(job);
-    p.given = new_array((size_t)rows, 1, &p.err);
-    if (!p.given) return job_error(&p.err);
-    for (i = 0; i < argc && !bad; i++) bad = read_word(&p, argc, argv, &i);
-    if (!bad && config >= 0 && p.given[config])
-        bad = read_config(&p, *(const char **)(p.settings + option_at(job, config)->offset), rows);
-    if (!bad && job->more == common_options) bad = check_common(&p, settings);
-    if (bad) {
-        job_free_options(job, settings, p.given);
-        return print_error(&p.err);
-    }
-    *given = p.given;
-    return -1;
+    int i, config = config_row(p->job), bad = 0;
+    for (i = 0; i < argc && !bad; i++) bad = read_word(p, argc, argv, &i);
+    if (!bad && config >= 0 && p->given[config])
+        bad = read_config(p, *(const char **)(p->settings + option_at(p->job, config)->offset), rows);
+    if (!bad && p->job->more == common_options) bad = check_common(p, (const struct common *)(void *)p->settings);
+    return bad;
 }
 
-void job_free_options(const struct job *job, void *settings, char *given)
+static void free_lists(struct parser *p)
 {
     const struct option *o;
     int i;
-    for (i = 0; (o = option_at(job, i)); i++)
-        if (o->type == OPTION_LIST) {
-            struct option_list *list = (struct option_list *)((char *)settings + o->offset);
-            free(list->v);
-            list->v = NULL;
-            list->n = 0;
-        }
-    free(given);
+    for (i = 0; (o = option_at(p->job, i)); i++)
+        if (o->type == OPTION_LIST) free(((struct option_list *)(void *)(p->settings + o->offset))->v);
+}
+
+int job_run(const struct job *job, int argc, char **argv)
+{
+    struct parser p = { .job = job };
+    int rows = 0, code = EXIT_DONE;
+    while (option_at(job, rows)) rows++;
+    p.settings = new_array(1, job->size, &p.err);
+    p.given = p.settings ? new_array((size_t)rows, 1, &p.err) : NULL;
+    if (p.settings && job->size) memcpy(p.settings, job->defaults, job->size);
+    if (!p.given) code = job_error(&p.err);
+    else if (wants_help(job, argc, argv)) put_help(job, p.settings);
+    else if (job_options(&p, rows, argc, argv)) code = print_error(&p.err);
+    else if ((code = job->run(p.settings, &p.err)) < 0) code = job_error(&p.err);
+    if (p.settings) free_lists(&p);
+    free(p.given);
+    free(p.settings);
+    return code;
 }

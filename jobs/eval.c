@@ -52,7 +52,7 @@ struct lines {
 
 /* What a run of the job carries. report is for people, json the same figures for programs. */
 struct run {
-    struct settings o;
+    const struct settings *o;
     struct session s;
     struct data_options rows;
     struct dataset d;
@@ -66,7 +66,7 @@ struct run {
     struct classification scores;
     double matches, f1;         /* generate: sums */
     double start;
-    struct lora_error err;
+    struct lora_error *err;
 };
 
 /* ---- lines of rows ---- */
@@ -115,7 +115,7 @@ static struct evaluation evaluation_of(struct run *r, const struct label_set *la
     memset(&e, 0, sizeof e);
     e.d = &r->d;
     e.labels = labels;
-    e.rows = r->o.batch_size ? r->o.batch_size : EVALUATION_ROWS;
+    e.rows = r->o->batch_size ? r->o->batch_size : EVALUATION_ROWS;
     e.adapter = session_adapter(&r->s);
     e.each = each;
     e.ctx = r;
@@ -126,7 +126,7 @@ static int open_lora(struct run *r, const struct evaluation *e, struct lora **l)
 {
     struct lora_sizes z;
     memset(&z, 0, sizeof z);
-    return evaluation_sizes(e, &z, &r->err) || session_lora(&r->s, &z, l, &r->err) ? -1 : 0;
+    return evaluation_sizes(e, &z, r->err) || session_lora(&r->s, &z, l, r->err) ? -1 : 0;
 }
 
 /* ---- figures, printed and as JSON ---- */
@@ -191,14 +191,14 @@ static int run_lm(struct run *r)
     struct lora *l = NULL;
     struct lm_figures f;
     int code;
-    if (r->o.token_losses) e.losses = put_losses;
-    code = open_lora(r, &e, &l) ? -1 : evaluate_lm(&e, l, &f, &r->err);
+    if (r->o->token_losses) e.losses = put_losses;
+    code = open_lora(r, &e, &l) ? -1 : evaluate_lm(&e, l, &f, r->err);
     if (!code && !stop_signal()) {
         put_figure(r, "loss", "loss", f.loss);
         put_figure(r, "perplexity", "perplexity", exp(f.loss));
         put_figure(r, "token_accuracy", "token accuracy", f.token_accuracy);
         put_count(r, "target_tokens", f.targets);
-        if (r->o.token_losses) code = put_left_out(r, r->d.report.rows, &r->err);
+        if (r->o->token_losses) code = put_left_out(r, r->d.report.rows, r->err);
     }
     lora_close(l);
     return code;
@@ -215,11 +215,11 @@ static int add_labels(struct run *r, char *s)
         char *next = s + length + (s[length] != 0);
         s[length] = 0;
         if (length && s[length - 1] == '\r') s[length - 1] = 0;
-        if (*s && words_add(&r->labels, s, &r->err)) return -1;
+        if (*s && words_add(&r->labels, s, r->err)) return -1;
         s = next;
     }
     words_sort(&r->labels);
-    return r->labels.n ? 0 : fail(&r->err, "no labels", "%s", r->o.labels);
+    return r->labels.n ? 0 : fail(r->err, "no labels", "%s", r->o->labels);
 }
 
 /* They are the set, and what {labels} stands for. */
@@ -228,18 +228,18 @@ static int read_labels(struct run *r)
     struct file_map f;
     char *text;
     int bad = 1;
-    if (!r->o.labels) return 0;
-    if (file_open(&f, r->o.labels, &r->err)) return -1;
-    text = new_string_n((const char *)f.data, f.size, &r->err);
+    if (!r->o->labels) return 0;
+    if (file_open(&f, r->o->labels, r->err)) return -1;
+    text = new_string_n((const char *)f.data, f.size, r->err);
     if (text && strlen(text) == f.size) bad = add_labels(r, text);
     else if (text) {
-        fail(&r->err, "cannot read the labels", "%s", r->o.labels);
-        found(&r->err, "a NUL byte");
+        fail(r->err, "cannot read the labels", "%s", r->o->labels);
+        found(r->err, "a NUL byte");
     }
     file_close(&f);
     free(text);
     if (bad) return -1;
-    status("labels of %s: %d%s", r->o.labels, r->labels.n, r->s.n_labels ? ", in place of the adapter's" : "");
+    status("labels of %s: %d%s", r->o->labels, r->labels.n, r->s.n_labels ? ", in place of the adapter's" : "");
     r->rows.labels = (const char *const *)r->labels.v;
     r->rows.n_labels = r->labels.n;
     return 0;
@@ -253,7 +253,7 @@ static int label_of_text(const struct label_set *set, const char *text)
     return -1;
 }
 
-static int answering_rows(const struct run *r) { return r->o.batch_size ? r->o.batch_size : GENERATION_ROWS; }
+static int answering_rows(const struct run *r) { return r->o->batch_size ? r->o->batch_size : GENERATION_ROWS; }
 
 /* text: the answer; NULL: labels were scored. */
 static int take_prediction(struct run *r, const struct row *row, int predicted, double score, const char *text,
@@ -291,7 +291,7 @@ static int predict_by_likelihood(struct run *r)
     struct lora *l = NULL;
     int code;
     e.label = take_label;
-    code = open_lora(r, &e, &l) ? -1 : evaluate_labels(&e, l, &r->err);
+    code = open_lora(r, &e, &l) ? -1 : evaluate_labels(&e, l, r->err);
     lora_close(l);
     return code;
 }
@@ -431,10 +431,10 @@ static void put_classification(struct run *r)
 static int run_classify(struct run *r)
 {
     int code;
-    if (label_set_make(&r->set, &r->d, NULL, &r->rows, r->rows.labels, r->rows.n_labels, &r->err)
-        || classification_open(&r->scores, r->set.n, &r->err)) return -1;
-    code = r->o.score == SCORE_GENERATE
-           ? generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, take_text, each, r, &r->err)
+    if (label_set_make(&r->set, &r->d, NULL, &r->rows, r->rows.labels, r->rows.n_labels, r->err)
+        || classification_open(&r->scores, r->set.n, r->err)) return -1;
+    code = r->o->score == SCORE_GENERATE
+           ? generate_answers(&r->s, &r->d, answering_rows(r), r->o->max_new_tokens, take_text, each, r, r->err)
            : predict_by_likelihood(r);
     if (!code && !stop_signal()) put_classification(r);
     return code;
@@ -462,7 +462,7 @@ static int take_answer(void *ctx, const struct row *row, const char *answer, str
 
 static int run_generate(struct run *r)
 {
-    int code = generate_answers(&r->s, &r->d, answering_rows(r), r->o.max_new_tokens, take_answer, each, r, &r->err);
+    int code = generate_answers(&r->s, &r->d, answering_rows(r), r->o->max_new_tokens, take_answer, each, r, r->err);
     if (code || stop_signal()) return code;
     put_figure(r, "exact_match", "exact match", r->matches / r->d.n);
     put_figure(r, "token_f1", "token F1", r->f1 / r->d.n);
@@ -480,65 +480,53 @@ static int write_results(struct run *r)
     json_put_number(&r->json, seconds, 9);
     text_puts(&r->json, "}\n");
     text_printf(&r->report, "%-16s %d\n%-16s %.1f\n", "rows", r->d.n, "seconds", seconds);
-    if (text_check(&r->report, &r->err)) return -1;
-    if (!r->o.json || strcmp(r->o.json, "-")) fwrite(r->report.s, 1, r->report.n, stdout);
-    return lines_end(&r->lines, 1, &r->err) || lines_put(&r->json_file, &r->json, &r->err)
-           || lines_end(&r->json_file, 1, &r->err) ? -1 : 0;
+    if (text_check(&r->report, r->err)) return -1;
+    if (!r->o->json || strcmp(r->o->json, "-")) fwrite(r->report.s, 1, r->report.n, stdout);
+    return lines_end(&r->lines, 1, r->err) || lines_put(&r->json_file, &r->json, r->err)
+           || lines_end(&r->json_file, 1, r->err) ? -1 : 0;
 }
 
 static int evaluate(struct run *r)
 {
     static int (*const tasks[])(struct run *) = { run_lm, run_classify, run_generate };
     int code;
-    if (session_open(&r->s, &r->o.common, &r->o.adapters, 0, &r->err)) return -1;
-    session_data_options(&r->s, &r->o.rows, &r->rows);
-    if (read_labels(r) || data_read(&r->d, r->o.rows.data, &r->rows, &r->err)) return -1;
+    if (session_open(&r->s, &r->o->common, &r->o->adapters, 0, r->err)) return -1;
+    session_data_options(&r->s, &r->o->rows, &r->rows);
+    if (read_labels(r) || data_read(&r->d, r->o->rows.data, &r->rows, r->err)) return -1;
     report_rows("data", &r->d.report);
     session_note_prompt(&r->s, &r->d);
     r->start = seconds_now();
     text_puts(&r->json, "{");
     stop_install();     /* before this a signal ends the program at once: there is nothing to finish */
-    if (lines_open(&r->lines, r->o.task == TASK_LM ? r->o.token_losses : r->o.predictions, &r->err)
-        || lines_open(&r->json_file, r->o.json, &r->err)) return -1;
-    code = tasks[r->o.task](r);
+    if (lines_open(&r->lines, r->o->task == TASK_LM ? r->o->token_losses : r->o->predictions, r->err)
+        || lines_open(&r->json_file, r->o->json, r->err)) return -1;
+    code = tasks[r->o->task](r);
     progress_done();
     return code || stop_signal() ? code : write_results(r);
 }
 
-/* Options that go with one task only are refused with another. */
-static int check_options(const struct settings *o, const char *given)
+/* 0, or the exit status of wrong usage. */
+static int check_options(const struct settings *o)
 {
-    static const struct { const char *name; int task; } only[] = {
-        { "token-losses", TASK_LM }, { "score", TASK_CLASSIFY }, { "labels", TASK_CLASSIFY }
-    };
-    size_t i, k;
+    const char *stray = o->token_losses && o->task != TASK_LM ? "token-losses"
+                        : o->task == TASK_CLASSIFY ? NULL : o->score >= 0 ? "score" : o->labels ? "labels" : NULL;
     if (!o->common.model) return job_usage_error(&job_eval, "--model is missing");
     if (!o->rows.data) return job_usage_error(&job_eval, "--data is missing");
-    for (i = 0; i < sizeof only / sizeof *only; i++)
-        for (k = 0; options[k].name; k++)
-            if (given[k] && !strcmp(options[k].name, only[i].name) && o->task != only[i].task)
-                return job_usage_error(&job_eval, "--%s does not go with this --task", only[i].name);
+    if (stray) return job_usage_error(&job_eval, "--%s does not go with this --task", stray);
     if (o->task == TASK_LM && o->predictions)
         return job_usage_error(&job_eval, "--predictions goes with --task classify or generate");
-    return -1;
+    return 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    static const struct settings defaults = {
-        COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, TASK_LM, SCORE_LIKELIHOOD, 0, 64, NULL, NULL, NULL, NULL
-    };
     struct run r;
-    char *given;
-    int code;
+    int code = check_options(settings);
+    if (code) return code;
     memset(&r, 0, sizeof r);
-    r.o = defaults;
-    code = job_options(&job_eval, &r.o, argc, argv, &given);
-    if (code >= 0) return code;
-    code = check_options(&r.o, given);
-    if (code < 0) {
-        code = evaluate(&r) < 0 ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
-    }
+    r.o = settings;
+    r.err = err;
+    code = evaluate(&r) < 0 ? -1 : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     lines_end(&r.lines, 0, NULL);
     lines_end(&r.json_file, 0, NULL);
     label_set_free(&r.set);
@@ -549,11 +537,15 @@ static int run(int argc, char **argv)
     text_free(&r.report);
     text_free(&r.json);
     text_free(&r.line);
-    job_free_options(&job_eval, &r.o, given);
     return code;
 }
 
+static const struct settings defaults = {
+    .common = COMMON_DEFAULTS, .rows = DATA_DEFAULTS, .score = -1, .max_new_tokens = 64
+};
+
 const struct job job_eval = {
     "eval", "measures a model or an adapter on rows: loss, labels, or generated answers",
-    "--model M [--adapter DIR] --data FILE [--task lm|classify|generate] [options]", options, common_options, run
+    "--model M [--adapter DIR] --data FILE [--task lm|classify|generate] [options]", options, common_options,
+    sizeof defaults, &defaults, run
 };

@@ -37,24 +37,18 @@ static int export_adapter(const struct settings *set, struct lora_error *err)
     return bad;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings set = { COMMON_DEFAULTS, { NULL, 0 }, NULL };
-    struct lora_error err = { 0 };
-    char *given;
-    int code = job_options(&job_export, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (!set.common.model || !set.adapters.n || !set.out)
-        code = job_usage_error(&job_export, "--model, --adapter and --out are needed");
-    else if (set.adapters.n > 1)
-        code = job_usage_error(&job_export, "one --adapter a file; llama.cpp takes several --lora");
-    else
-        code = export_adapter(&set, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_export, &set, given);
-    return code;
+    const struct settings *set = settings;
+    if (!set->common.model || !set->adapters.n || !set->out)
+        return job_usage_error(&job_export, "--model, --adapter and --out are needed");
+    if (set->adapters.n > 1) return job_usage_error(&job_export, "one --adapter a file; llama.cpp takes several --lora");
+    return export_adapter(set, err);
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS };
 
 const struct job job_export = {
     "export", "writes an adapter as llama.cpp's GGUF file", "--model M --adapter DIR --out FILE.gguf",
-    options, common_options, run
+    options, common_options, sizeof defaults, &defaults, run
 };

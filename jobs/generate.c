@@ -49,7 +49,7 @@ static const struct option options[] = {
 };
 
 struct run {
-    struct settings o;
+    const struct settings *o;
     struct session s;
     struct data_options rows;
     struct generator g;
@@ -57,7 +57,7 @@ struct run {
     struct sampling how;
     struct text pending, answer;    /* bytes of an unfinished character; the answer so far */
     size_t printed;
-    struct lora_error err;
+    struct lora_error *err;
 };
 
 /* ---- text as it comes ---- */
@@ -66,8 +66,8 @@ struct run {
 static int cut_at_stop(struct run *r)
 {
     int i, is_cut = 0;
-    for (i = 0; r->answer.n && i < r->o.stop.n; i++) {
-        char *at = strstr(r->answer.s, r->o.stop.v[i]);
+    for (i = 0; r->answer.n && i < r->o->stop.n; i++) {
+        char *at = strstr(r->answer.s, r->o->stop.v[i]);
         if (!at) continue;
         r->answer.n = (size_t)(at - r->answer.s);
         *at = 0;
@@ -81,16 +81,16 @@ static size_t held_back(const struct run *r)
 {
     size_t most = 0, n;
     int i;
-    for (i = 0; i < r->o.stop.n; i++)
-        for (n = strlen(r->o.stop.v[i]); n > most; n--)
-            if (n <= r->answer.n && !strncmp(r->answer.s + r->answer.n - n, r->o.stop.v[i], n)) most = n;
+    for (i = 0; i < r->o->stop.n; i++)
+        for (n = strlen(r->o->stop.v[i]); n > most; n--)
+            if (n <= r->answer.n && !strncmp(r->answer.s + r->answer.n - n, r->o->stop.v[i], n)) most = n;
     return most;
 }
 
 static void print_answer(struct run *r, size_t held)
 {
     size_t end = r->answer.n > held ? r->answer.n - held : 0;
-    if (r->o.ids || end <= r->printed) return;
+    if (r->o->ids || end <= r->printed) return;
     fwrite(r->answer.s + r->printed, 1, end - r->printed, stdout);
     fflush(stdout);
     r->printed = end;
@@ -102,22 +102,22 @@ static void print_answer(struct run *r, size_t held)
 static int generate(struct run *r, int *n)
 {
     struct sequence *q = &r->q;
-    for (*n = 0; *n < r->o.max_new_tokens && !stop_signal(); ) {
+    for (*n = 0; *n < r->o->max_new_tokens && !stop_signal(); ) {
         int id;
-        if (generator_feed(&r->g, &q, 1, &r->err)) return -1;
+        if (generator_feed(&r->g, &q, 1, r->err)) return -1;
         id = generator_choose(&r->g, q, &r->how);
-        if (ids_add(&q->ids, id, &r->err)) return -1;
+        if (ids_add(&q->ids, id, r->err)) return -1;
         ++*n;
         if (generator_is_stop(&r->g, id)) break;
         if (id >= tokenizer_size(r->s.tokenizer)) continue;     /* one that only pads the embedding: no text */
-        if (tokenizer_stream(r->s.tokenizer, id, &r->pending, &r->answer, &r->err)
-            || text_check(&r->answer, &r->err)) return -1;
+        if (tokenizer_stream(r->s.tokenizer, id, &r->pending, &r->answer, r->err)
+            || text_check(&r->answer, r->err)) return -1;
         if (cut_at_stop(r)) break;
         print_answer(r, held_back(r));
     }
     text_add(&r->answer, r->pending.s ? r->pending.s : "", r->pending.n);   /* a character that never ended */
     print_answer(r, 0);
-    return text_check(&r->answer, &r->err);
+    return text_check(&r->answer, r->err);
 }
 
 /* One answer to the ids of the sequence, printed; its speed as a status. */
@@ -130,7 +130,7 @@ static int answer(struct run *r)
     r->answer.n = r->printed = 0;
     text_puts(&r->answer, "");
     if (generate(r, &n)) return -1;
-    for (i = 0; r->o.ids && i < n; i++) printf("%s%d", i ? " " : "", r->q.ids.v[r->q.ids.n - (size_t)(n - i)]);
+    for (i = 0; r->o->ids && i < n; i++) printf("%s%d", i ? " " : "", r->q.ids.v[r->q.ids.n - (size_t)(n - i)]);
     putchar('\n');
     fflush(stdout);
     seconds = seconds_now() - start;
@@ -144,28 +144,28 @@ static int answer(struct run *r)
 static int need_tokenizer(struct run *r)
 {
     if (r->s.tokenizer) return 0;
-    fail(&r->err, "no tokenizer", "%s", r->o.common.model);
-    return expected(&r->err, "tokenizer.json in a directory, or a .gguf file that has one");
+    fail(r->err, "no tokenizer", "%s", r->o->common.model);
+    return expected(r->err, "tokenizer.json in a directory, or a .gguf file that has one");
 }
 
 static int raw_ids(struct run *r, struct ids *ids)
 {
     int bos = tokenizer_bos(r->s.tokenizer);
-    if (tokenizer_encode(r->s.tokenizer, r->o.prompt, strlen(r->o.prompt), TOKENIZE_SPECIAL, ids, &r->err)) return -1;
+    if (tokenizer_encode(r->s.tokenizer, r->o->prompt, strlen(r->o->prompt), TOKENIZE_SPECIAL, ids, r->err)) return -1;
     if (bos < 0 || ids->n < 2 || ids->v[0] != bos || ids->v[1] != bos) return 0;
-    fail(&r->err, "two BOS tokens at the start", "--prompt");
-    return hint(&r->err, "one is put there: take the other out of the text");
+    fail(r->err, "two BOS tokens at the start", "--prompt");
+    return hint(r->err, "one is put there: take the other out of the text");
 }
 
 static int prompt_ids(struct run *r, struct ids *ids)
 {
     char *filled = NULL;
     int bad;
-    if (r->o.raw) return raw_ids(r, ids);
+    if (r->o->raw) return raw_ids(r, ids);
     if (!r->s.chat) status("no chat template: the prompt in Alpaca's text (--raw gives it as it is)");
     if (r->s.prompt_template
-        && !(filled = data_prompt(&r->rows, r->s.prompt_template, r->o.prompt, &r->err))) return -1;
-    bad = data_prompt_ids(&r->rows, filled ? filled : r->o.prompt, ids, &r->err);
+        && !(filled = data_prompt(&r->rows, r->s.prompt_template, r->o->prompt, r->err))) return -1;
+    bad = data_prompt_ids(&r->rows, filled ? filled : r->o->prompt, ids, r->err);
     free(filled);
     return bad;
 }
@@ -178,11 +178,11 @@ static int chat_ids(struct run *r, const struct message *messages, size_t n, str
     int bad;
     memset(&c, 0, sizeof c);
     if (!r->s.chat) {
-        fail(&r->err, "no chat template", "%s", r->o.common.model);
-        return hint(&r->err, "--chat-template NAME picks one");
+        fail(r->err, "no chat template", "%s", r->o->common.model);
+        return hint(r->err, "--chat-template NAME picks one");
     }
-    bad = chat_render(r->s.chat, messages, n, 1, data_bos_text(t), data_eos_text(t), &c, &r->err)
-       || tokenizer_encode(t, c.text.s, c.text.n, 0, ids, &r->err);
+    bad = chat_render(r->s.chat, messages, n, 1, data_bos_text(t), data_eos_text(t), &c, r->err)
+       || tokenizer_encode(t, c.text.s, c.text.n, 0, ids, r->err);
     chat_text_free(&c);
     return bad ? -1 : 0;
 }
@@ -192,8 +192,8 @@ static int file_ids(struct run *r, struct ids *ids)
     struct json_document d = { NULL, NULL };
     struct message *messages = NULL;
     size_t n = 0;
-    int bad = json_read(&d, r->o.messages, &r->err)
-           || chat_read_messages(d.root, r->o.messages, &messages, &n, &r->err)
+    int bad = json_read(&d, r->o->messages, r->err)
+           || chat_read_messages(d.root, r->o->messages, &messages, &n, r->err)
            || chat_ids(r, messages, n, ids);
     free(messages);
     json_free(&d);
@@ -202,16 +202,16 @@ static int file_ids(struct run *r, struct ids *ids)
 
 static int run_once(struct run *r)
 {
-    if (r->o.messages ? file_ids(r, &r->q.ids) : prompt_ids(r, &r->q.ids)) return -1;
+    if (r->o->messages ? file_ids(r, &r->q.ids) : prompt_ids(r, &r->q.ids)) return -1;
     if (!r->q.ids.n) {
-        fail(&r->err, "nothing to go on from", "--prompt");
-        return expected(&r->err, "at least one token");
+        fail(r->err, "nothing to go on from", "--prompt");
+        return expected(r->err, "at least one token");
     }
-    if ((long long)r->q.ids.n + r->o.max_new_tokens > r->s.model->config.max_positions)
+    if ((long long)r->q.ids.n + r->o->max_new_tokens > r->s.model->config.max_positions)
         status("warning: %zu tokens and %d new ones are more than the model's %d positions", r->q.ids.n,
-               r->o.max_new_tokens, r->s.model->config.max_positions);
-    if (r->q.ids.n > (size_t)(INT32_MAX - r->o.max_new_tokens)) return fail(&r->err, "the prompt is too long", "--prompt");
-    if (generator_open(&r->g, &r->s, 1, (int)r->q.ids.n + r->o.max_new_tokens, NULL, 0, &r->err)) return -1;
+               r->o->max_new_tokens, r->s.model->config.max_positions);
+    if (r->q.ids.n > (size_t)(INT32_MAX - r->o->max_new_tokens)) return fail(r->err, "the prompt is too long", "--prompt");
+    if (generator_open(&r->g, &r->s, 1, (int)r->q.ids.n + r->o->max_new_tokens, NULL, 0, r->err)) return -1;
     return answer(r);
 }
 
@@ -221,8 +221,8 @@ struct conversation { struct message *v; size_t n, capacity; };
 
 static int say(struct run *r, struct conversation *c, const char *role, const char *content)
 {
-    if (grow_array((void **)&c->v, &c->capacity, c->n + 1, sizeof *c->v, &r->err)
-        || !(c->v[c->n].content = new_string(content, &r->err))) return -1;
+    if (grow_array((void **)&c->v, &c->capacity, c->n + 1, sizeof *c->v, r->err)
+        || !(c->v[c->n].content = new_string(content, r->err))) return -1;
     c->v[c->n++].role = role;
     return 0;
 }
@@ -234,15 +234,15 @@ static int next_turn(struct run *r, struct conversation *c, const char *line)
     struct sequence *q = &r->q;
     size_t same = 0;
     int bad = say(r, c, "user", line) || chat_ids(r, c->v, c->n, &ids);
-    if (!bad && ids.n + (size_t)r->o.max_new_tokens > (size_t)r->g.slot_length) {
-        bad = fail(&r->err, "the conversation is too long", "turn %zu", c->n / 2 + 1);
-        expected(&r->err, "at most %d tokens with the answer", r->g.slot_length);
+    if (!bad && ids.n + (size_t)r->o->max_new_tokens > (size_t)r->g.slot_length) {
+        bad = fail(r->err, "the conversation is too long", "turn %zu", c->n / 2 + 1);
+        expected(r->err, "at most %d tokens with the answer", r->g.slot_length);
     }
     if (!bad) {
         while (same < q->cached && same + 1 < ids.n && q->ids.v[same] == ids.v[same]) same++;
         q->cached = same;
         q->ids.n = 0;
-        bad = ids_append(&q->ids, ids.v, ids.n, &r->err) || answer(r) || say(r, c, "assistant", r->answer.s);
+        bad = ids_append(&q->ids, ids.v, ids.n, r->err) || answer(r) || say(r, c, "assistant", r->answer.s);
     }
     ids_free(&ids);
     return bad ? -1 : 0;
@@ -255,7 +255,7 @@ static int run_chat(struct run *r)
     char *line = NULL;
     size_t size = 0, i;
     if (length > CHAT_LENGTH) length = CHAT_LENGTH;
-    bad = generator_open(&r->g, &r->s, 1, length, NULL, 0, &r->err);
+    bad = generator_open(&r->g, &r->s, 1, length, NULL, 0, r->err);
     while (!bad && !stop_signal()) {
         ssize_t n;
         if (tty) fputs("> ", stderr);
@@ -276,21 +276,22 @@ static int run_chat(struct run *r)
 static int generate_all(struct run *r)
 {
     static const struct data_settings none = DATA_DEFAULTS;
-    if (session_open(&r->s, &r->o.common, &r->o.adapters, r->o.raw, &r->err) || need_tokenizer(r)) return -1;
+    if (session_open(&r->s, &r->o->common, &r->o->adapters, r->o->raw, r->err) || need_tokenizer(r)) return -1;
     session_data_options(&r->s, &none, &r->rows);
-    r->how.repetition_penalty = r->o.repetition_penalty;
-    r->how.temperature = r->o.temperature;
-    r->how.top_k = r->o.top_k;
-    r->how.top_p = r->o.top_p;
-    r->how.min_p = r->o.min_p;
+    r->how.repetition_penalty = r->o->repetition_penalty;
+    r->how.temperature = r->o->temperature;
+    r->how.top_k = r->o->top_k;
+    r->how.top_p = r->o->top_p;
+    r->how.min_p = r->o->min_p;
     r->how.key = random_key(r->s.seed, "sampling");
-    if (!r->o.prompt && r->s.prompt_template)
+    if (!r->o->prompt && r->s.prompt_template)
         status("the prompt template is for --prompt: the turns of %s are as they stand there",
-               r->o.chat ? "a conversation" : r->o.messages);
+               r->o->chat ? "a conversation" : r->o->messages);
     stop_install();
-    return r->o.chat ? run_chat(r) : run_once(r);
+    return r->o->chat ? run_chat(r) : run_once(r);
 }
 
+/* 0, or the exit status of wrong usage. */
 static int check_options(const struct settings *o)
 {
     int i, ways = (o->prompt != NULL) + (o->messages != NULL) + o->chat;
@@ -301,36 +302,32 @@ static int check_options(const struct settings *o)
         if (!*o->stop.v[i]) return job_usage_error(&job_generate, "--stop is empty");
     if (!o->temperature && (o->top_k || o->top_p < 1 || o->min_p > 0))
         status("warning: --top-k, --top-p and --min-p change nothing at --temperature 0");
-    return -1;
+    return 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    static const struct settings defaults = {
-        COMMON_DEFAULTS, { NULL, 0 }, { NULL, 0 }, NULL, NULL, 0, 0, 0, 256, 0, 0, 1, 0, 1
-    };
     struct run r;
-    char *given;
-    int code;
+    int code = check_options(settings);
+    if (code) return code;
     memset(&r, 0, sizeof r);
-    r.o = defaults;
-    code = job_options(&job_generate, &r.o, argc, argv, &given);
-    if (code >= 0) return code;
-    code = check_options(&r.o);
-    if (code < 0) {
-        code = generate_all(&r) ? job_error(&r.err) : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
-    }
+    r.o = settings;
+    r.err = err;
+    code = generate_all(&r) ? -1 : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
     generator_close(&r.g);
     session_close(&r.s);
     ids_free(&r.q.ids);
     text_free(&r.pending);
     text_free(&r.answer);
-    job_free_options(&job_generate, &r.o, given);
     return code;
 }
+
+static const struct settings defaults = {
+    .common = COMMON_DEFAULTS, .max_new_tokens = 256, .top_p = 1, .repetition_penalty = 1
+};
 
 const struct job job_generate = {
     "generate", "answers a prompt or messages, or holds a conversation",
     "--model M [--adapter DIR[=SCALE]...] (--prompt TEXT | --messages FILE | --chat) [options]",
-    options, common_options, run
+    options, common_options, sizeof defaults, &defaults, run
 };

@@ -116,23 +116,19 @@ bad:
     return -1;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings set = { COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, NULL, 2048 };
-    struct lora_error err = { 0 };
+    const struct settings *set = settings;
     struct work w;
-    char *given;
-    int code = job_options(&job_gradients, &set, argc, argv, &given);
-    if (code >= 0) return code;
+    int bad;
+    if (!set->common.model || !set->data.data || set->adapters.n != 1 || !set->out)
+        return job_usage_error(&job_gradients, "--model, one --adapter, --data and --out are needed");
     memset(&w, 0, sizeof w);
-    w.set = &set;
-    if (!set.common.model || !set.data.data || set.adapters.n != 1 || !set.out)
-        code = job_usage_error(&job_gradients, "--model, one --adapter, --data and --out are needed");
-    else if (open_work(&w, &err) || run_packs(&w, &err) || write_gradients(&w, &err)) code = job_error(&err);
-    else {
+    w.set = set;
+    bad = open_work(&w, err) || run_packs(&w, err) || write_gradients(&w, err);
+    if (!bad) {
         int digits = w.session.kernels->elem == sizeof(double) ? 17 : 9;
         printf("loss %.*g\ngrad_norm %.*g\n", digits, w.loss, digits, sqrt(w.norm));
-        code = EXIT_DONE;
     }
     lora_close(w.lora);
     pack_free(&w.pack);
@@ -140,11 +136,13 @@ static int run(int argc, char **argv)
     steps_close(&w.steps);
     data_free(&w.data);
     session_close(&w.session);
-    job_free_options(&job_gradients, &set, given);
-    return code;
+    return bad ? -1 : EXIT_DONE;
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS, .data = DATA_DEFAULTS, .tokens_per_pack = 2048 };
 
 const struct job job_gradients = {
     "gradients", "the gradient of the loss over a file, for every trained tensor",
-    "--model M --adapter DIR --data FILE --out FILE.safetensors", options, common_options, run
+    "--model M --adapter DIR --data FILE --out FILE.safetensors", options, common_options,
+    sizeof defaults, &defaults, run
 };

@@ -102,21 +102,18 @@ static int make(const struct settings *set, struct lora_error *err)
     return 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings set = { NULL, NULL, 0, -1, 0, 0, BASE_DEFAULTS };
-    struct lora_error err = { 0 };
-    char *given;
-    int code = job_options(&job_init, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (!set.config || !set.out) code = job_usage_error(&job_init, "--config and --out are needed");
-    else if (set.quant_type < 0 && (set.base.double_quant > 0 || set.base.block_size))
-        code = job_usage_error(&job_init, "--double-quant and --block-size go with --quant-type");
-    else code = make(&set, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_init, &set, given);
-    return code;
+    const struct settings *set = settings;
+    if (!set->config || !set->out) return job_usage_error(&job_init, "--config and --out are needed");
+    if (set->quant_type < 0 && (set->base.double_quant > 0 || set->base.block_size))
+        return job_usage_error(&job_init, "--double-quant and --block-size go with --quant-type");
+    return make(set, err);
 }
 
+static const struct settings defaults = { .quant_type = -1, .base = BASE_DEFAULTS };
+
 const struct job job_init = {
-    "init", "a model with random weights", "--config FILE --out DIR [options]", options, NULL, run
+    "init", "a model with random weights", "--config FILE --out DIR [options]", options, NULL,
+    sizeof defaults, &defaults, run
 };

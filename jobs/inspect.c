@@ -245,20 +245,18 @@ static int inspect(const struct settings *s, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings s = { COMMON_DEFAULTS, NULL, NULL, -1 };
-    struct lora_error err = { 0 };
-    char *given;
-    int code = job_options(&job_inspect, &s, argc, argv, &given);
-    if (code < 0 && !s.common.model == !s.adapter)
-        code = job_usage_error(&job_inspect, "--model PATH or --adapter DIR, one of them, is needed");
-    if (code < 0) code = inspect(&s, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_inspect, &s, given);
-    return code;
+    const struct settings *s = settings;
+    if (!s->common.model == !s->adapter)
+        return job_usage_error(&job_inspect, "--model PATH or --adapter DIR, one of them, is needed");
+    return inspect(s, err);
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS, .quant_type = -1 };
 
 const struct job job_inspect = {
     "inspect", "the tensors of a model or an adapter: shapes, types, bytes, parameters",
-    "(--model PATH [--quant-type T] | --adapter DIR) [--json FILE]", options, common_options, run
+    "(--model PATH [--quant-type T] | --adapter DIR) [--json FILE]", options, common_options,
+    sizeof defaults, &defaults, run
 };

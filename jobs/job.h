@@ -39,20 +39,19 @@ struct job {
     const char *name;           /* "train" */
     const char *summary;        /* one line for `lora help` */
     const char *usage;          /* "--model M --data D --out DIR [options]" */
-    const struct option *options;   /* ended by a row with name NULL */
+    const struct option *options;   /* ended by a row with name NULL; or NULL: it has none */
     const struct option *more;      /* a second table over the same struct (shared options), or NULL */
-    int (*run)(int argc, char **argv);
+    size_t size;                    /* of that struct, the settings, */
+    const void *defaults;           /* and what it holds where the user says nothing */
+    /* The work, with settings of its own to change. The exit status, or -1 with an error, which is printed then. */
+    int (*run)(void *settings, struct lora_error *err);
 };
 extern const struct job job_train, job_eval, job_generate, job_tokenize, job_render, job_gradients,
     job_inspect, job_plan, job_verify, job_init, job_quantize, job_merge, job_export, job_backends, job_bench;
 
-/* Reads the words after the job's name (and --config FILE's lines; the command line wins) into
- * settings. Returns -1 to go on; else the exit status: help was printed (0) or the usage error was
- * (2). *given: receives an allocated array, one byte a row of options then more: 1 if the user gave
- * it; NULL unless -1 is returned. Free with job_free_options, after which texts of the settings that
- * came from --config are gone. --help and -h need no row. --config is the row of common_options. */
-int job_options(const struct job *job, void *settings, int argc, char **argv, char **given);
-void job_free_options(const struct job *job, void *settings, char *given);
+/* Reads the words after the job's name, and --config FILE's lines (the command line wins), into settings; runs the
+ * job; prints what went wrong. The exit status. --help and -h need no row. --config is the row of common_options. */
+int job_run(const struct job *job, int argc, char **argv);
 
 /* The quantisation of the frozen base: -1, for the block 0, is what the user left open. */
 struct base_settings { int in_4bit, in_8bit, quant_type, double_quant, block_size; };

@@ -272,32 +272,25 @@ static void close_all(struct merging *g)
     text_free(&g->report);
 }
 
-static int check(const struct settings *set)
+static int run(void *settings, struct lora_error *err)
 {
+    const struct settings *set = settings;
+    struct merging g;
+    int bad;
     if (!set->common.model || !set->out) return job_usage_error(&job_merge, "--model and --out are needed");
     if (set->max_loss >= 0 && !set->data.data) return job_usage_error(&job_merge, "--max-loss needs --data to measure on");
-    return -1;
+    memset(&g, 0, sizeof g);
+    g.set = set;
+    bad = merge(&g, err);
+    close_all(&g);
+    return bad;
 }
 
-static int run(int argc, char **argv)
-{
-    struct settings set = { COMMON_DEFAULTS, DATA_DEFAULTS, { NULL, 0 }, NULL, 0, -1, -1, 16, -1 };
-    struct lora_error err = { 0 };
-    struct merging g;
-    char *given;
-    int code = job_options(&job_merge, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    memset(&g, 0, sizeof g);
-    g.set = &set;
-    if ((code = check(&set)) < 0) {
-        code = merge(&g, &err) ? job_error(&err) : EXIT_DONE;
-        close_all(&g);
-    }
-    job_free_options(&job_merge, &set, given);
-    return code;
-}
+static const struct settings defaults = {
+    .common = COMMON_DEFAULTS, .data = DATA_DEFAULTS, .base = -1, .out_quant = -1, .batch_size = 16, .max_loss = -1
+};
 
 const struct job job_merge = {
     "merge", "writes the model with adapters merged, or converted", "--model M [--adapter DIR]... --out DIR [options]",
-    options, common_options, run
+    options, common_options, sizeof defaults, &defaults, run
 };

@@ -257,24 +257,19 @@ void plan_print(FILE *f, const struct run *r, double seconds)
 
 /* ---- the job ---- */
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct train_settings set = train_defaults;
-    struct lora_error err = { 0 };
+    const struct train_settings *set = settings;
     struct run r;
-    char *given;
-    int code = job_options(&job_plan, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (!(code = train_check(&job_plan, &set, 0))) {
-        if (run_open(&r, &set, &err)) code = job_error(&err);
-        else plan_print(stdout, &r, plan_seconds(&r));
-        run_close(&r);
-    }
-    job_free_options(&job_plan, &set, given);
+    int code = train_check(&job_plan, set, 0);
+    if (code) return code;
+    if (!(code = run_open(&r, set, err))) plan_print(stdout, &r, plan_seconds(&r));
+    run_close(&r);
     return code;
 }
 
 const struct job job_plan = {
     "plan", "what a training run would take: memory by purpose, steps, time",
-    "--model M [--data D] [options of train]; a config.json is model enough", train_options, common_options, run
+    "--model M [--data D] [options of train]; a config.json is model enough", train_options, common_options,
+    sizeof train_defaults, &train_defaults, run
 };

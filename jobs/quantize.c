@@ -133,24 +133,19 @@ static int open_all(const struct settings *set, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings set = { COMMON_DEFAULTS, NULL, NULL, -1, -1 };
-    struct lora_error err = { 0 };
-    char *given;
-    int code = job_options(&job_quantize, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (!set.common.model || !set.out || set.quant_type < 0)
-        code = job_usage_error(&job_quantize, "--model, --out and --quant-type are needed");
-    else if (set.common.base.in_4bit >= 0 || set.common.base.in_8bit >= 0)
-        code = job_usage_error(&job_quantize, "--load-in-4bit and --load-in-8bit: --quant-type says what is written");
-    else
-        code = open_all(&set, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_quantize, &set, given);
-    return code;
+    const struct settings *set = settings;
+    if (!set->common.model || !set->out || set->quant_type < 0)
+        return job_usage_error(&job_quantize, "--model, --out and --quant-type are needed");
+    if (set->common.base.in_4bit >= 0 || set->common.base.in_8bit >= 0)
+        return job_usage_error(&job_quantize, "--load-in-4bit and --load-in-8bit: --quant-type says what is written");
+    return open_all(set, err);
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS, .quant_type = -1, .dtype = -1 };
 
 const struct job job_quantize = {
     "quantize", "writes the model in 4 or 8 bits, as bitsandbytes has it", "--model M --out DIR --quant-type nf4|fp4|int8 [options]",
-    options, common_options, run
+    options, common_options, sizeof defaults, &defaults, run
 };

@@ -69,22 +69,19 @@ static int render(const struct settings *s, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings s = { COMMON_DEFAULTS, NULL, 0, 0 };
-    struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
-    char *given;
-    int status = job_options(&job_render, &s, argc, argv, &given);
-    if (status < 0 && !s.messages) status = job_usage_error(&job_render, "--messages FILE is needed");
-    if (status < 0 && !s.common.model && !s.common.chat_template)
-        status = job_usage_error(&job_render, "--model PATH or --chat-template NAME is needed");
-    if (status < 0) status = render(&s, &err) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_render, &s, given);
-    return status;
+    const struct settings *s = settings;
+    if (!s->messages) return job_usage_error(&job_render, "--messages FILE is needed");
+    if (!s->common.model && !s->common.chat_template)
+        return job_usage_error(&job_render, "--model PATH or --chat-template NAME is needed");
+    return render(s, err);
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS };
 
 const struct job job_render = {
     "render", "the text that a chat template makes of messages",
     "--messages FILE (--model PATH | --chat-template NAME) [--add-generation-prompt] [--targets]",
-    options, common_options, run
+    options, common_options, sizeof defaults, &defaults, run
 };

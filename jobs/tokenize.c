@@ -86,26 +86,22 @@ static int print_ids(const struct tokenizer *t, const struct settings *s, struct
     return bad ? -1 : 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings s = { COMMON_DEFAULTS, NULL, NULL, 0, 0 };
-    struct lora_error err = { { 0 }, { 0 }, { 0 }, { 0 }, { 0 } };
+    const struct settings *s = settings;
     struct tokenizer *t = NULL;
-    char *given;
-    int status = job_options(&job_tokenize, &s, argc, argv, &given);
-    if (status < 0 && !s.common.model) status = job_usage_error(&job_tokenize, "--model PATH is needed");
-    if (status < 0 && s.text && s.ids) status = job_usage_error(&job_tokenize, "--text or --ids, not both");
-    if (status < 0) {
-        int bad = tokenizer_open(&t, s.common.model, &err)
-            || (s.ids ? print_text(t, &s, &err) : print_ids(t, &s, &err));
-        status = bad ? job_error(&err) : EXIT_DONE;
-    }
+    int bad;
+    if (!s->common.model) return job_usage_error(&job_tokenize, "--model PATH is needed");
+    if (s->text && s->ids) return job_usage_error(&job_tokenize, "--text or --ids, not both");
+    bad = tokenizer_open(&t, s->common.model, err) || (s->ids ? print_text(t, s, err) : print_ids(t, s, err));
     tokenizer_close(t);
-    job_free_options(&job_tokenize, &s, given);
-    return status;
+    return bad ? -1 : EXIT_DONE;
 }
+
+static const struct settings defaults = { .common = COMMON_DEFAULTS };
 
 const struct job job_tokenize = {
     "tokenize", "ids of a text, or the text of ids",
-    "--model PATH [--text TEXT | --ids LIST] [--no-special] [--text-only]", options, common_options, run
+    "--model PATH [--text TEXT | --ids LIST] [--no-special] [--text-only]", options, common_options,
+    sizeof defaults, &defaults, run
 };

@@ -353,18 +353,17 @@ static int prepare_out(struct run *r, struct lora_error *err)
 static int train(struct run *r, struct lora_error *err)
 {
     int result;
-    if (r->plan.paged && make_directory(r->set->out, err)) return job_error(err);
-    if (lora_open(&r->lora, &r->setup, err)) return job_error(err);
+    if (r->plan.paged && make_directory(r->set->out, err)) return -1;
+    if (lora_open(&r->lora, &r->setup, err)) return -1;
     if (r->adapter) {       /* what it began with lies in the arena now */
         free(r->adapter->values);
         r->adapter->values = NULL;
     }
-    if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err))
-        return job_error(err);
+    if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err)) return -1;
     stop_install();     /* before this a signal ends the program at once: there is nothing to save */
     result = loop(r, err);
     progress_done();
-    if (result < 0 || (!result && finish(r, err))) return job_error(err);
+    if (result < 0 || (!result && finish(r, err))) return -1;
     if (!result) return EXIT_DONE;
     status("stopped by %s after step %lld of %lld; the same command with --resume%s goes on from there",
            stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", r->state.step, r->total,
@@ -372,25 +371,21 @@ static int train(struct run *r, struct lora_error *err)
     return 128 + stop_signal();
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct train_settings set = train_defaults;
-    struct lora_error err = { 0 };
+    const struct train_settings *set = settings;
     struct run r;
-    char *given;
-    int code = job_options(&job_train, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (!(code = train_check(&job_train, &set, 1))) {
-        if (run_open(&r, &set, &err)) code = job_error(&err);
-        else if (set.dry_run) plan_print(stdout, &r, plan_seconds(&r));
-        else code = train(&r, &err);
-        run_close(&r);
+    int code = train_check(&job_train, set, 1);
+    if (code) return code;
+    if (!(code = run_open(&r, set, err))) {
+        if (set->dry_run) plan_print(stdout, &r, plan_seconds(&r));
+        else code = train(&r, err);
     }
-    job_free_options(&job_train, &set, given);
+    run_close(&r);
     return code;
 }
 
 const struct job job_train = {
     "train", "fine-tunes a model on rows of text", "--model M --data D --out DIR [options]", train_options,
-    common_options, run
+    common_options, sizeof train_defaults, &train_defaults, run
 };

@@ -268,22 +268,17 @@ static int dump(const struct settings *set, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-static int run(int argc, char **argv)
+static int run(void *settings, struct lora_error *err)
 {
-    struct settings set = { "auto", NULL, NULL, NULL, 0 };
-    struct lora_error err = { 0 };
-    char *given;
-    int code = job_options(&job_verify, &set, argc, argv, &given);
-    if (code >= 0) return code;
-    if (set.dump && (set.json || set.compute || strcmp(set.backend, "auto")))
-        code = job_usage_error(&job_verify, "--dump writes the cases alone: no --backend, --compute or --json");
-    else
-        code = check_op(set.op, &err) || (set.dump ? dump(&set, &err) : verify(&set, &err)) ? job_error(&err) : EXIT_DONE;
-    job_free_options(&job_verify, &set, given);
-    return code;
+    const struct settings *set = settings;
+    if (set->dump && (set->json || set->compute || strcmp(set->backend, "auto")))
+        return job_usage_error(&job_verify, "--dump writes the cases alone: no --backend, --compute or --json");
+    return check_op(set->op, err) || (set->dump ? dump(set, err) : verify(set, err)) ? -1 : EXIT_DONE;
 }
+
+static const struct settings defaults = { .backend = "auto" };
 
 const struct job job_verify = {
     "verify", "holds a table of kernels against the double reference, or writes the cases for others",
-    "[--backend NAME|./FILE.so] [--op OP] [--dump DIR]", options, NULL, run
+    "[--backend NAME|./FILE.so] [--op OP] [--dump DIR]", options, NULL, sizeof defaults, &defaults, run
 };

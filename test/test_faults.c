@@ -467,7 +467,7 @@ static int train_job(const char *out, struct lora_error *err)
     close(to);
     memory.on = was;
     writing.on = written;
-    code = job_train.run(WORDS, argv);
+    code = job_run(&job_train, WORDS, argv);
     memory.on = writing.on = 0;
     fflush(stderr);
     dup2(screen, 2);
