@@ -90,13 +90,24 @@ char *tensor_gguf_name(char *name, size_t n, int id, int layer)
     return put_name(name, n, tensor_specs[id].gguf, layer);
 }
 
+int tensor_next(const struct config *c, int *id, int *layer)
+{
+    do {
+        ++*id;
+        if (*id == T_FINAL_NORM) {          /* a layer ends */
+            ++*layer;
+            if (*layer < c->L) *id = T_ATTN_NORM;
+            else *layer = 0;
+        }
+    } while (*id < T_COUNT && (!tensor_present(c, *id) || (*id == T_HEAD && c->tied)));
+    return *id < T_COUNT;
+}
+
 long long config_parameters(const struct config *c)
 {
     long long sum = 0;
-    int id;
-    for (id = 0; id < T_COUNT; id++)
-        if (tensor_present(c, id) && !(id == T_HEAD && c->tied))
-            sum += (long long)tensor_rows(c, id) * tensor_cols(c, id) * (tensor_layered(id) ? c->L : 1);
+    int id = -1, layer = 0;
+    while (tensor_next(c, &id, &layer)) sum += (long long)tensor_rows(c, id) * tensor_cols(c, id);
     return sum;
 }
 

@@ -31,6 +31,9 @@ int tensor_layered(int id);                                     /* one per layer
 int tensor_present(const struct config *c, int id);             /* does this model have it? */
 int tensor_rows(const struct config *c, int id);
 int tensor_cols(const struct config *c, int id);
+/* The tensors of a model one after the other, in the order in which forward meets them, each once (a tied head is its
+ * embedding). Begin with *id = -1, *layer = 0; returns 0 after the last. */
+int tensor_next(const struct config *c, int *id, int *layer);
 /* The Hugging Face name of one tensor into name[n]; returns name. The module's name, as PEFT has it
  * in target_modules, is that without ".weight". */
 char *tensor_name(char *name, size_t n, int id, int layer);

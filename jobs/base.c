@@ -81,17 +81,15 @@ static int is_open(const struct base_settings *b) { return b->in_4bit < 0 && b->
 
 void base_of(struct quantise *how, const struct model *m)
 {
-    int id, layer;
+    int id = -1, layer = 0;
     memset(how, 0, sizeof *how);
-    for (layer = 0; layer < m->config.L; layer++)       /* some may have been left plain */
-        for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
-            if (!w || !w->q) continue;
-            how->type = w->type;
-            how->block = w->q->block;
-            how->double_quant = w->type != TYPE_INT8 && !w->q->absmax;
-            return;
-        }
+    while (!how->type && tensor_next(&m->config, &id, &layer)) {    /* some may have been left plain */
+        const struct weight *w = model_weight(m, id, layer);
+        if (!tensor_specs[id].linear || !w->q) continue;
+        how->type = w->type;
+        how->block = w->q->block;
+        how->double_quant = w->type != TYPE_INT8 && !w->q->absmax;
+    }
 }
 
 static int same(const struct quantise *a, const struct quantise *b)
@@ -153,29 +151,27 @@ size_t base_bytes(const struct weight *w)
 
 size_t base_linears(const struct model *m, size_t *elements, size_t *bytes)
 {
-    size_t n = 0, one;
-    int id, layer;
+    size_t n = 0;
+    int id = -1, layer = 0;
     *elements = *bytes = 0;
-    for (layer = 0; layer < m->config.L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
-            if (!w) continue;
-            n++;
-            *elements += (size_t)w->rows * (size_t)w->cols;
-            if (!weight_bytes(&one, w)) *bytes += one;
-        }
+    while (tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        if (!tensor_specs[id].linear) continue;
+        n++;
+        *elements += (size_t)w->rows * (size_t)w->cols;
+        *bytes += base_bytes(w);
+    }
     return n;
 }
 
 size_t base_heap(const struct model *m)
 {
     size_t bytes = 0;
-    int id, layer;
-    for (id = 0; id < T_COUNT; id++)
-        for (layer = 0; layer < (tensor_layered(id) ? m->config.L : 1); layer++) {
-            const struct weight *w = model_weight(m, id, layer);
-            if (w && w->q && !(id == T_HEAD && m->config.tied)) bytes += w->q->heap;
-        }
+    int id = -1, layer = 0;
+    while (tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        if (w->q) bytes += w->q->heap;
+    }
     return bytes;
 }
 

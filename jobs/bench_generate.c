@@ -19,17 +19,13 @@ struct runner {
     double share[MAX_ROUNDS];       /* of the bandwidth, of a token alone */
 };
 
+/* All but the embedding, of which a row is read, unless it is the head. */
 static double weights_read(const struct model *m)
 {
     double sum = 0;
-    int id, layer;
-    for (layer = 0; layer < m->config.L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = model_weight(m, id, layer);
-            size_t bytes;
-            if (!w || (tensor_layered(id) ? 0 : id == T_EMBED || layer)) continue;
-            sum += weight_bytes(&bytes, w) ? 0 : (double)bytes;
-        }
+    int id = -1, layer = 0;
+    while (tensor_next(&m->config, &id, &layer))
+        if (id != T_EMBED || m->config.tied) sum += (double)base_bytes(model_weight(m, id, layer));
     return sum;
 }
 

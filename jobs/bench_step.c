@@ -4,6 +4,7 @@
  * same entry of the table behind it. The model's code knows nothing of it. */
 #include "bench.h"
 #include "measure.h"
+#include "session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -271,20 +272,17 @@ static int train_step(struct runner *r, const struct pack *p, double *losses, in
  * the model's weights are not: lora bench --generate has the whole token there. */
 static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, int round)
 {
-    const struct config *f = &r->m->config;
     double start = seconds_now();
     clock_t processor = clock();
-    int layer, id;
+    int id = -1, layer = 0, head = r->m->config.tied ? T_EMBED : T_HEAD;
     r->bytes = 0;
     if (k->own_memory) return 0;
-    for (layer = 0; layer < f->L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = model_weight(r->m, id, layer);
-            size_t bytes;
-            if (!w || !(tensor_specs[id].linear || (id == T_HEAD && !layer))) continue;
-            if (kernels_matmul(k, c, y, x, w, NULL, 1, 0, 1) || weight_bytes(&bytes, w)) return -1;
-            r->bytes += (double)bytes;
-        }
+    while (tensor_next(&r->m->config, &id, &layer)) {
+        const struct weight *w = model_weight(r->m, id, layer);
+        if (!tensor_specs[id].linear && id != head) continue;
+        if (kernels_matmul(k, c, y, x, w, NULL, 1, 0, 1)) return -1;
+        r->bytes += (double)base_bytes(w);
+    }
     r->token[round] = seconds_now() - start;
     r->token_processor[round] = (double)(clock() - processor) / CLOCKS_PER_SEC;
     return 0;

@@ -106,17 +106,14 @@ int bench_model(struct model **out, const struct bench *b, const struct bench_ty
                 struct lora_error *err)
 {
     struct model *m = new_array(1, sizeof *m, err);
-    int id, layer, bad;
+    int id = -1, layer = 0, bad = 0;
     *out = m;
     if (!m || !(m->weights = new_array((size_t)c->L * T_COUNT, sizeof *m->weights, err))) return -1;
     m->config = *c;
-    for (id = 0, bad = 0; id < T_COUNT; id++) {
-        int rows = tensor_rows(c, id), cols = tensor_cols(c, id);
+    while (!bad && tensor_next(c, &id, &layer)) {
+        int cols = tensor_cols(c, id);
         struct bench_type type = type_of_tensor(t, id, cols);
-        for (layer = 0; layer < (tensor_layered(id) ? c->L : 1) && tensor_present(c, id) && !bad; layer++) {
-            if (id == T_HEAD && c->tied) continue;
-            bad = bench_weight(&m->weights[(size_t)layer * T_COUNT + (size_t)id], b, &type, rows, cols, threads, err);
-        }
+        bad = bench_weight(&m->weights[layer * T_COUNT + id], b, &type, tensor_rows(c, id), cols, threads, err);
     }
     return bad;
 }

@@ -90,23 +90,16 @@ static void finish(struct listing *l)
 
 static void list_weights(struct listing *l, const struct model *m)
 {
-    const struct config *c = &m->config;
-    int step, id, layer;
+    int id = -1, layer = 0;
     char name[128];
-    /* -1: what comes before the layers; L: what comes after */
-    for (step = -1; step <= c->L; step++)
-        for (id = 0; id < T_COUNT; id++) {
-            int here = tensor_layered(id) ? step >= 0 && step < c->L : step == (id == T_EMBED ? -1 : c->L);
-            const struct weight *w;
-            size_t dims[2];
-            if (!here || !tensor_present(c, id) || (id == T_HEAD && c->tied)) continue;
-            layer = tensor_layered(id) ? step : 0;
-            w = model_weight(m, id, layer);
-            dims[0] = (size_t)tensor_rows(c, id);
-            dims[1] = (size_t)tensor_cols(c, id);
-            add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w), dims,
-                       tensor_specs[id].cols == '1' ? 1 : 2);
-        }
+    while (tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        size_t dims[2];
+        dims[0] = (size_t)w->rows;
+        dims[1] = (size_t)w->cols;
+        add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w), dims,
+                   tensor_specs[id].cols == '1' ? 1 : 2);
+    }
 }
 
 static void put_shape(struct listing *l, const struct model *m, const char *path)

@@ -175,16 +175,15 @@ static int check_full(const struct run *r, struct lora_error *err)
 {
     const struct model *m = r->session.model;
     char name[128];
-    int id, layer;
-    for (id = 0; id < T_COUNT; id++)
-        for (layer = 0; layer < (tensor_layered(id) ? m->config.L : 1); layer++) {
-            const struct weight *w = model_weight(m, id, layer);
-            if (!w || w->type == TYPE_F32 || w->type == TYPE_F16 || w->type == TYPE_BF16) continue;
-            fail(err, "cannot train every weight", "%s: %s", m->path, tensor_name(name, sizeof name, id, layer));
-            expected(err, "F32, F16 or BF16");
-            found(err, "%s", weight_types[w->type].name);
-            return hint(err, "a quantised base is for --method lora; `lora merge` without an adapter makes it plain");
-        }
+    int id = -1, layer = 0;
+    while (tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        if (w->type == TYPE_F32 || w->type == TYPE_F16 || w->type == TYPE_BF16) continue;
+        fail(err, "cannot train every weight", "%s: %s", m->path, tensor_name(name, sizeof name, id, layer));
+        expected(err, "F32, F16 or BF16");
+        found(err, "%s", weight_types[w->type].name);
+        return hint(err, "a quantised base is for --method lora; `lora merge` without an adapter makes it plain");
+    }
     return 0;
 }
 

@@ -88,10 +88,9 @@ enum { HEAP, MAPPED };
 
 static void add_weight(struct base *b, const struct weight *w)
 {
-    int quantised = w->type == TYPE_NF4 || w->type == TYPE_FP4 || w->type == TYPE_INT8;
     size_t all = base_bytes(w), count = (size_t)w->rows * (size_t)w->cols, data = all;
-    int place = quantised && w->q->heap >= all ? HEAP : MAPPED;
-    if (quantised) data = w->type == TYPE_INT8 ? count : (count + 1) / 2;
+    int place = w->q && w->q->heap >= all ? HEAP : MAPPED;
+    if (w->q) data = w->type == TYPE_INT8 ? count : (count + 1) / 2;
     b->data[place][w->type] += data;
     b->scales[place][w->type] += all - data;
     b->bytes[place] += all;
@@ -104,14 +103,11 @@ static void add_weight(struct base *b, const struct weight *w)
  * too, and this is where it is copied from. */
 static void add_base(struct base *b, const struct run *r)
 {
-    const struct config *c = &r->setup.model->config;
-    int id, layer;
+    const struct model *m = r->setup.model;
+    int id = -1, layer = 0;
     memset(b, 0, sizeof *b);
-    for (id = 0; id < T_COUNT && !r->setup.full; id++) {
-        if (!tensor_present(c, id) || tensor_specs[id].cols == '1' || (id == T_HEAD && c->tied)) continue;
-        for (layer = 0; layer < (tensor_layered(id) ? c->L : 1); layer++)
-            add_weight(b, model_weight(r->setup.model, id, layer));
-    }
+    while (!r->setup.full && tensor_next(&m->config, &id, &layer))
+        if (tensor_specs[id].cols != '1') add_weight(b, model_weight(m, id, layer));
 }
 
 static size_t row_bytes(const struct run *r)

@@ -28,14 +28,13 @@ static const struct option options[] = {
 /* The smallest plain type that holds every tensor that is not quantised as it is. */
 static int kept_type(const struct model *m)
 {
-    int id, layer, type = -1;
-    for (id = 0; id < T_COUNT; id++)
-        for (layer = 0; layer < (tensor_layered(id) ? m->config.L : 1); layer++) {
-            const struct weight *w = model_weight(m, id, layer);
-            if (!w || tensor_specs[id].linear) continue;
-            if ((w->type != TYPE_BF16 && w->type != TYPE_F16) || (type >= 0 && w->type != type)) return TYPE_F32;
-            type = w->type;
-        }
+    int id = -1, layer = 0, type = -1;
+    while (tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        if (tensor_specs[id].linear) continue;
+        if ((w->type != TYPE_BF16 && w->type != TYPE_F16) || (type >= 0 && w->type != type)) return TYPE_F32;
+        type = w->type;
+    }
     return type;
 }
 

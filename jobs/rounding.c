@@ -154,20 +154,19 @@ int rounding_table(struct text *lines, struct text *json, const struct model *m,
     struct sums all, one;
     struct text list = { 0 };
     char name[128];
-    int id, layer, bad = 0;
+    int id = -1, layer = 0, bad = 0;
     memset(&all, 0, sizeof all);
     if (!settings.block) settings.block = 64;
     put_head(lines);
-    for (layer = 0; layer < m->config.L && !bad; layer++)
-        for (id = 0; id < T_COUNT && !bad; id++) {
-            const struct weight *w = tensor_specs[id].linear ? model_weight(m, id, layer) : NULL;
-            if (!w) continue;
-            tensor_name(name, sizeof name, id, layer);
-            progress("errors: %s", name);
-            if ((bad = stop_check(err) || add_tensor(&one, w, &settings, threads, name, err))) continue;
-            put_tensor(lines, &list, name, w, &one);
-            add_sums(&all, &one);
-        }
+    while (!bad && tensor_next(&m->config, &id, &layer)) {
+        const struct weight *w = model_weight(m, id, layer);
+        if (!tensor_specs[id].linear) continue;
+        tensor_name(name, sizeof name, id, layer);
+        progress("errors: %s", name);
+        if ((bad = stop_check(err) || add_tensor(&one, w, &settings, threads, name, err))) break;
+        put_tensor(lines, &list, name, w, &one);
+        add_sums(&all, &one);
+    }
     progress_done();
     put_line(lines, "all", &all);
     text_puts(json, ",\n \"errors\": ");

@@ -49,17 +49,15 @@ static int shape_scales(struct weight *w, const struct quantise *how, struct lor
  * quantised. */
 static int shape_weights(struct model *m, const struct quantise *base, struct lora_error *err)
 {
-    int id, layer;
+    int id = -1, layer = 0;
     m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err);
-    for (layer = 0; m->weights && layer < m->config.L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            struct weight *w = &m->weights[layer * T_COUNT + id];
-            if (!tensor_present(&m->config, id)) continue;
-            w->type = base && base->type && tensor_specs[id].linear ? base->type : TYPE_BF16;
-            w->rows = tensor_rows(&m->config, id);
-            w->cols = tensor_cols(&m->config, id);
-            if (w->type != TYPE_BF16 && shape_scales(w, base, err)) return -1;
-        }
+    while (m->weights && tensor_next(&m->config, &id, &layer)) {
+        struct weight *w = &m->weights[layer * T_COUNT + id];
+        w->type = base && base->type && tensor_specs[id].linear ? base->type : TYPE_BF16;
+        w->rows = tensor_rows(&m->config, id);
+        w->cols = tensor_cols(&m->config, id);
+        if (w->type != TYPE_BF16 && shape_scales(w, base, err)) return -1;
+    }
     return m->weights ? 0 : -1;
 }
 
