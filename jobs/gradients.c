@@ -37,7 +37,6 @@ struct work {
 static int open_work(struct work *w, struct lora_error *err)
 {
     struct lora_setup u;
-    memset(&u, 0, sizeof u);
     if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)) return -1;
     session_data_options(&w->session, &w->set->data, &w->rows);
     if (data_read(&w->data, w->set->data.data, &w->rows, err)) return -1;
@@ -49,13 +48,7 @@ static int open_work(struct work *w, struct lora_error *err)
         status("dropout %g of the adapter is left out", w->session.adapter->dropout);
         w->session.adapter->dropout = 0;
     }
-    u.kernels = w->session.kernels;
-    u.threads = w->session.threads;
-    u.compute = w->session.compute;
-    u.model = w->session.model;
-    u.adapters = (struct adapter *const *)&w->session.adapter;
-    u.n_adapters = 1;
-    u.max_memory = w->session.max_memory;
+    u = session_setup(&w->session, &w->session.adapter);
     u.sizes.backward = 1;
     u.sizes.keep = -1;
     return steps_open(&w->steps, &w->data, w->data.n, 0, 0, err)

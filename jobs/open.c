@@ -289,17 +289,10 @@ static int open_evaluation(struct run *r, struct lora_error *err)
 static int open_setup(struct run *r, struct lora_error *err)
 {
     struct lora_setup *u = &r->setup;
-    u->kernels = r->session.kernels;
-    u->threads = r->session.threads;
-    u->compute = r->session.compute;
-    u->model = r->session.model;
-    u->adapters = (struct adapter *const *)&r->adapter;
-    u->n_adapters = r->adapter != NULL;
+    *u = session_setup(&r->session, &r->adapter);
     u->full = !r->adapter;
-    u->seed = (uint64_t)r->set->common.seed;
     u->optim = optim_of(r->set);
     u->page_directory = r->set->out;
-    u->max_memory = r->session.max_memory;
     u->sizes.backward = 1;
     r->share = r->set->data.data && (!r->adapter || r->adapter->dropout == 0);    /* rows made up for a plan are all alike */
     if (step_sizes(&u->sizes, &r->steps, r->total, r->share, r->set->tokens_per_pack, err)) return -1;

@@ -323,19 +323,18 @@ void session_close(struct session *s)
 
 int session_adapter(const struct session *s) { return s->adapter ? 0 : -1; }
 
+struct lora_setup session_setup(const struct session *s, struct adapter *const *adapter)
+{
+    return (struct lora_setup){
+        .kernels = s->kernels, .threads = s->threads, .compute = s->compute, .model = s->model, .adapters = adapter,
+        .n_adapters = *adapter != NULL, .seed = s->seed, .max_memory = s->max_memory
+    };
+}
+
 int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err)
 {
-    struct lora_setup setup;
-    memset(&setup, 0, sizeof setup);
-    setup.kernels = s->kernels;
-    setup.threads = s->threads;
-    setup.compute = s->compute;
-    setup.model = s->model;
-    setup.adapters = (struct adapter *const *)&s->adapter;
-    setup.n_adapters = s->adapter != NULL;
-    setup.seed = s->seed;
+    struct lora_setup setup = session_setup(s, &s->adapter);
     setup.sizes = *sizes;
-    setup.max_memory = s->max_memory;
     if (s->max_memory && !s->kernels->own_memory) {     /* the base that was quantised here and the tokenizer lie beside the arena */
         size_t heap = base_heap(s->model) + tokenizer_memory(s->tokenizer);
         setup.max_memory = s->max_memory > heap ? s->max_memory - heap : 1;

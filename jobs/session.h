@@ -105,6 +105,8 @@ int template_identity(const struct tokenizer *t, const struct chat_template **ow
 
 /* The kernels of --backend and --compute. */
 int session_kernels(struct session *s, const struct common *c, struct lora_error *err);
+/* What lora_open() takes from the session, over this adapter or, where it is NULL, none; sizes are left to be said. */
+struct lora_setup session_setup(const struct session *s, struct adapter *const *adapter);
 /* The memory to run it forwards (sizes.backward 0), with the adapter as number 0 if there is one. */
 int session_lora(const struct session *s, const struct lora_sizes *sizes, struct lora **l, struct lora_error *err);
 /* The adapter that segments name: 0, or -1 without one. */
