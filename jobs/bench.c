@@ -151,14 +151,11 @@ static void list_products(struct products *s, const struct config *c, const stru
 }
 
 struct memory {
-    struct kernel_ctx ctx;
-    struct kernels k;
+    struct table t;
     buf *x, *y, *h, *a, *b, *da, *db;
-    int opened;
     struct weight weights[MAX_TYPES];       /* of each type one, of the largest matrix's size: all are views of it */
-    struct weight there[MAX_TYPES];         /* the same where the table reads it: in a memory of its own, else weights */
+    struct weight there[MAX_TYPES];         /* the same as the table reads it */
     struct quantised scales[MAX_TYPES];
-    void *copies[MAX_TYPES];
 };
 
 /* The most elements of an input 'x', an output 'y' or a weight 'w', and the most rows 'r' of a weight. */
@@ -182,13 +179,8 @@ static void fill(float *x, size_t n, float size)
 
 static void release(struct memory *m)
 {
-    void *all[8];
     int i;
-    for (i = 0; i < MAX_TYPES; i++) if (m->copies[i]) m->k.release(&m->ctx, m->copies[i]);
-    if (m->opened) m->k.close(&m->ctx);
-    all[0] = m->x, all[1] = m->y, all[2] = m->h, all[3] = m->a, all[4] = m->b, all[5] = m->da, all[6] = m->db;
-    all[7] = m->ctx.work;
-    for (i = 0; i < 8; i++) if (all[i]) m->k.release(&m->ctx, all[i]);
+    table_close(&m->t);
     for (i = 0; i < MAX_TYPES; i++) bench_weight_free(&m->weights[i]);
 }
 
@@ -197,48 +189,31 @@ static int reserve_weights(struct memory *m, const struct products *s, const str
     size_t rows = largest(s, 'r'), cols = (largest(s, 'w') + rows - 1) / rows;
     int i, bad = 0;
     cols = (cols + 255) / 256 * 256;        /* whole blocks of any type */
-    for (i = 0; i < b->n_types && !bad; i++) {
-        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, threads, err);
-        m->there[i] = m->weights[i];
-        if (bad || !m->k.own_memory) continue;
-        m->copies[i] = kernels_copy_weight(&m->k, &m->ctx, &m->there[i], &m->scales[i], &m->weights[i]);
-        if (!m->copies[i]) bad = fail_memory(err, "bench: a weight on the device", rows * cols);
-    }
+    for (i = 0; i < b->n_types && !bad; i++)
+        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, threads, err)
+              || table_weight(&m->t, &m->there[i], &m->scales[i], &m->weights[i], err);
     return bad;
 }
 
-static int reserve(struct memory *m, const struct products *s, const struct bench *b, int threads, struct lora_error *err)
+static int reserve(struct memory *m, const struct products *s, const struct bench *b, const struct kernels *k, int threads,
+                   struct lora_error *err)
 {
-    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), nh = (size_t)b->tokens * (size_t)b->rank, na, e = (size_t)m->k.elem;
-    struct kernel_sizes sizes;
-    int i, widest = 1, V = 1;
+    struct kernel_sizes sizes = { .threads = threads, .N = b->tokens, .width = b->rank, .V = 1 };
+    size_t na, nh = (size_t)b->tokens * (size_t)b->rank;
+    int i, widest = 1;
     for (i = 0; i < s->n; i++) {
         const struct product *p = &s->list[i];
         int w = p->O > p->I ? p->O : p->I;
-        if (!strcmp(p->name, "head")) V = p->O;
+        if (!strcmp(p->name, "head")) sizes.V = p->O;
         else if (w > widest) widest = w;
     }
     na = (size_t)widest * (size_t)b->rank;
-    memset(&sizes, 0, sizeof sizes);
-    sizes.threads = m->ctx.threads = threads;
-    m->ctx.compute = b->common.compute;
-    sizes.N = b->tokens;
-    sizes.width = widest > b->rank ? widest : b->rank;
-    sizes.V = V;
-    m->ctx.work_bytes = kernels_work_bytes(&m->k, &sizes);
-    m->x = m->k.alloc(&m->ctx, nx * e);
-    m->y = m->k.alloc(&m->ctx, ny * e);
-    m->h = m->k.alloc(&m->ctx, nh * e);
-    m->a = m->k.alloc(&m->ctx, na * e);
-    m->b = m->k.alloc(&m->ctx, na * e);
-    m->da = m->k.alloc(&m->ctx, na * e);
-    m->db = m->k.alloc(&m->ctx, na * e);
-    m->ctx.work = m->ctx.work_bytes ? m->k.alloc(&m->ctx, m->ctx.work_bytes) : NULL;
-    if (!m->x || !m->y || !m->h || !m->a || !m->b || !m->da || !m->db || (m->ctx.work_bytes && !m->ctx.work))
-        return fail_memory(err, "bench", (nx + ny + nh + 4 * na) * e + m->ctx.work_bytes);
-    if (m->k.open(&m->ctx)) return fail(err, "cannot start the backend", "%s", m->k.name);
-    m->opened = 1;
-    return reserve_weights(m, s, b, threads, err);
+    if (widest > sizes.width) sizes.width = widest;
+    return table_open(&m->t, k, &sizes, b->common.compute, err)
+           || !(m->x = table_buf(&m->t, largest(s, 'x'), err)) || !(m->y = table_buf(&m->t, largest(s, 'y'), err))
+           || !(m->h = table_buf(&m->t, nh, err)) || !(m->a = table_buf(&m->t, na, err)) || !(m->b = table_buf(&m->t, na, err))
+           || !(m->da = table_buf(&m->t, na, err)) || !(m->db = table_buf(&m->t, na, err))
+           || reserve_weights(m, s, b, threads, err) ? -1 : 0;
 }
 
 /* Ordinary numbers into what products read: they grow when results are added to them. */
@@ -248,10 +223,10 @@ static int refill(struct memory *m, const struct products *s, const struct bench
     float *values = new_array(n, sizeof *values, err);
     if (!values) return -1;
     fill(values, n, 1e-4f);
-    m->k.up(&m->ctx, m->x, values, nx);
-    m->k.up(&m->ctx, m->y, values, ny);
+    m->t.k.up(&m->t.ctx, m->x, values, nx);
+    m->t.k.up(&m->t.ctx, m->y, values, ny);
     n = (size_t)b->rank;
-    m->k.up(&m->ctx, m->h, values, (size_t)b->tokens * n < nx ? (size_t)b->tokens * n : nx);
+    m->t.k.up(&m->t.ctx, m->h, values, (size_t)b->tokens * n < nx ? (size_t)b->tokens * n : nx);
     free(values);
     return 0;
 }
@@ -269,20 +244,20 @@ static struct weight real_weight(const buf *data, int rows, int cols)
 
 static int run_product(struct memory *m, const struct product *p, int r)
 {
-    struct kernel_ctx *c = &m->ctx;
+    struct kernel_ctx *c = &m->t.ctx;
     struct weight w = m->there[p->type < 0 ? 0 : p->type], a = real_weight(m->a, r, p->I), b = real_weight(m->b, p->O, r);
     w.rows = p->O;
     w.cols = p->I;
     switch (p->kind) {
-    case FORWARD: return kernels_matmul(&m->k, c, m->y, m->x, &w, NULL, 1, 0, p->N);
-    case BACKWARD_X: return kernels_matmul_dx(&m->k, c, m->x, m->y, &w, 1, 0, p->N);
-    case LORA_FORWARD: return kernels_matmul(&m->k, c, m->h, m->x, &a, NULL, 1, 0, p->N)
-        || kernels_matmul(&m->k, c, m->y, m->h, &b, NULL, 2, 1, p->N);
+    case FORWARD: return kernels_matmul(&m->t.k, c, m->y, m->x, &w, NULL, 1, 0, p->N);
+    case BACKWARD_X: return kernels_matmul_dx(&m->t.k, c, m->x, m->y, &w, 1, 0, p->N);
+    case LORA_FORWARD: return kernels_matmul(&m->t.k, c, m->h, m->x, &a, NULL, 1, 0, p->N)
+        || kernels_matmul(&m->t.k, c, m->y, m->h, &b, NULL, 2, 1, p->N);
     default:
-        m->k.matmul_dw(c, m->db, m->y, m->h, 2, p->N, p->O, r);
-        if (kernels_matmul_dx(&m->k, c, m->h, m->y, &b, 2, 0, p->N)) return -1;
-        m->k.matmul_dw(c, m->da, m->h, m->x, 1, p->N, r, p->I);
-        return kernels_matmul_dx(&m->k, c, m->x, m->h, &a, 1, 1, p->N);
+        m->t.k.matmul_dw(c, m->db, m->y, m->h, 2, p->N, p->O, r);
+        if (kernels_matmul_dx(&m->t.k, c, m->h, m->y, &b, 2, 0, p->N)) return -1;
+        m->t.k.matmul_dw(c, m->da, m->h, m->x, 1, p->N, r, p->I);
+        return kernels_matmul_dx(&m->t.k, c, m->x, m->h, &a, 1, 1, p->N);
     }
 }
 
@@ -293,9 +268,9 @@ static int time_product(struct memory *m, const struct product *p, int r, double
     int n = 0, more = 1, i;
     do {        /* waiting for a device costs time too: less and less often */
         for (i = 0; i < more; i++) if (run_product(m, p, r)) return -1;
-        bench_wait(&m->k, &m->ctx, m->x);
+        bench_wait(&m->t.k, &m->t.ctx, m->x);
         n += more;
-        if (m->k.own_memory) more *= 2;
+        if (m->t.k.own_memory) more *= 2;
         took = seconds_now() - start;
     } while (took < 0.005);
     *seconds = took / n;
@@ -315,18 +290,18 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = has_peak(&m->k) ? measure_peak(m->ctx.threads) : 0;
-        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->ctx.threads) : 0;
-        f->bandwidths[to] = bench_bandwidth(&m->k, memory, BENCH_READ, m->ctx.threads);
+        f->peaks[to] = has_peak(&m->t.k) ? measure_peak(m->t.ctx.threads) : 0;
+        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->t.ctx.threads) : 0;
+        f->bandwidths[to] = bench_bandwidth(&m->t.k, memory, BENCH_READ, m->t.ctx.threads);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
-                fail(err, "bench", "%s", m->k.name);
+                fail(err, "bench", "%s", m->t.k.name);
                 bad = found(err, "a table that does not read %s", b->types[s->list[i].type].name);
             }
     }
     progress_done();
-    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / m->ctx.threads;
+    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / m->t.ctx.threads;
     free(memory);
     return bad ? -1 : 0;
 }
@@ -432,13 +407,12 @@ static int bench_products(const struct bench *b, const struct kernels *k, const 
     struct memory m;
     int bad = !s || !f;
     memset(&m, 0, sizeof m);
-    kernels_complete(&m.k, k);
     if (!bad) {
         f->backend = k->name;
         f->threads = threads;
         f->own_memory = k->own_memory;
         list_products(s, c, b);
-        bad = reserve(&m, s, b, threads, err) || measure(s, &m, b, f, err);
+        bad = reserve(&m, s, b, k, threads, err) || measure(s, &m, b, f, err);
         if (!bad) show(s, b, f, json);
         release(&m);
     }

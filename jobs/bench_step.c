@@ -270,17 +270,17 @@ static int train_step(struct runner *r, const struct pack *p, double *losses, in
 
 /* A token through all matrices: what generating one costs beside little else. Not of a table with its own memory, where
  * the model's weights are not: lora bench --generate has the whole token there. */
-static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r, buf *y, const buf *x, int round)
+static int token(struct table *t, struct runner *r, buf *y, const buf *x, int round)
 {
     double start = seconds_now();
     clock_t processor = clock();
     int id = -1, layer = 0, head = r->m->config.tied ? T_EMBED : T_HEAD;
     r->bytes = 0;
-    if (k->own_memory) return 0;
+    if (t->k.own_memory) return 0;
     while (tensor_next(&r->m->config, &id, &layer)) {
         const struct weight *w = model_weight(r->m, id, layer);
         if (!tensor_specs[id].linear && id != head) continue;
-        if (kernels_matmul(k, c, y, x, w, NULL, 1, 0, 1)) return -1;
+        if (kernels_matmul(&t->k, &t->ctx, y, x, w, NULL, 1, 0, 1)) return -1;
         r->bytes += (double)base_bytes(w);
     }
     r->token[round] = seconds_now() - start;
@@ -288,8 +288,8 @@ static int token(const struct kernels *k, struct kernel_ctx *c, struct runner *r
     return 0;
 }
 
-static int measure(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
-                   struct kernel_ctx *c, buf *y, const buf *x, struct lora_error *err)
+static int measure(struct runner *all, const struct pack *p, const struct bench *b, struct table *t, buf *y, const buf *x,
+                   struct lora_error *err)
 {
     double *losses = new_array((size_t)p->T + 1, sizeof *losses, err);
     int round, i, bad = !losses;
@@ -299,7 +299,7 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
         for (i = 0; i < b->n_types && !bad; i++) {
             timed.type = i;
             bad = train_step(&all[i], p, losses, to, err);
-            if (!bad && token(k, c, &all[i], y, x, to)) bad = fail(err, "bench", "%s", b->types[i].name);
+            if (!bad && token(t, &all[i], y, x, to)) bad = fail(err, "bench", "%s", b->types[i].name);
         }
         if (round < 0) {
             memset(timed.seconds, 0, sizeof timed.seconds);
@@ -312,35 +312,17 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
 }
 
 /* Scratch, a row in and a row out for the products of a token. */
-static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *table,
+static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
                                const struct config *f, int threads, struct lora_error *err)
 {
-    struct kernels k;
-    struct kernel_ctx c = { .compute = b->common.compute };
-    struct kernel_sizes sizes;
-    size_t row;
+    int width = 3 * (f->C + f->F + f->NH * f->HS), bad;     /* no matrix is wider, fused or not */
+    struct kernel_sizes sizes = { .threads = threads, .N = 1, .width = width, .V = f->V };
+    size_t row = (size_t)(width > f->V ? width : f->V);
+    struct table t;
     buf *x, *y;
-    int bad;
-    kernels_complete(&k, table);
-    memset(&sizes, 0, sizeof sizes);
-    sizes.threads = c.threads = threads;
-    sizes.N = 1;
-    sizes.width = 3 * (f->C + f->F + f->NH * f->HS);        /* no matrix is wider, fused or not */
-    sizes.V = f->V;
-    row = (size_t)(sizes.width > f->V ? sizes.width : f->V) * (size_t)k.elem;
-    c.work_bytes = kernels_work_bytes(&k, &sizes);
-    c.work = k.alloc(&c, c.work_bytes + 1);
-    x = k.alloc(&c, row);
-    y = k.alloc(&c, row);
-    if (!c.work || !x || !y) bad = fail_memory(err, "bench", 2 * row + c.work_bytes);
-    else if (k.open(&c)) bad = fail(err, "cannot start the backend", "%s", k.name);
-    else {
-        bad = measure(all, p, b, &k, &c, y, x, err);
-        k.close(&c);
-    }
-    if (x) k.release(&c, x);
-    if (y) k.release(&c, y);
-    if (c.work) k.release(&c, c.work);
+    bad = table_open(&t, k, &sizes, b->common.compute, err) || !(x = table_buf(&t, row, err))
+          || !(y = table_buf(&t, row, err)) || measure(all, p, b, &t, y, x, err);
+    table_close(&t);
     return bad;
 }
 

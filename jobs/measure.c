@@ -1,6 +1,7 @@
 /* measure.c - see measure.h. */
 #include "measure.h"
-#include "../util.h"
+
+#include <string.h>
 
 double median(double *x, int n)
 {
@@ -11,6 +12,48 @@ double median(double *x, int n)
         x[j] = v;
     }
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+static void *take(struct table *t, size_t bytes, struct lora_error *err)
+{
+    void *p = t->k.alloc(&t->ctx, bytes);
+    if (p) t->taken[t->n++] = p;
+    else fail_memory(err, "bench", bytes);
+    return p;
+}
+
+int table_open(struct table *t, const struct kernels *k, const struct kernel_sizes *sizes, int compute,
+               struct lora_error *err)
+{
+    memset(t, 0, sizeof *t);
+    kernels_complete(&t->k, k);
+    t->ctx.threads = sizes->threads;
+    t->ctx.compute = compute;
+    t->ctx.work_bytes = kernels_work_bytes(&t->k, sizes);
+    if (t->ctx.work_bytes && !(t->ctx.work = take(t, t->ctx.work_bytes, err))) return -1;
+    if (t->k.open(&t->ctx)) return fail(err, "cannot start the backend", "%s", t->k.name);
+    t->opened = 1;
+    return 0;
+}
+
+void table_close(struct table *t)
+{
+    if (t->opened) t->k.close(&t->ctx);
+    while (t->n) t->k.release(&t->ctx, t->taken[--t->n]);
+}
+
+buf *table_buf(struct table *t, size_t n, struct lora_error *err) { return take(t, n * (size_t)t->k.elem, err); }
+
+int table_weight(struct table *t, struct weight *there, struct quantised *scales, const struct weight *w,
+                 struct lora_error *err)
+{
+    void *copy;
+    *there = *w;
+    if (!t->k.own_memory) return 0;
+    if (!(copy = kernels_copy_weight(&t->k, &t->ctx, there, scales, w)))
+        return fail_memory(err, "bench: a weight on the device", (size_t)w->rows * (size_t)w->cols);
+    t->taken[t->n++] = copy;
+    return 0;
 }
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))

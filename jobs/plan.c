@@ -1,4 +1,5 @@
 /* plan.c - what a run will take: memory by purpose, steps, tokens, time; and `lora plan`. */
+#include "measure.h"
 #include "train.h"
 
 #include <stdlib.h>
@@ -31,47 +32,41 @@ static double step_operations(const struct run *r)
     return n + (r->adapter ? tokens * 2 * 3 * (double)r->adapter->size : 0);
 }
 
-/* Operations a second of y = x W^T for a slice of one of the model's own weights. */
+/* Seconds of y[N,rows] = x W^T: the best of several, as others may be at work here; -1: it cannot be done. */
+static double product_seconds(struct table *t, buf *y, const buf *x, const struct weight *w, int N)
+{
+    double start = seconds_now(), best = -1;
+    float one;
+    int n;
+    for (n = 0; n < 5 || seconds_now() - start < 0.1; n++) {
+        double before = seconds_now(), seconds;
+        if (kernels_matmul(&t->k, &t->ctx, y, x, w, NULL, 1, 0, N)) break;
+        t->k.down(&t->ctx, &one, y, 1);     /* a device is done when something comes back */
+        seconds = seconds_now() - before;
+        if (!n || seconds < best) best = seconds;
+    }
+    return best;
+}
+
+/* Operations a second of a product with a slice of one of the model's own weights. */
 static double product_rate(const struct run *r)
 {
-    struct kernels k;
-    struct kernel_ctx ctx = { .compute = r->setup.compute };
-    struct kernel_sizes sizes = { 0 };
-    struct weight w, there;
+    struct kernel_sizes sizes = { .threads = r->setup.threads, .V = 1, .HS = 1, .NH = 1, .NKV = 1, .keys = 1, .segments = 1 };
+    struct weight w = *model_weight(r->setup.model, T_WDOWN, 0), there;
     struct quantised scales;
-    void *copy = NULL;
-    float one;
-    int N = r->setup.sizes.N < 256 ? r->setup.sizes.N : 256, n = 0, opened;
-    double start, best = 0;
+    struct table t;
+    double seconds = -1;
+    int N = r->setup.sizes.N < 256 ? r->setup.sizes.N : 256;
     buf *x, *y;
-    kernels_complete(&k, r->setup.kernels);
-    w = *model_weight(r->setup.model, T_WDOWN, 0);
-    if (w.rows > 512) w.rows = 512;
     if (!w.data) return -1;
-    sizes.threads = ctx.threads = r->setup.threads;
+    if (w.rows > 512) w.rows = 512;
     sizes.N = N;
     sizes.width = w.cols > w.rows ? w.cols : w.rows;
-    sizes.V = sizes.HS = sizes.NH = sizes.NKV = sizes.keys = sizes.segments = 1;
-    ctx.work_bytes = kernels_work_bytes(&k, &sizes);
-    ctx.work = ctx.work_bytes ? k.alloc(&ctx, ctx.work_bytes) : NULL;
-    x = k.alloc(&ctx, (size_t)N * (size_t)w.cols * (size_t)k.elem);
-    y = k.alloc(&ctx, (size_t)N * (size_t)w.rows * (size_t)k.elem);
-    opened = x && y && (ctx.work || !ctx.work_bytes) && (!k.open || !k.open(&ctx));
-    if (opened && k.own_memory && (copy = kernels_copy_weight(&k, &ctx, &there, &scales, &w)) != NULL) w = there;
-    start = seconds_now();
-    while (opened && (copy || !k.own_memory) && (n < 5 || seconds_now() - start < 0.1)) {
-        double before = seconds_now(), seconds;
-        if (kernels_matmul(&k, &ctx, y, x, &w, NULL, 1, 0, N)) break;
-        k.down(&ctx, &one, y, 1);       /* a device is done when something comes back */
-        seconds = seconds_now() - before;
-        if (!n++ || seconds < best) best = seconds;     /* others may be at work here: the best counts */
-    }
-    if (copy) k.release(&ctx, copy);
-    if (opened && k.close) k.close(&ctx);
-    if (x) k.release(&ctx, x);
-    if (y) k.release(&ctx, y);
-    if (ctx.work) k.release(&ctx, ctx.work);
-    return n && best > 0 ? 2.0 * N * w.rows * w.cols / best : -1;
+    if (!table_open(&t, r->setup.kernels, &sizes, r->setup.compute, NULL)
+        && (x = table_buf(&t, (size_t)N * (size_t)w.cols, NULL)) && (y = table_buf(&t, (size_t)N * (size_t)w.rows, NULL))
+        && !table_weight(&t, &there, &scales, &w, NULL)) seconds = product_seconds(&t, y, x, &there, N);
+    table_close(&t);
+    return seconds > 0 ? 2.0 * N * w.rows * w.cols / seconds : -1;
 }
 
 double plan_seconds(const struct run *r)
