@@ -39,7 +39,7 @@ static const struct option options[] = {
 
 /* ---- what the machine can do ---- */
 
-double measure_bandwidth(const uint64_t *p, size_t n, int threads)
+static double read_bandwidth(const uint64_t *p, size_t n, int threads)
 {
     uint64_t sum = 0;
     double start = seconds_now();
@@ -79,12 +79,17 @@ static double copy_bandwidth(const struct kernels *k, size_t n)
     return to && from ? 1e-9 * TIMES * 2 * (double)(n * sizeof(float)) / start : 0;
 }
 
-double bench_bandwidth(const struct kernels *k, const uint64_t *p, size_t n, int threads)
+double bench_bandwidth(const struct bench *b, const uint64_t *p, size_t n)
 {
-    return k->own_memory ? copy_bandwidth(k, n) : measure_bandwidth(p, n, threads);
+    return b->kernels->own_memory ? copy_bandwidth(b->kernels, n) : read_bandwidth(p, n, b->threads);
 }
 
 /* ---- the products of a step ---- */
+
+struct figures {
+    double share;               /* of the time of its threads that this process got */
+    double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
+};
 
 enum { FORWARD, BACKWARD_X, LORA_FORWARD, LORA_BACKWARD, KINDS };
 static const char *const kind_names[] = { "forward", "dx", "lora forward", "lora backward" };
@@ -138,8 +143,9 @@ static void add_products(struct products *s, const struct bench *b, const char *
 }
 
 /* Each linear forward once and back once, with its adapter; the head at the rows with a target. */
-static void list_products(struct products *s, const struct config *c, const struct bench *b)
+static void list_products(struct products *s, const struct bench *b)
 {
+    const struct config *c = &b->shape;
     int kind, id, head = b->targets < 160 ? b->targets : 160;
     s->n = 0;
     for (kind = 0; kind < KINDS; kind++)
@@ -184,21 +190,20 @@ static void release(struct memory *m)
     for (i = 0; i < MAX_TYPES; i++) bench_weight_free(&m->weights[i]);
 }
 
-static int reserve_weights(struct memory *m, const struct products *s, const struct bench *b, int threads, struct lora_error *err)
+static int reserve_weights(struct memory *m, const struct products *s, const struct bench *b, struct lora_error *err)
 {
     size_t rows = largest(s, 'r'), cols = (largest(s, 'w') + rows - 1) / rows;
     int i, bad = 0;
     cols = (cols + 255) / 256 * 256;        /* whole blocks of any type */
     for (i = 0; i < b->n_types && !bad; i++)
-        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, threads, err)
+        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, err)
               || table_weight(&m->t, &m->there[i], &m->scales[i], &m->weights[i], err);
     return bad;
 }
 
-static int reserve(struct memory *m, const struct products *s, const struct bench *b, const struct kernels *k, int threads,
-                   struct lora_error *err)
+static int reserve(struct memory *m, const struct products *s, const struct bench *b, struct lora_error *err)
 {
-    struct kernel_sizes sizes = { .threads = threads, .N = b->tokens, .width = b->rank, .V = 1 };
+    struct kernel_sizes sizes = { .threads = b->threads, .N = b->tokens, .width = b->rank, .V = 1 };
     size_t na, nh = (size_t)b->tokens * (size_t)b->rank;
     int i, widest = 1;
     for (i = 0; i < s->n; i++) {
@@ -209,11 +214,11 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     }
     na = (size_t)widest * (size_t)b->rank;
     if (widest > sizes.width) sizes.width = widest;
-    return table_open(&m->t, k, &sizes, b->common.compute, err)
+    return table_open(&m->t, b->kernels, &sizes, b->common.compute, err)
            || !(m->x = table_buf(&m->t, largest(s, 'x'), err)) || !(m->y = table_buf(&m->t, largest(s, 'y'), err))
            || !(m->h = table_buf(&m->t, nh, err)) || !(m->a = table_buf(&m->t, na, err)) || !(m->b = table_buf(&m->t, na, err))
            || !(m->da = table_buf(&m->t, na, err)) || !(m->db = table_buf(&m->t, na, err))
-           || reserve_weights(m, s, b, threads, err) ? -1 : 0;
+           || reserve_weights(m, s, b, err) ? -1 : 0;
 }
 
 /* Ordinary numbers into what products read: they grow when results are added to them. */
@@ -290,9 +295,9 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = has_peak(&m->t.k) ? measure_peak(m->t.ctx.threads) : 0;
-        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(m->t.ctx.threads) : 0;
-        f->bandwidths[to] = bench_bandwidth(&m->t.k, memory, BENCH_READ, m->t.ctx.threads);
+        f->peaks[to] = has_peak(b->kernels) ? measure_peak(b->threads) : 0;
+        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(b->threads) : 0;
+        f->bandwidths[to] = bench_bandwidth(b, memory, BENCH_READ);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
@@ -301,7 +306,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
             }
     }
     progress_done();
-    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / m->t.ctx.threads;
+    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / b->threads;
     free(memory);
     return bad ? -1 : 0;
 }
@@ -354,17 +359,17 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
     struct peaks peaks;
     char part[32];
     int i;
-    if (f->share < 0.8 && !f->own_memory)
+    if (f->share < 0.8 && !b->kernels->own_memory)
         status("this machine is busy with other work: bench got %.0f %% of the time of %d threads, so times are too long",
-               100 * f->share, f->threads);
+               100 * f->share, b->threads);
     peaks.f32 = median(f->peaks, b->rounds);
     peaks.bf16 = median(f->peaks_bf16, b->rounds);
     if (peaks.f32 > 0) fprintf(b->out, "peak of multiply-adds          %.1f GFLOP/s\n", peaks.f32);
     if (peaks.bf16 > 0) fprintf(b->out, "peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
-    fprintf(b->out, "%-30s %.1f GB/s\n\n", f->own_memory ? "copying in its memory" : "reading memory", bandwidth);
+    fprintf(b->out, "%-30s %.1f GB/s\n\n", b->kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
     text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"tokens\":%d,\"targets\":%d,\"rank\":%d,\"rounds\":%d,"
                       "\"compute\":\"%s\",\"peak_gflops\":%.9g,\"peak_bf16_gflops\":%.9g,\"read_gb_per_s\":%.9g,\"products\":[",
-                f->backend, f->threads, b->tokens, b->targets, b->rank, b->rounds,
+                b->kernels->name, b->threads, b->tokens, b->targets, b->rank, b->rounds,
                 b->common.compute == COMPUTE_BF16 ? "bf16" : "f32", peaks.f32, peaks.bf16, bandwidth);
     fprintf(b->out, "%-14s %-14s %-7s %6s %6s %6s %9s %10s  %s\n", "product", "linear", "type", "N", "I", "O", "ms", "GFLOP/s", "of peak");
     for (i = 0; i < s->n; i++) {
@@ -399,8 +404,7 @@ static struct config smollm2_135m(void)
     return c;
 }
 
-static int bench_products(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
-                          struct text *json, struct lora_error *err)
+static int bench_products(const struct bench *b, struct text *json, struct lora_error *err)
 {
     struct products *s = new_array(1, sizeof *s, err);
     struct figures *f = new_array(1, sizeof *f, err);
@@ -408,11 +412,8 @@ static int bench_products(const struct bench *b, const struct kernels *k, const 
     int bad = !s || !f;
     memset(&m, 0, sizeof m);
     if (!bad) {
-        f->backend = k->name;
-        f->threads = threads;
-        f->own_memory = k->own_memory;
-        list_products(s, c, b);
-        bad = reserve(&m, s, b, k, threads, err) || measure(s, &m, b, f, err);
+        list_products(s, b);
+        bad = reserve(&m, s, b, err) || measure(s, &m, b, f, err);
         if (!bad) show(s, b, f, json);
         release(&m);
     }
@@ -421,41 +422,41 @@ static int bench_products(const struct bench *b, const struct kernels *k, const 
     return bad ? -1 : 0;
 }
 
-static int finish(const struct bench *b, struct model *m, struct text *json, int bad, struct lora_error *err)
+static int bench_all(struct bench *b, struct model *m, struct text *json, struct lora_error *err)
 {
-    text_puts(json, "}\n");
-    if (!bad && b->json) bad = text_check(json, err) || job_write_json(b->json, json, err);
-    text_free(json);
-    model_close(m);
-    return bad ? -1 : 0;
-}
-
-static int bench(struct bench *b, struct lora_error *err)
-{
-    const struct kernels *k = kernels_find(b->common.backend, err);
-    struct config c = smollm2_135m();
-    struct model *m = NULL;
-    struct text json = { NULL, 0, 0, 0 };
-    const char *path = b->common.model;
-    int threads = usable_threads(b->common.threads), bad;
-    if (!k || kernels_check_compute(k, b->common.compute, err) || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
-    if (m) c = m->config;
+    const char *path = b->common.model, *name = m ? path : "the shapes of SmolLM2-135M";
     if (b->generate) {
         int from_file = path && !b->dtype && !shape_alone(path);
         fprintf(b->out, "%s, backend %s, %d threads, a prompt of %d tokens, %d new ones, %d sequences together\n",
-               m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->prompt, b->new_tokens, b->batch);
-        text_printf(&json, "{\"backend\":\"%s\",\"threads\":%d,\"rounds\":%d,", k->name, threads, b->rounds);
-        bad = bench_generate(b, k, &c, from_file ? m : NULL, threads, &json, err);
-        return finish(b, m, &json, bad, err);
+                name, b->kernels->name, b->threads, b->prompt, b->new_tokens, b->batch);
+        text_printf(json, "{\"backend\":\"%s\",\"threads\":%d,\"rounds\":%d,", b->kernels->name, b->threads, b->rounds);
+        return bench_generate(b, from_file ? m : NULL, json, err);
     }
     if (!b->targets) b->targets = (b->tokens + 7) / 8;
     if (b->targets > b->tokens) b->targets = b->tokens;
     fprintf(b->out, "%s, backend %s, %d threads, %d tokens, %d with a target, LoRA of rank %d on all linear layers%s\n",
-           m ? path : "the shapes of SmolLM2-135M", k->name, threads, b->tokens, b->targets, b->rank,
-           b->common.compute == COMPUTE_BF16 ? ", frozen weights multiplied in bf16" : "");
-    bad = bench_products(b, k, &c, threads, &json, err);
-    if (!bad && (b->step || b->profile)) bad = bench_step(b, k, &c, threads, &json, err);
-    return finish(b, m, &json, bad, err);
+            name, b->kernels->name, b->threads, b->tokens, b->targets, b->rank,
+            b->common.compute == COMPUTE_BF16 ? ", frozen weights multiplied in bf16" : "");
+    return bench_products(b, json, err) || ((b->step || b->profile) && bench_step(b, json, err)) ? -1 : 0;
+}
+
+static int bench(struct bench *b, struct lora_error *err)
+{
+    struct model *m = NULL;
+    struct text json = { 0 };
+    const char *path = b->common.model;
+    int bad;
+    b->threads = usable_threads(b->common.threads);
+    b->shape = smollm2_135m();
+    if (!(b->kernels = kernels_find(b->common.backend, err)) || kernels_check_compute(b->kernels, b->common.compute, err)
+        || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
+    if (m) b->shape = m->config;
+    bad = bench_all(b, m, &json, err);
+    text_puts(&json, "}\n");
+    if (!bad && b->json) bad = text_check(&json, err) || job_write_json(b->json, &json, err);
+    text_free(&json);
+    model_close(m);
+    return bad ? -1 : 0;
 }
 
 static int run(void *settings, struct lora_error *err)

@@ -17,44 +17,35 @@ struct bench {
     int tokens, targets, row_tokens, rank, rounds, block, step, profile;
     int generate, prompt, new_tokens, batch;
     const char *json, *dtype;
+    /* The options end here; what is made of them: */
     FILE *out;                  /* for tables: stdout, or stderr where stdout is the JSON's */
     struct bench_type types[MAX_TYPES];
-    int n_types;
+    int n_types, threads;
+    const struct kernels *kernels;
+    struct config shape;        /* of the model */
 };
 
-struct figures {
-    const char *backend;
-    int threads, own_memory;
-    double share;               /* of the time of its threads that this process got */
-    double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
-};
-
-/* GB/s of reading n words that no cache holds, on all threads. */
-double measure_bandwidth(const uint64_t *p, size_t n, int threads);
-/* Of the memory that the table works in: that, or, of a memory of its own, what copying there reads and writes. */
-double bench_bandwidth(const struct kernels *k, const uint64_t *p, size_t n, int threads);
+/* GB/s of the memory that the table works in: of reading n words that no cache holds, on all threads; of a memory of
+ * its own, what copying there reads and writes. */
+double bench_bandwidth(const struct bench *b, const uint64_t *p, size_t n);
 /* Waits until a table with its own memory is done with all that it was asked for: a number of p comes back. */
 void bench_wait(const struct kernels *k, struct kernel_ctx *c, const buf *p);
 
 /* bench_weights.c: weights on the heap with numbers of no meaning but of ordinary size. */
 int bench_types_read(struct bench *b);  /* --dtype into types: 0, or the exit status of the usage error */
-int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, int threads,
-                 struct lora_error *err);
+int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, struct lora_error *err);
 void bench_weight_free(struct weight *w);
-/* A model of that shape; free it even after -1. NF4, FP4 and INT8 are what its linears are; the embedding
+/* A model of b->shape; free it even after -1. NF4, FP4 and INT8 are what its linears are; the embedding
  * and the head are BF16 then. */
-int bench_model(struct model **m, const struct bench *b, const struct bench_type *t, const struct config *c, int threads,
-                struct lora_error *err);
+int bench_model(struct model **m, const struct bench *b, const struct bench_type *t, struct lora_error *err);
 void bench_model_free(struct model *m);
 
 /* bench_step.c: whole training steps over each type of weights, with b->profile the time of each operation,
  * and the products of one token. */
-int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
-               struct text *json, struct lora_error *err);
+int bench_step(const struct bench *b, struct text *json, struct lora_error *err);
 
 /* bench_generate.c: a prompt, new tokens, and new tokens of several sequences, over the model of a file or, when it
  * is NULL, over each type of weights. */
-int bench_generate(const struct bench *b, const struct kernels *k, const struct config *c, struct model *file, int threads,
-                   struct text *json, struct lora_error *err);
+int bench_generate(const struct bench *b, struct model *file, struct text *json, struct lora_error *err);
 
 #endif

@@ -29,16 +29,15 @@ static double weights_read(const struct model *m)
     return sum;
 }
 
-static int prepare(struct runner *r, const struct bench *b, int type, const struct kernels *k, const struct config *c,
-                   struct model *file, int threads, struct lora_error *err)
+static int prepare(struct runner *r, const struct bench *b, int type, struct model *file, struct lora_error *err)
 {
     int i, length = b->prompt > b->new_tokens + 1 ? b->prompt : b->new_tokens + 1;
     r->s.model = file;
-    if (!file && bench_model(&r->made, b, &b->types[type], c, threads, err)) return -1;
+    if (!file && bench_model(&r->made, b, &b->types[type], err)) return -1;
     if (!file) r->s.model = r->made;
-    r->s.kernels = k;
-    r->s.threads = threads;
-    r->s.max_memory = memory_limit(&b->common, k);
+    r->s.kernels = b->kernels;
+    r->s.threads = b->threads;
+    r->s.max_memory = memory_limit(&b->common, b->kernels);
     r->bytes = weights_read(r->s.model);
     r->all = new_array((size_t)b->batch, sizeof *r->all, err);
     r->list = new_array((size_t)b->batch, sizeof *r->list, err);
@@ -90,7 +89,7 @@ static int measure_round(struct runner *r, const struct bench *b, int to, double
     return begin(r, b->batch, 1, err) || go_on(r, b->batch, b->new_tokens, &r->batch[to], err) ? -1 : 0;
 }
 
-static int measure(struct runner *all, const struct bench *b, int n, int threads, double *bandwidths, struct lora_error *err)
+static int measure(struct runner *all, const struct bench *b, int n, double *bandwidths, struct lora_error *err)
 {
     int round, i, bad = 0;
     uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
@@ -99,7 +98,7 @@ static int measure(struct runner *all, const struct bench *b, int n, int threads
     for (round = -1; round < b->rounds && !bad; round++) {  /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         progress("round %d of %d", to + 1, b->rounds);
-        bandwidths[to] = bench_bandwidth(all[0].s.kernels, memory, BENCH_READ, threads);
+        bandwidths[to] = bench_bandwidth(b, memory, BENCH_READ);
         for (i = 0; i < n && !bad; i++) bad = measure_round(&all[i], b, to, bandwidths[to], err);
     }
     progress_done();
@@ -110,7 +109,7 @@ static int measure(struct runner *all, const struct bench *b, int n, int threads
 static void show(struct runner *all, const struct bench *b, int n, int from_file, double bandwidth, struct text *json)
 {
     int i;
-    fprintf(b->out, "%-30s %.1f GB/s\n\n", all[0].s.kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
+    fprintf(b->out, "%-30s %.1f GB/s\n\n", b->kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
     fprintf(b->out, "%-10s %10s %16s %14s %8s %16s %14s\n", "weights", "MB read", "prompt tokens/s", "new tokens/s", "GB/s", "of the bandwidth", "new, together");
     text_printf(json, "\"prompt\":%d,\"new\":%d,\"batch\":%d,\"read_gb_per_s\":%.9g,\"generation\":[", b->prompt, b->new_tokens, b->batch, bandwidth);
     for (i = 0; i < n; i++) {
@@ -136,8 +135,7 @@ static void close_runner(struct runner *r, int batch)
     bench_model_free(r->made);
 }
 
-int bench_generate(const struct bench *b, const struct kernels *k, const struct config *c, struct model *file, int threads,
-                   struct text *json, struct lora_error *err)
+int bench_generate(const struct bench *b, struct model *file, struct text *json, struct lora_error *err)
 {
     int n = file ? 1 : b->n_types, i, bad;
     struct runner *all = new_array((size_t)n, sizeof *all, err);
@@ -145,9 +143,9 @@ int bench_generate(const struct bench *b, const struct kernels *k, const struct 
     bad = !all || !bandwidths;
     for (i = 0; i < n && !bad; i++) {
         progress("weights: %s", file ? file->path : b->types[i].name);
-        bad = prepare(&all[i], b, i, k, c, file, threads, err);
+        bad = prepare(&all[i], b, i, file, err);
     }
-    bad = bad || measure(all, b, n, threads, bandwidths, err);
+    bad = bad || measure(all, b, n, bandwidths, err);
     if (!bad) show(all, b, n, file != NULL, median(bandwidths, b->rounds), json);
     for (i = 0; all && i < n; i++) close_runner(&all[i], b->batch);
     free(all);

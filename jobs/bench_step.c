@@ -191,7 +191,7 @@ static struct kernels wrapped(const struct kernels *k, int thin)
 /* ---- the step ---- */
 
 /* Rows of row_tokens tokens, the last targets of each (as a support message's label is). */
-static int fill_pack(struct pack *p, const struct bench *b, int V, struct lora_error *err)
+static int fill_pack(struct pack *p, const struct bench *b, struct lora_error *err)
 {
     int laid = 0, rows = (b->tokens + b->row_tokens - 1) / b->row_tokens, i, t, segment;
     int *ids = new_array((size_t)b->row_tokens, sizeof *ids, err), bad = !ids;
@@ -199,7 +199,7 @@ static int fill_pack(struct pack *p, const struct bench *b, int V, struct lora_e
     for (i = 0; i < rows && !bad; i++) {
         int n = b->tokens - laid < b->row_tokens ? b->tokens - laid : b->row_tokens;
         int targets = (int)((long long)b->targets * (i + 1) / rows - (long long)b->targets * i / rows);
-        for (t = 0; t < n; t++) ids[t] = (int)(random_bits(3, (uint64_t)(laid + t)) % (uint64_t)V);
+        for (t = 0; t < n; t++) ids[t] = (int)(random_bits(3, (uint64_t)(laid + t)) % (uint64_t)b->shape.V);
         bad = pack_segment(p, ids, n, -1, 0, i, &segment, err);
         for (t = n - (targets < n ? targets : n); t < n && !bad; t++)
             bad = pack_target(p, segment, t, ids[(t + 1) % n], 1, err);
@@ -210,30 +210,17 @@ static int fill_pack(struct pack *p, const struct bench *b, int V, struct lora_e
 }
 
 static int open_lora(struct lora **l, struct adapter **a, const struct bench *b, const struct kernels *k,
-                     const struct model *m, const struct pack *p, int threads, struct lora_error *err)
+                     const struct model *m, const struct pack *p, struct lora_error *err)
 {
-    struct adapter_settings settings;
-    struct lora_setup setup;
-    memset(&settings, 0, sizeof settings);
-    settings.r = b->rank;
-    settings.alpha = 2 * b->rank;
-    settings.target_modules = "all-linear";
+    const struct adapter_settings settings = { .r = b->rank, .alpha = 2 * b->rank, .target_modules = "all-linear" };
+    struct lora_setup setup = {
+        .kernels = k, .threads = b->threads, .compute = b->common.compute, .model = m, .adapters = a, .n_adapters = 1,
+        .max_memory = memory_limit(&b->common, k)
+    };
     if (adapter_new(a, &m->config, &settings, err) || adapter_init(*a, (uint64_t)b->common.seed, err)) return -1;
-    memset(&setup, 0, sizeof setup);
-    setup.kernels = k;
-    setup.threads = threads;
-    setup.compute = b->common.compute;
-    setup.model = m;
-    setup.adapters = a;
-    setup.n_adapters = 1;
-    setup.sizes.N = p->N;
-    setup.sizes.S = p->S;
-    setup.sizes.T = p->T;
-    setup.sizes.U = p->U;
-    setup.sizes.positions = b->row_tokens;
+    lora_sizes_raise(&setup.sizes, p);
     setup.sizes.backward = 1;
     setup.sizes.keep = -1;
-    setup.max_memory = memory_limit(&b->common, k);
     return lora_open(l, &setup, err);
 }
 
@@ -312,15 +299,15 @@ static int measure(struct runner *all, const struct pack *p, const struct bench 
 }
 
 /* Scratch, a row in and a row out for the products of a token. */
-static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
-                               const struct config *f, int threads, struct lora_error *err)
+static int measure_with_memory(struct runner *all, const struct pack *p, const struct bench *b, struct lora_error *err)
 {
+    const struct config *f = &b->shape;
     int width = 3 * (f->C + f->F + f->NH * f->HS), bad;     /* no matrix is wider, fused or not */
-    struct kernel_sizes sizes = { .threads = threads, .N = 1, .width = width, .V = f->V };
+    struct kernel_sizes sizes = { .threads = b->threads, .N = 1, .width = width, .V = f->V };
     size_t row = (size_t)(width > f->V ? width : f->V);
     struct table t;
     buf *x, *y;
-    bad = table_open(&t, k, &sizes, b->common.compute, err) || !(x = table_buf(&t, row, err))
+    bad = table_open(&t, b->kernels, &sizes, b->common.compute, err) || !(x = table_buf(&t, row, err))
           || !(y = table_buf(&t, row, err)) || measure(all, p, b, &t, y, x, err);
     table_close(&t);
     return bad;
@@ -419,7 +406,7 @@ static void show_steps(struct runner *all, const struct bench *b, const struct p
 
 /* What the thread that calls works for longer than the others do on average is not shared out. Processor time, not
  * the clock's: what other programs take does not count, and neither does waiting, if it does not spin. */
-static void show_serial(const struct runner *r, const struct bench *b, int threads, struct text *json)
+static void show_serial(const struct runner *r, const struct bench *b, struct text *json)
 {
     const char *policy = getenv("OMP_WAIT_POLICY");
     double share[MAX_ROUNDS], serial;
@@ -430,7 +417,7 @@ static void show_serial(const struct runner *r, const struct bench *b, int threa
         return;
     }
     for (i = 0; i < b->rounds; i++) {
-        double others = (r->processor[i] - r->own[i]) / (threads - 1);
+        double others = (r->processor[i] - r->own[i]) / (b->threads - 1);
         share[i] = r->own[i] > others ? (r->own[i] - others) / r->processor[i] : 0;
     }
     serial = median(share, b->rounds);
@@ -440,30 +427,28 @@ static void show_serial(const struct runner *r, const struct bench *b, int threa
 }
 
 static int prepare(struct runner *all, const struct pack *p, const struct bench *b, const struct kernels *k,
-                   const struct config *c, int threads, struct lora_error *err)
+                   struct lora_error *err)
 {
     int i;
     for (i = 0; i < b->n_types; i++) {
         progress("weights: %s", b->types[i].name);
-        if (bench_model(&all[i].m, b, &b->types[i], c, threads, err)
-            || open_lora(&all[i].l, &all[i].a, b, k, all[i].m, p, threads, err)) return -1;
+        if (bench_model(&all[i].m, b, &b->types[i], err) || open_lora(&all[i].l, &all[i].a, b, k, all[i].m, p, err)) return -1;
     }
     return 0;
 }
 
-int bench_step(const struct bench *b, const struct kernels *k, const struct config *c, int threads,
-               struct text *json, struct lora_error *err)
+int bench_step(const struct bench *b, struct text *json, struct lora_error *err)
 {
-    struct kernels w = wrapped(k, b->rank);
+    struct kernels w = wrapped(b->kernels, b->rank);
     struct runner *all = new_array((size_t)b->n_types, sizeof *all, err);
     struct kernel_ctx c0 = { .threads = 1 };
     struct pack p;
     int bad = !all, i;
     memset(&p, 0, sizeof p);
     if (!bad && !(timed.probe = w.alloc(&c0, sizeof(double)))) bad = fail_memory(err, "bench", sizeof(double));
-    bad = bad || fill_pack(&p, b, c->V, err) || prepare(all, &p, b, b->profile ? &w : k, c, threads, err)
-        || measure_with_memory(all, &p, b, k, c, threads, err);
-    if (!bad && threads > 1 && !b->profile && !k->own_memory) show_serial(&all[0], b, threads, json);       /* before the medians sort the rounds */
+    bad = bad || fill_pack(&p, b, err) || prepare(all, &p, b, b->profile ? &w : b->kernels, err)
+        || measure_with_memory(all, &p, b, err);
+    if (!bad && b->threads > 1 && !b->profile && !b->kernels->own_memory) show_serial(&all[0], b, json);    /* before the medians sort the rounds */
     if (!bad) show_steps(all, b, &p, json);
     if (!bad && b->profile) {
         show_profile(b, json);

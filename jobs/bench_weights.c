@@ -63,18 +63,15 @@ static void fill_bytes(unsigned char *p, int type, size_t n, int cols)
     }
 }
 
-int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, int threads,
-                 struct lora_error *err)
+static int is_quantised(const struct bench_type *t) { return t->type == TYPE_NF4 || t->type == TYPE_FP4 || t->type == TYPE_INT8; }
+
+int bench_weight(struct weight *w, const struct bench *b, const struct bench_type *t, int rows, int cols, struct lora_error *err)
 {
-    struct quantise how;
+    const struct quantise how = { t->type, b->block, t->double_quant };
     void *data;
     size_t bytes;
     memset(w, 0, sizeof *w);
-    how.type = t->type;
-    how.block = b->block;
-    how.double_quant = t->double_quant;
-    if (t->type == TYPE_NF4 || t->type == TYPE_FP4 || t->type == TYPE_INT8)
-        return weight_quantise(w, &how, rows, cols, number_row, &cols, threads, "bench", err);
+    if (is_quantised(t)) return weight_quantise(w, &how, rows, cols, number_row, &cols, b->threads, "bench", err);
     if (type_bytes(&bytes, t->type, (size_t)rows * (size_t)cols)) {
         fail(err, "bench", "--dtype %s", t->name);
         return expected(err, "matrices of whole blocks of %d", weight_types[t->type].block);
@@ -98,13 +95,12 @@ void bench_weight_free(struct weight *w)
 static struct bench_type type_of_tensor(const struct bench_type *t, int id, int cols)
 {
     static const struct bench_type f32 = { "f32", TYPE_F32, 0 }, bf16 = { "bf16", TYPE_BF16, 0 };
-    int quantised = t->type == TYPE_NF4 || t->type == TYPE_FP4 || t->type == TYPE_INT8;
-    return cols == 1 ? f32 : quantised && (id == T_EMBED || id == T_HEAD) ? bf16 : *t;
+    return cols == 1 ? f32 : is_quantised(t) && (id == T_EMBED || id == T_HEAD) ? bf16 : *t;
 }
 
-int bench_model(struct model **out, const struct bench *b, const struct bench_type *t, const struct config *c, int threads,
-                struct lora_error *err)
+int bench_model(struct model **out, const struct bench *b, const struct bench_type *t, struct lora_error *err)
 {
+    const struct config *c = &b->shape;
     struct model *m = new_array(1, sizeof *m, err);
     int id = -1, layer = 0, bad = 0;
     *out = m;
@@ -113,7 +109,7 @@ int bench_model(struct model **out, const struct bench *b, const struct bench_ty
     while (!bad && tensor_next(c, &id, &layer)) {
         int cols = tensor_cols(c, id);
         struct bench_type type = type_of_tensor(t, id, cols);
-        bad = bench_weight(&m->weights[layer * T_COUNT + id], b, &type, tensor_rows(c, id), cols, threads, err);
+        bad = bench_weight(&m->weights[layer * T_COUNT + id], b, &type, tensor_rows(c, id), cols, err);
     }
     return bad;
 }
