@@ -237,6 +237,7 @@ static int end_row(struct batch *b, struct answering *a, struct lora_error *err)
         text_free(&t);
         return -1;
     }
+    for (i = 0; i < t.n; i++) if (!t.s[i]) t.s[i] = '\xff';     /* no text has a NUL: a byte of none must not end the answer */
     if (at >= b->n_waiting) {
         memset(b->waiting + b->n_waiting, 0, (at + 1 - b->n_waiting) * sizeof *b->waiting);
         b->n_waiting = at + 1;

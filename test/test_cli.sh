@@ -298,6 +298,17 @@ printf '{"messages":[{"role":"user","content":"%s"},{"role":"assistant","content
 run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens 100 --predictions "$dir/p"
 [ -s "$dir/said" ] && [ -s "$dir/p" ] || wrong "no text"
 
+begin "generate: a NUL does not end an answer"
+for text in 32 hi there a b c; do
+    before=$($EXE "$LORA" generate $small --prompt $text --max-new-tokens 100 --ids 2>"$dir/err" | tr ' ' '\n' | grep -n '^0$' | sed 's/:.*//' | head -1)
+    [ "${before:-1}" -gt 1 ] && break
+done
+[ "${before:-1}" -gt 1 ] || wrong "no answer has the id 0 behind another"
+printf '{"messages":[{"role":"user","content":"%s"},{"role":"assistant","content":"x"}]}\n' "$text" >"$dir/g.jsonl"
+run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens $((before - 1)) --predictions "$dir/p"
+run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens "$before" --predictions "$dir/p1"
+cmp -s "$dir/p" "$dir/p1" && wrong "the answer ends before the NUL"
+
 begin "generate: sampling by seed, top-k 1 is greedy, stop texts, --raw"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids; cp "$dir/out" "$dir/greedy"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5 --top-k 1; same "$dir/out" "$dir/greedy"
