@@ -3,7 +3,7 @@
  * No padding, no pad token, no leak between rows: attention is causal inside a segment and sees all
  * of its prefix, nothing else; positions follow from the table. A segment may continue another one,
  * so a common beginning is computed once, and the gradient of the prefix is the sum over the
- * segments that continue it, which is exact. */
+ * segments that continue it, which is exact. docs/one-row.md draws one. */
 #ifndef PACK_H
 #define PACK_H
 
@@ -18,11 +18,12 @@ struct pack {
     int T;
     int *target_row, *target_id;
     float *target_weight;
-    /* made by pack_finish: rows with a target, ascending, and which targets each has (CSR) */
+    /* made by pack_finish: rows with a target, ascending; row logit_row[u] has the places first[u] .. first[u + 1] - 1
+     * of the three lists below */
     int U;
     int *logit_row;             /* [U] */
-    int *first;                 /* [U + 1]: into order, ids_by_row, weight_by_row */
-    int *order;                 /* [T]: target t of the list above */
+    int *first;                 /* [U + 1] */
+    int *order;                 /* [T]: which target of the list above */
     int *id_by_row;             /* [T] */
     float *weight_by_row;       /* [T] */
     int keys;                   /* rows the key and value buffers need */

@@ -1,17 +1,8 @@
-/* nf4.c - makes each figure of docs/nf4.md and holds the page to it. `make test` builds and runs it.
- *
- *     nf4 docs/nf4.md         compares: each block of the page, line by line; each number of its text
- *     nf4 docs/nf4.md quantiles       prints the block of that name, to be put into the page
- *
- * A block of the page begins with a line "```text NAME" and ends with "```". A number with a decimal
- * point that the text names must stand in a block too. */
+/* nf4.c - makes each figure of docs/nf4.md and holds the page to it (page.h). `make test` builds and runs it. */
+#include "page.h"
 #include "nf4.h"
 
-#include <ctype.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define MANY 16384                      /* blocks of 64: a million numbers */
 
@@ -166,95 +157,11 @@ static void put_errors(struct text *t)
         text_printf(t, "%-4s    %.5f        %.4f\n", names[k], square[k] / (double)n, magnitude[k] / (double)n);
 }
 
-/* ---- the page ---- */
-
-static const struct { const char *name; void (*put)(struct text *t); } blocks[] = {
-    { "quantiles", put_quantiles }, { "midpoints", put_midpoints }, { "block", put_block }, { "bytes", put_bytes },
-    { "sizes", put_sizes }, { "scales", put_scales }, { "errors", put_errors },
-};
-#define BLOCKS (sizeof blocks / sizeof *blocks)
-
-static int find_block(const char *name, size_t n)
-{
-    size_t i;
-    for (i = 0; i < BLOCKS; i++) if (strlen(blocks[i].name) == n && !strncmp(blocks[i].name, name, n)) return (int)i;
-    return -1;
-}
-
-/* Each number with a decimal point in this line of text must stand in `figures`. */
-static int check_text(const char *line, size_t n, const struct text *figures)
-{
-    char number[64];
-    size_t i = 0;
-    int bad = 0;
-    while (i < n) {
-        size_t digits = strspn(line + i, "0123456789."), used = digits < sizeof number ? digits : sizeof number - 1;
-        if (!digits || !isdigit((unsigned char)line[i])) {
-            i++;
-            continue;
-        }
-        memcpy(number, line + i, used);
-        while (used && number[used - 1] == '.') used--;     /* a full stop */
-        number[used] = 0;
-        if (strchr(number, '.') && !strstr(figures->s, number)) {
-            printf("the text says %s, and no block does\n", number);
-            bad = 1;
-        }
-        i += digits;
-    }
-    return bad;
-}
-
-static int check_page(const char *page, const struct text *made, const struct text *figures)
-{
-    const char *line, *next;
-    size_t seen = 0;
-    int bad = 0;
-    for (line = page; *line; line = next) {
-        size_t n = strcspn(line, "\n");
-        int i = strncmp(line, "```text ", 8) ? -1 : find_block(line + 8, n - 8);
-        next = line + n + (line[n] == '\n');
-        if (i < 0) {
-            bad |= check_text(line, n, figures);
-            continue;
-        }
-        if (strncmp(next, made[i].s, made[i].n) || strncmp(next + made[i].n, "```", 3)) {
-            printf("the block %s is another one; it should be:\n%s", blocks[i].name, made[i].s);
-            bad = 1;
-        }
-        seen++;
-        next = strstr(next, "```");
-        if (!next) return 1;
-        next += 3;
-    }
-    if (seen != BLOCKS) printf("%d of %d blocks are there\n", (int)seen, (int)BLOCKS);
-    return bad || seen != BLOCKS;
-}
-
 int main(int argc, char **argv)
 {
-    static struct text made[BLOCKS], figures, page;
-    static struct lora_error err;
-    struct file_map f;
-    size_t i;
-    int bad = 0, one;
-    if (argc < 2 || argc > 3) return fprintf(stderr, "usage: nf4 docs/nf4.md [BLOCK]\n"), 2;
-    for (i = 0; i < BLOCKS; i++) {
-        blocks[i].put(&made[i]);
-        text_puts(&figures, made[i].s ? made[i].s : "");
-        bad |= text_check(&made[i], &err);
-    }
-    one = argc == 3 ? find_block(argv[2], strlen(argv[2])) : -1;
-    if (one >= 0) printf("%s", made[one].s);
-    else if (!bad && !file_open(&f, argv[1], &err)) {
-        text_add(&page, (const char *)f.data, f.size);      /* with a 0 at the end */
-        file_close(&f);
-        bad = text_check(&page, &err) || check_page(page.s, made, &figures);
-        if (!bad) printf("%s: %d blocks and the numbers between them are as made here\n", argv[1], (int)BLOCKS);
-    }
-    for (i = 0; i < BLOCKS; i++) text_free(&made[i]);
-    text_free(&figures);
-    text_free(&page);
-    if (err.what[0]) fprintf(stderr, "nf4: %s: %s\n", err.what, err.where);
-    return bad || err.what[0] ? 1 : 0;
+    static const struct page_block blocks[] = {
+        { "quantiles", put_quantiles }, { "midpoints", put_midpoints }, { "block", put_block }, { "bytes", put_bytes },
+        { "sizes", put_sizes }, { "scales", put_scales }, { "errors", put_errors },
+    };
+    return page_main(argc, argv, blocks, sizeof blocks / sizeof *blocks, 1);
 }

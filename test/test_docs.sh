@@ -29,7 +29,13 @@ done
 [ -z "$missing" ] || echo "  not named:$missing"
 [ -z "$missing" ]; result "every kernel is in docs/cuda.md" $?
 
-# Each figure of the page on NF4 is made again.
+# Each figure of the page on NF4 is made again, and the pack that the first page draws, which training lays down too.
 $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md
 result "the figures of docs/nf4.md" $?
+$EXE "$(dirname "$LORA")/docs/pack" docs/one-row.md
+result "the pack of docs/one-row.md" $?
+sed -n '/cat three.jsonl/,/lora train/s/^ *{/{/p' docs/one-row.md >"$dir/three.jsonl"
+$EXE "$LORA" train --model data/model --data "$dir/three.jsonl" --batch-size 3 --max-steps 1 --out "$dir/out" --dry-run >"$dir/log" 2>&1 \
+    && [ "$(wc -l <"$dir/three.jsonl")" = 3 ] && said=$(grep '^tokens: ' "$dir/log") && grep -q "^ *$said" docs/one-row.md
+result "what lora train says of its rows" $?
 finish
