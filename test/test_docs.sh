@@ -2,7 +2,7 @@
 # What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
 . test/checks.sh
 docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
-sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.[ch] docs/*.cu docs/ladder/*.[ch] test/*.[ch] 2>/dev/null)
+sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.[ch] docs/*.cu docs/ladder/*.[ch] verify/*.[ch] test/*.[ch] 2>/dev/null)
 for doc in $docs; do
     missing=
     words=$(sed -e 's/``*/`/g' "$doc" | grep -o '`[^` ]*`' | tr -d '\140' | sort -u)
@@ -29,9 +29,13 @@ done
 [ -z "$missing" ] || echo "  not named:$missing"
 [ -z "$missing" ]; result "every kernel is in docs/cuda.md" $?
 
-# Each figure of the page on NF4 is made again, and the pack that the first page draws, which training lays down too.
+# Each figure of the pages on NF4 and on bounds is made again, and the pack that the first page draws, which training lays down too.
 $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md
 result "the figures of docs/nf4.md" $?
+$EXE "$(dirname "$LORA")/docs/bounds" docs/bounds.md
+result "the figures of docs/bounds.md" $?
+said=$($EXE "$LORA" verify --backend ref --op matmul_dw | grep '^matmul_dw ') && grep -qF "$said" docs/bounds.md
+result "what lora verify prints of them" $?
 $EXE "$(dirname "$LORA")/docs/pack" docs/one-row.md
 result "the pack of docs/one-row.md" $?
 sed -n '/cat three.jsonl/,/lora train/s/^ *{/{/p' docs/one-row.md >"$dir/three.jsonl"

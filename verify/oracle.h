@@ -2,7 +2,7 @@
  *
  * Every operation runs at sizes that hurt, in all its variants, on the table under test and on the
  * oracle from the same inputs, and must stay within a bound that is derived from the arithmetic,
- * not tuned (u is the unit roundoff, 2^-24 for float):
+ * not tuned (u is the unit roundoff, 2^-24 for float; docs/bounds.md derives them and follows one number):
  *   copies, decoding, products of small integers      equal
  *   elementwise                                       a few u, times the magnitudes that are added
  *   dot products of length K, random                  (2 sqrt(K) + 2) u |a| |b|
