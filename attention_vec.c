@@ -2,9 +2,10 @@
  *
  * Scores are never stored but for one block of ROWS x KEYS a thread: forward keeps each row's largest
  * score and sum of exponentials as it goes over the blocks of keys (Milakov and Gimelshein 2018),
- * backward makes p again from lse (Dao et al. 2022). The query heads of a key head are rows
- * of one block: row r is query r / G, head r % G, so a block of keys is transposed once for all.
- * Exponentials are powers of 2: log2(e) is in the scale that scores get anyway.
+ * backward makes p again from lse (Dao et al. 2022). docs/ladder/a3_tiles.c is forward alone, plainly.
+ * The query heads of a key head are rows of one block: row r is query r / G, head r % G, so a block of
+ * keys is transposed once for all. Exponentials are powers of 2: log2(e) is in the scale that scores
+ * get anyway.
  *
  * The blocks of keys begin at a segment's first key, and a row's numbers do not mix with others': so
  * its result depends on what it sees alone. Backward is one go over the pairs of blocks: a thread has

@@ -11,8 +11,8 @@
  *         +-------------------------------------------------+   +--------------------------------------------+
  *                                                        = mid
  *
- * An adapted linear (Hu et al. 2021, eq. 3):  y = x W^T + b + s drop(x) A^T B^T,  s = alpha / r.
- * In training only A and B have gradients, unless `full`, where every tensor has.
+ * An adapted linear (Hu et al. 2021, eq. 3):  y = x W^T + b + s drop(x) A^T B^T,  s = alpha / r
+ * (rsLoRA: alpha / sqrt(r)). In training only A and B have gradients, unless `full`, where every tensor has.
  *
  * A fused matrix, as Phi-3's W = [Wq; Wk; Wv], is three linears here, over its rows: h = s drop(x) A^T is made
  * by the first, used by all, and its gradient summed over all before A gets its own. */
@@ -210,7 +210,8 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     linear_forward(l, &y->down, out, l->act, a->h[6], 1);
 }
 
-/* Does something train below the input of tensor `id` of this layer? Then its dx is needed. */
+/* Does something train below the input of tensor `id` of this layer? Then its dx is needed. lowest_layer and lowest_id
+ * are the first trained tensor on the way forward; ids are in that order (model.h). */
 static int trains_below(const struct lora *l, int layer, int id)
 {
     return l->full || layer > l->lowest_layer || (layer == l->lowest_layer && id > l->lowest_id);
