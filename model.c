@@ -385,15 +385,6 @@ void model_close(struct model *m)
 
 /* ---- writing ---- */
 
-/* One row of a tensor, rounded to dtype, to the file. */
-static int put_row(struct st_writer *w, float *row, uint16_t *half, int n, int dtype, struct lora_error *err)
-{
-    int i;
-    if (dtype == TYPE_F32) return st_writer_put(w, row, (size_t)n * sizeof *row, err);
-    for (i = 0; i < n; i++) half[i] = dtype == TYPE_F16 ? f32_to_f16(row[i]) : f32_to_bf16(row[i]);
-    return st_writer_put(w, half, (size_t)n * sizeof *half, err);
-}
-
 /* Calls each(ctx, id, layer) for every tensor of the file, in its order. */
 static int each_tensor(const struct config *c, int (*each)(void *ctx, int id, int layer), void *ctx)
 {
@@ -458,6 +449,23 @@ static int tensor_row(void *ctx, int row, float *out, struct lora_error *err)
     return t->x->source(t->x->source_ctx, t->id, t->layer, row, out, err);
 }
 
+/* The row of a tensor, rounded to dtype, to the file. A number that only F16 makes infinite would break the model. */
+static int put_row(struct writing *x, int id, int layer)
+{
+    int n = tensor_cols(x->c, id), i;
+    char name[128];
+    if (x->dtype == TYPE_F32) return st_writer_put(&x->w, x->row, (size_t)n * sizeof *x->row, x->err);
+    for (i = 0; i < n; i++) {
+        x->half[i] = x->dtype == TYPE_F16 ? f32_to_f16(x->row[i]) : f32_to_bf16(x->row[i]);
+        if (x->dtype != TYPE_F16 || (x->half[i] & 0x7fff) != 0x7c00 || x->row[i] - x->row[i] != 0) continue;
+        fail(x->err, "a number that F16 does not hold", "%s", tensor_name(name, sizeof name, id, layer));
+        expected(x->err, "at most 65504");
+        found(x->err, "%g", (double)x->row[i]);
+        return hint(x->err, "--dtype bf16 or f32 holds it");
+    }
+    return st_writer_put(&x->w, x->half, (size_t)n * sizeof *x->half, x->err);
+}
+
 static int put_quantised(void *ctx, int id, int layer)
 {
     struct writing *x = ctx;
@@ -480,7 +488,7 @@ static int put_plain(void *ctx, int id, int layer)
     if (is_quantised(x, id)) return 0;
     for (r = 0; r < tensor_rows(x->c, id); r++)
         if (x->source(x->source_ctx, id, layer, r, x->row, x->err)
-            || put_row(&x->w, x->row, x->half, tensor_cols(x->c, id), x->dtype, x->err)) return -1;
+            || put_row(x, id, layer)) return -1;
     return 0;
 }
 

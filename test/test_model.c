@@ -76,6 +76,28 @@ static void test_round_trip(void)
     }
 }
 
+/* A row as row_of gives it, but for one number that F16 has no place for. */
+static int large_row(void *ctx, int id, int layer, int row, float *out, struct lora_error *err)
+{
+    if (row_of(ctx, id, layer, row, out, err)) return -1;
+    if (id == T_WUP && layer == 1 && row == 2) out[3] = -65520;
+    return 0;
+}
+
+static void test_too_large(void)
+{
+    struct config c = tiny_config();
+    struct tiny t;
+    struct lora_error err;
+    test_begin("a number that F16 would make infinite is refused, by the tensor's name");
+    tiny_open(&t, &c, 1);
+    memset(&err, 0, sizeof err);
+    CHECK(model_write(&c, folder, TYPE_F16, large_row, &t.model, &err) && strstr(err.where, "layers.1.mlp.up_proj")
+          && !strcmp(err.found, "-65520"), "%s: %s: %s", err.what, err.where, err.found);
+    CHECK(!model_write(&c, folder, TYPE_BF16, large_row, &t.model, &err));
+    tiny_close(&t);
+}
+
 /* One configuration with one line put in or changed: opened, or refused with `word` in the error. */
 struct edit { const char *find, *put, *word; };
 
@@ -469,6 +491,7 @@ int main(void)
 {
     if (folder_make()) return 1;
     test_round_trip();
+    test_too_large();
     test_config();
     test_defaults();
     test_directories();
