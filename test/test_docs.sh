@@ -34,8 +34,13 @@ $EXE "$(dirname "$LORA")/docs/nf4" docs/nf4.md
 result "the figures of docs/nf4.md" $?
 $EXE "$(dirname "$LORA")/docs/bounds" docs/bounds.md
 result "the figures of docs/bounds.md" $?
-said=$($EXE "$LORA" verify --backend ref --op matmul_dw | grep '^matmul_dw ') && grep -qF "$said" docs/bounds.md
-result "what lora verify prints of them" $?
+begin "what lora verify prints of them"
+if [ -n "$EXE" ]; then
+    skip "too slow under an emulator"
+else
+    said=$(lora verify --backend ref --op matmul_dw | grep '^matmul_dw ') && grep -qF "$said" docs/bounds.md || wrong "$said"
+fi
+end
 $EXE "$(dirname "$LORA")/docs/pack" docs/one-row.md
 result "the pack of docs/one-row.md" $?
 sed -n '/cat three.jsonl/,/lora train/s/^ *{/{/p' docs/one-row.md >"$dir/three.jsonl"
