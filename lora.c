@@ -2,7 +2,8 @@
  *
  * Read layer_forward() first, then layer_backward(), its mirror image in reverse order. Nothing here
  * looks into a buffer: all arithmetic is in the table of kernels, where each operation's equation
- * stands (kernels.h); all memory is carved in setup.c.
+ * stands (kernels.h); all memory is carved in setup.c. lora_state.h says what a linear, a branch (what an
+ * adapter adds to it) and a run (rows that use the same adapter) are; docs/math.md derives the backward pass.
  *
  * One layer (Touvron et al. 2023; letters as in config.h):
  *
