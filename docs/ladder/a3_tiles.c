@@ -15,7 +15,7 @@
 
 #include <math.h>
 
-enum { ROWS = 96, KEYS = 64 };
+enum { ROWS = GROUP_MOST, KEYS = 64 };
 #define LN2 0.6931472f
 #define LOG2E 1.442695f
 

@@ -85,7 +85,7 @@ void rung_online(const struct attention *a);
 void rung_tiles(const struct attention *a);
 void rung_attention(const struct attention *a);     /* in 10_library.c */
 
-enum { HEAD_MOST = 128, ROWS_MOST = 96 };           /* of HS, of NH / NKV: for a3 */
+enum { HEAD_MOST = 128, GROUP_MOST = 96 };          /* of HS and of NH / NKV, in a3 */
 
 static inline const float *query(const struct attention *a, int n, int h) { return a->q + ((size_t)n * a->NH + h) * a->HS; }
 static inline float *result(const struct attention *a, int n, int h) { return a->out + ((size_t)n * a->NH + h) * a->HS; }

@@ -105,7 +105,8 @@ static int reference_attention(struct problem *b, struct lora_error *err)
     const double u = ldexp(1, -24), scale = 1 / sqrt((double)a->HS);
     double *p = new_array((size_t)a->N, sizeof *p, err);
     int h, n, j, d, HS = a->HS;
-    for (h = 0; h < a->NH && p; h++)
+    if (!p) return -1;
+    for (h = 0; h < a->NH; h++)
         for (n = 0; n < a->N; n++) {
             double *want = b->want + (result(a, n, h) - a->out), *bound = b->bound + (result(a, n, h) - a->out);
             double dz = 0, largest = 0, max = -INFINITY, sum = 0, share;
@@ -130,7 +131,7 @@ static int reference_attention(struct problem *b, struct lora_error *err)
                 }
         }
     free(p);
-    return p ? 0 : -1;
+    return 0;
 }
 
 /* Room for `x` and `w` numbers of input, `scratch` and n of output. */
