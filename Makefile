@@ -222,9 +222,12 @@ $(BUILD)/docs/ladder/run: $(LADDER) $(BUILD)/jobs/measure.o $(BUILD)/jobs/system
 ladder: $(BUILD)/docs/ladder/run
 	@$(BUILD)/docs/ladder/run $(ARGS)
 
-test: $(BUILD)/docs/ladder/run
-test: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) \
+# All that `make test` runs.
+tests: $(BUILD)/docs/ladder/run
+tests: $(BUILD)/lora $(DOCS) $(OBJECTS_SHARED) $(TESTS) \
     $(if $(filter 1,$(HAVE_EMULATOR)),$(patsubst %,$(BUILD)/test/%.so,backend_emulated cuda_emulated cuda_checked))
+
+test: tests
 	EXE='$(EXE)' LORA='$(BUILD)/lora' CC='$(CC)' \
 	EMULATE='$(if $(filter 11,$(HAVE_EMULATOR)$(HAVE_ACCESSES)),$(filter-out -MMD -MP,$(EMULATE)) -O1 -g0 -w -fsanitize=thread)' sh test/run.sh $(TESTS)
 
@@ -250,6 +253,6 @@ bench: lora
 clean:
 	rm -rf $(BUILD) lora
 
-.PHONY: lora cuda test test-cuda ladder demo recipe model bench clean
+.PHONY: lora cuda tests test test-cuda ladder demo recipe model bench clean
 # Those of before this Makefile may name files that are gone, and all is built again after a change of it.
 -include $(shell find $(BUILD) -name '*.d' -newer Makefile 2>/dev/null)
