@@ -1,11 +1,8 @@
 # Fuzzes the readers of files: sh test/fuzz/run.sh [SECONDS [TARGET...]]. With clang's fuzzer each target
 # runs for SECONDS (default 60), two at a time; without it, the seeds run whole, cut and damaged.
-# Sanitizers are on in both.
+# Sanitizers are on in both. run.sh probe: is the fuzzer there?
 set -e
 cd "$(dirname "$0")/../.."
-seconds=${1:-60}
-[ $# -eq 0 ] || shift
-targets=${*:-json safetensors gguf config model tokenizer_json tokenizer_model tokenizer_gguf}
 out=${BUILD:-build}/fuzz
 mkdir -p "$out"
 flags="-std=c99 -D_POSIX_C_SOURCE=200809L -g -O1 -ffp-contract=off -Dmmap=no_mmap -I."
@@ -13,11 +10,15 @@ sanitize=-fsanitize=address,undefined
 [ -d /dev/shm ] && export TMPDIR=/dev/shm       # files in memory: many more runs a second
 
 printf '%s\n' '#include <stddef.h>' 'int LLVMFuzzerTestOneInput(const unsigned char *p, size_t n) { return p && n > 9; }' >"$out/probe.c"
-if ${CLANG:-clang} -fsanitize=fuzzer -o "$out/probe" "$out/probe.c" 2>/dev/null; then
+if ${CLANG:-clang} $sanitize,fuzzer -o "$out/probe" "$out/probe.c" 2>/dev/null; then
     cc="${CLANG:-clang} $sanitize,fuzzer" main=
 else
     cc="${CC:-cc} $sanitize" main=test/fuzz/driver.c
 fi
+if [ "$1" = probe ]; then [ -z "$main" ]; exit; fi
+seconds=${1:-60}
+[ $# -eq 0 ] || shift
+targets=${*:-json safetensors gguf config model tokenizer_json tokenizer_model tokenizer_gguf}
 
 # The library once, for all targets; of it each takes what it needs.
 objects=
