@@ -88,6 +88,13 @@ static int test_end(void)
     return tests_failed != 0;
 }
 
+/* Below another processor's emulator, which is tens of times slower: EXE names it. */
+static inline int test_emulated(void)
+{
+    const char *exe = getenv("EXE");
+    return exe && *exe;
+}
+
 /* The shared material's folder, or NULL: tests that need it skip by name. */
 static inline const char *shared_dir(void)
 {

@@ -131,8 +131,8 @@ static void run_table(const char *path, const char *label, const char *only, int
 
 int main(int argc, char **argv)
 {
-    const char *only = argc > 1 ? argv[1] : NULL, *exe = getenv("EXE");
-    int fewer = exe && *exe ? 40 : 1;       /* another processor's emulator below this one */
+    const char *only = argc > 1 ? argv[1] : NULL;
+    int fewer = test_emulated() ? 40 : 1;   /* an emulator over an emulator */
     char path[1024];
     run_table(emulated_path(path, argv[0], "cuda_emulated.so"), "", only, only ? 1 : 5 * fewer);
 #ifdef HAVE_ACCESSES

@@ -51,8 +51,7 @@ int main(int argc, char **argv)
 {
     char path[1024];
     const char *backend = emulated_path(path, argc ? argv[0] : "", "cuda_emulated.so");
-    const char *exe = getenv("EXE");
-    int i, step = exe && *exe ? 4 : 1;      /* another processor's emulator below this one: fewer */
+    int i, step = test_emulated() ? 4 : 1;      /* an emulator over an emulator: fewer */
     if (!backend) return test_end();
     test_begin("the table is found and whole");
     if (!emulated_table(backend)) return test_end();

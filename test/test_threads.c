@@ -42,8 +42,7 @@ static void test_table(const struct kernels *table)
 {
     static const char *const names[] = { "out", "lse", "dq", "dk", "dv", "D" };
     static const int threads[] = { 2, 3, 8, 16 }, windows[] = { 0, 100 };
-    const char *exe = getenv("EXE");
-    int times = exe && *exe ? 1 : 3;        /* below a processor's emulator: each number of threads once */
+    int times = test_emulated() ? 1 : 3;        /* each number of threads once */
     float *b[INPUTS + OUTPUTS], *one[OUTPUTS];
     char name[64];
     int i, j, w, t;
