@@ -99,6 +99,9 @@ static void trial_begin(struct trial *t, struct oracle *o, const char *op, calle
     va_end(arguments);
 }
 
+/* Is the case at hand not to be run? Then its numbers are not made. */
+static int left_out(const struct oracle *o) { return o->stopped || o->cases % o->every; }
+
 static double random_in(struct trial *t, uint64_t index)
 {
     return random_uniform(t->key, ((uint64_t)t->operands << 40) + index);
@@ -129,7 +132,7 @@ static double *add_operand(struct trial *t, enum use use, size_t n, enum mode mo
     a->start = numbers(t, n);
     a->want = numbers(t, n);
     a->bound = numbers(t, n);
-    for (i = 0; a->bound && !t->o->stopped && i < n; i++) {
+    for (i = 0; a->bound && !left_out(t->o) && i < n; i++) {
         a->start[i] = use == OUT || use == SCRATCH ? NAN : draw(t, mode, i);
         a->bound[i] = use == IN ? UNTOUCHED : use == SCRATCH ? IGNORED : 0;
     }
@@ -378,9 +381,6 @@ static void describe(struct oracle_result *r, const struct trial *t)
         r->weight_bytes = t->weight_bytes;
     }
 }
-
-/* Is the case at hand not to be run? */
-static int left_out(const struct oracle *o) { return o->stopped || o->cases % o->every; }
 
 static void trial_report(struct trial *t, struct oracle_result *r)
 {

@@ -96,7 +96,7 @@ static void add_weight(struct trial *t, int type, int rows, int cols, int head_r
     w.offset = (size_t)skip * cols;
     t->weight = w;
     t->dense = numbers(t, (size_t)rows * cols);
-    if (t->o->stopped) return;
+    if (left_out(t->o)) return;
     if (type == TYPE_REAL) {
         const double *x = add_operand(t, IN, n, mode);
         t->weight_operand = t->operands - 1;
