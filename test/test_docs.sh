@@ -47,4 +47,18 @@ sed -n '/cat three.jsonl/,/lora train/s/^ *{/{/p' docs/one-row.md >"$dir/three.j
 $EXE "$LORA" train --model data/model --data "$dir/three.jsonl" --batch-size 3 --max-steps 1 --out "$dir/out" --dry-run >"$dir/log" 2>&1 \
     && [ "$(wc -l <"$dir/three.jsonl")" = 3 ] && said=$(grep '^tokens: ' "$dir/log") && grep -q "^ *$said" docs/one-row.md
 result "what lora train says of its rows" $?
+
+begin "what the step of docs/one-row.md gives"
+if [ -n "$EXE" ] || [ -z "$LORA_MODEL" ] || [ ! -r "$LORA_MODEL" ]; then
+    skip "LORA_MODEL names no model file, or an emulator is too slow"
+else
+    sed -n '/cat row.jsonl/,/lora train/s/^ *{/{/p' docs/one-row.md >"$dir/row.jsonl"
+    expect 0 train --model "$LORA_MODEL" --data "$dir/row.jsonl" --out "$dir/one" --max-steps 1 --warmup-steps 0 --learning-rate 1e-3
+    for figure in "seven losses is %.4f" loss "together is %.3f" grad_norm "N = %d," computed_tokens "T = %d targets" target_tokens; do
+        case $figure in *%*) format=$figure; continue ;; esac
+        said=$(sed "s/.*\"$figure\":\([^,}]*\).*/\1/" "$dir/one/metrics.jsonl" | awk -v f="$format" '{ printf f, $1 }')
+        grep -qF "$said" docs/one-row.md || wrong "the page does not say: $said"
+    done
+fi
+end
 finish

@@ -158,8 +158,8 @@ static int call_rmsnorm(struct call *x, const struct trial *t)
     return 0;
 }
 
-/* The sum of squares has no cancellation: kept in float it is off by sqrt(C) u at most, in double
- * by nothing; rstd by half of that; then three roundings. */
+/* The sum of squares has no cancellation: kept in float it is off by about sqrt(C) u, as its roundings go either way
+ * (docs/bounds.md), in double by nothing; rstd by half of that; then three roundings. */
 static double rms_error(const struct trial *t) { return (4 + sqrt(t->C) / 2) * t->o->u; }
 
 static void rmsnorm_bounds(struct trial *t)

@@ -213,7 +213,7 @@ static void embed_backward_cases(struct oracle *o)
 
 /* ---- products ---- */
 
-/* The bound of a sum of K products a_i b_i to which `others` is added (a bias, what was there).
+/* The bound of a sum of K products a_i b_i to which `others` is added (a bias, what was there); docs/bounds.md derives it.
  * Random terms: (2 sqrt(K) + 2) u (|a| |b| + others). WILD: (K + 4) u (sum |a_i b_i| + others).
  * EXACT: every partial sum is an integer or a half below 2^23. */
 struct dot_terms { double aa, bb, absolute, sum, rounding, rounding2; };
