@@ -3,7 +3,8 @@
 
 Run by peers.py, a process a run. --job adapter writes the adapter that both sides start from; the others print one
 JSON object with the versions: train, a few steps, of each the loss before the update, the seconds, and the tokens,
-padding not counted; answer, greedy answers in padded batches, the share that is right and the seconds without loading.
+padding not counted; answer, greedy answers in padded batches, or classify, each row's likeliest label, the share that is right
+and the seconds without loading.
 """
 import argparse
 import json
@@ -113,9 +114,28 @@ def answer(model, args, tokenizer):
     return {"answer_seconds": time.perf_counter() - start, "accuracy": right / len(rows)}
 
 
+def classify(model, args, tokenizer):
+    """Each label as the answer, with its end, behind each row's prompt: the one of the largest probability."""
+    labels = open(args.labels, encoding="utf-8").read().splitlines()
+    rows = read_rows(args.data, args.rows)
+    model.eval()
+    right, start = 0, time.perf_counter()
+    for row in rows:
+        *before, last = row["messages"]
+        scores = []
+        for batch in batches_of([ids_and_labels({"messages": [*before, {"content": name}]}, tokenizer) for name in labels], 16):
+            inputs = padded(batch)
+            targets = inputs.pop("labels")[:, 1:]
+            with torch.inference_mode():
+                logits = model(**inputs).logits[:, :-1].transpose(1, 2)
+                scores += (-torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(1)).tolist()
+        right += labels[scores.index(max(scores))] == last["content"]
+    return {"answer_seconds": time.perf_counter() - start, "accuracy": right / len(rows)}
+
+
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("--job", choices=["adapter", "train", "answer"], required=True)
+    p.add_argument("--job", choices=["adapter", "train", "answer", "classify"], required=True)
     p.add_argument("--model", required=True)
     p.add_argument("--adapter", required=True)
     p.add_argument("--weights", choices=["f32", "bf16", "nf4"], default="f32")
@@ -131,6 +151,7 @@ def main():
     p.add_argument("--out", help="where train saves the adapter")
     p.add_argument("--rows", type=int)
     p.add_argument("--max-new-tokens", type=int)
+    p.add_argument("--labels", help="a file of names, one a line")
     args = p.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -151,7 +172,7 @@ def main():
         if args.out:
             model.save_pretrained(args.out)
     else:
-        result.update(answer(model, args, tokenizer))
+        result.update((answer if args.job == "answer" else classify)(model, args, tokenizer))
     json.dump(result, sys.stdout)
 
 

@@ -34,7 +34,7 @@ class Case(typing.NamedTuple):
     environment: dict = {}          # of theirs
     bound: float = 1e-3             # the largest difference of a step's loss, as a share
     most_steps: int = 1 << 30
-    answers: bool = False           # no training: answers of the adapter that PEFT trained
+    answers: str = ""               # no training: what the adapter that PEFT trained answers, "generate" or "classify"
 
 
 # Losses of one arithmetic differ by the order of sums, which clipping and Adam carry on: the run of 125 steps in
@@ -49,15 +49,17 @@ CASES = {
     "nf4": Case("NF4, double quantisation", "nf4", NF4),
     "nf4-checkpointed": Case("NF4, double quantisation, checkpointed", "nf4", NF4, checkpointing="on"),
     "banking77": Case("Banking77, batches of 16", ours=LITTLE, rows="banking77"),
-    "banking77-answers": Case("Banking77, PEFT's adapter", rows="banking77", answers=True),
+    "banking77-answers": Case("Banking77, PEFT's adapter", rows="banking77", answers="generate"),
+    "banking77-labels": Case("Banking77, PEFT's adapter, the likeliest of 77 labels", rows="banking77", answers="classify"),
     "banking77-bf16": Case("Banking77, ours with products in bf16", ours=(*BF16, *LITTLE), rows="banking77", bound=2e-2),
-    "banking77-bf16-answers": Case("Banking77, PEFT's adapter, ours with products in bf16", ours=BF16, rows="banking77", answers=True),
+    "banking77-bf16-answers": Case("Banking77, PEFT's adapter, ours with products in bf16", ours=BF16, rows="banking77", answers="generate"),
 }
 TRAINING = {
     "text": ["--batch-size", 1, "--learning-rate", 5e-4, "--lr-scheduler", "constant", "--warmup-steps", 0],
     "banking77": ["--batch-size", 16, "--learning-rate", 5e-4, "--lr-scheduler", "cosine", "--warmup-steps", 3],
 }
 ANSWERS = ["--batch-size", 64, "--max-new-tokens", 16]
+LABELLED = 8                # labels of one row take about as long as that many answers, and many times that in PEFT
 ANSWERS_BOUND = 0.02        # of the shares that are right: a tie that rounding decides turns one answer
 
 
@@ -71,7 +73,7 @@ def arguments():
     p.add_argument("--steps", type=int, default=5, help="optimizer steps of a run; the first is not timed (5)")
     p.add_argument("--row-tokens", type=int, default=512, help="of a row of text (512)")
     p.add_argument("--answers", type=int, metavar="N", default=0,
-                   help="after Banking77's training, greedy answers of both to N rows apart (0; banking77-answers alone: 64)")
+                   help="after Banking77's training, greedy answers of both to N rows apart (0; the cases of answers alone: 64, labels to an eighth)")
     p.add_argument("--peer-avx2", action="store_true", help="PyTorch without AVX-512, as on a processor that has none")
     p.add_argument("--backend", help="our kernels (the best)")
     model_option(p)
@@ -126,6 +128,14 @@ def banking_rows(args, name, count):
     return out
 
 
+def label_names(args):
+    """A file of the labels that the rows for training have."""
+    out = args.work / "labels.txt"
+    rows = map(json.loads, open(BANKING / "train.jsonl", encoding="utf-8"))
+    out.write_text("".join(f"{name}\n" for name in sorted({row["messages"][-1]["content"] for row in rows})))
+    return out
+
+
 def backend(args, case):
     return ["--backend", args.backend] if args.backend and "--backend" not in case.ours else []
 
@@ -144,7 +154,8 @@ def run_answers(command, args):
     output = args.work / "answers.json"
     seconds, peak = run([*command, "--json", output], args.work / "answers.log")
     result = json.loads(output.read_text())
-    return {"seconds": seconds, "peak": peak, "answer_seconds": result["seconds"], "accuracy": result["exact_match"]}
+    right = result.get("exact_match", result.get("accuracy"))
+    return {"seconds": seconds, "peak": peak, "answer_seconds": result["seconds"], "accuracy": right}
 
 
 def training_commands(args, case):
@@ -173,13 +184,15 @@ def our_model(args, case):
 
 
 def answer_commands(args, case, theirs, our_own):
-    """Greedy answers to the first rows apart, by each side with its adapter."""
-    count = args.answers or 64
+    """Greedy answers to the first rows apart, or their likeliest labels, by each side with its adapter."""
+    job, count, same = "answer", args.answers or 64, list(ANSWERS)
+    if case.answers == "classify":
+        job, count, same = "classify", max(count // LABELLED, 1), ["--labels", label_names(args)]
     data = banking_rows(args, "apart", count)
-    same = ["--data", data, *ANSWERS, "--threads", args.threads]
-    return ([sys.executable, HERE / "peer.py", "--job", "answer", "--model", model_directory(args, case.weights), "--adapter", theirs,
+    same += ["--data", data, "--threads", args.threads]
+    return ([sys.executable, HERE / "peer.py", "--job", job, "--model", model_directory(args, case.weights), "--adapter", theirs,
              "--weights", case.weights, "--rows", count, *same],
-            [args.lora, "eval", "--model", our_model(args, case), "--adapter", our_own, "--task", "generate",
+            [args.lora, "eval", "--model", our_model(args, case), "--adapter", our_own, "--task", case.answers or "generate",
              *case.ours, *backend(args, case), *same])
 
 
@@ -239,7 +252,7 @@ def memory_cells(rounds):
 
 TRAINING_HEAD = ["rows", "PEFT tokens/s", "lora tokens/s", "ratio (of rounds)", "seconds of the whole run", "ratio",
                  "peak memory", "ratio", "last loss", "largest difference"]
-ANSWERS_HEAD = ["greedy answers", "seconds", "ratio (of rounds)", "seconds of the whole run", "ratio", "peak memory", "ratio",
+ANSWERS_HEAD = ["answers", "seconds", "ratio (of rounds)", "seconds of the whole run", "ratio", "peak memory", "ratio",
                 "right, PEFT and lora"]
 
 
