@@ -140,11 +140,14 @@ void label_set_free(struct label_set *set)
 /* Where a node stands in the pack: its segment and the index in it. */
 struct place { int segment, index; };
 
-/* The prompt from token `from` on, behind segment `prefix`; then the tree: a node right after its parent
- * that is the only child goes on in the parent's segment, any other begins one behind it. Children are
+/* What a pack does with a node: not in it; an input; one whose children are predicted besides. */
+enum { LEFT_OUT, PASSED, EXPANDED };
+
+/* The prompt from token `from` on, behind segment `prefix`; then the nodes of the tree that are to be inputs: one right
+ * after its parent that is the only child goes on in the parent's segment, any other begins one behind it. Children are
  * made after their parents, so one pass in order does it. */
-static int lay_labels(const struct evaluation *e, const struct row *row, int from, int prefix, struct pack *p,
-                      struct place *places, int *run, struct lora_error *err)
+static int lay_labels(const struct evaluation *e, const struct row *row, const unsigned char *use, int from, int prefix,
+                      struct pack *p, struct place *places, int *run, struct lora_error *err)
 {
     const struct label_set *set = e->labels;
     int i, k, n;
@@ -153,10 +156,10 @@ static int lay_labels(const struct evaluation *e, const struct row *row, int fro
     places[0].index = row->prompt_n - from - 1;
     for (i = 1; i < set->n_nodes; i += n) {
         n = 1;
-        if (!set->nodes[i].children) continue;
+        if (!use[i] || !set->nodes[i].children) continue;
         run[0] = set->nodes[i].token;
         while (set->nodes[i + n - 1].children == 1 && set->nodes[i + n].parent == i + n - 1
-               && set->nodes[i + n].children) {
+               && use[i + n] && set->nodes[i + n].children) {
             run[n] = set->nodes[i + n].token;
             n++;
         }
@@ -168,7 +171,8 @@ static int lay_labels(const struct evaluation *e, const struct row *row, int fro
     }
     for (i = 1; i < set->n_nodes; i++) {
         const struct place *at = &places[set->nodes[i].parent];
-        if (pack_target(p, at->segment, at->index, set->nodes[i].token, 1, err)) return -1;
+        if (use[set->nodes[i].parent] == EXPANDED
+            && pack_target(p, at->segment, at->index, set->nodes[i].token, 1, err)) return -1;
     }
     return 0;
 }
@@ -179,20 +183,25 @@ struct laying {
     struct pack pack;
     struct place *places;       /* [n_nodes] */
     int *run;                   /* [n_nodes] */
+    unsigned char *use;         /* [e->rows, n_nodes]: LEFT_OUT ... A row whose node 0 is left out is not in the pack */
     int first, n;               /* rows of the pack */
+    int shared;                 /* what they all begin with */
     struct row *rows;           /* [e->rows + 1]: `have` of them from the first on, read ahead of the pack */
     int have;
 };
 
 static int start_laying(struct laying *y, const struct evaluation *e, struct lora_error *err)
 {
-    size_t n = e->labels ? (size_t)e->labels->n_nodes : 0;
+    size_t n = e->labels ? (size_t)e->labels->n_nodes : 0, uses = n * (size_t)e->rows;
     memset(y, 0, sizeof *y);
     y->e = e;
     y->places = new_array(n, sizeof *y->places, err);
     y->run = new_array(n, sizeof *y->run, err);
+    y->use = new_array(uses, 1, err);
     y->rows = new_array((size_t)e->rows + 1, sizeof *y->rows, err);
-    return y->places && y->run && y->rows ? 0 : -1;
+    if (!y->places || !y->run || !y->use || !y->rows) return -1;
+    memset(y->use, EXPANDED, uses);     /* the whole tree */
+    return 0;
 }
 
 static void end_laying(struct laying *y)
@@ -203,6 +212,7 @@ static void end_laying(struct laying *y)
     pack_free(&y->pack);
     free(y->places);
     free(y->run);
+    free(y->use);
 }
 
 /* On to the next pack: the last one's rows go. */
@@ -264,79 +274,99 @@ static int choose_rows(struct laying *y, int *shared, struct lora_error *err)
     return n;
 }
 
-/* The next pack: 1, or 0 when all rows are done. */
-static int lay_pack(struct laying *y, struct lora_error *err)
+/* The next rows: 1, or 0 when all are done. */
+static int next_rows(struct laying *y, struct lora_error *err)
+{
+    drop_rows(y);
+    if (y->first == y->e->d->n) return 0;
+    y->n = choose_rows(y, &y->shared, err);
+    return y->n < 0 ? y->n = 0, -1 : 1;
+}
+
+static int lay_rows(struct laying *y, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
-    int shared, prefix = -1, i;
-    drop_rows(y);
+    int prefix = -1, i;
     pack_clear(&y->pack);
-    if (y->first == e->d->n) return 0;
-    if ((y->n = choose_rows(y, &shared, err)) < 0) return y->n = 0, -1;
-    if (shared && pack_segment(&y->pack, y->rows[0].ids, shared, -1, e->adapter, 0, &prefix, err)) return -1;
+    if (y->shared && pack_segment(&y->pack, y->rows[0].ids, y->shared, -1, e->adapter, 0, &prefix, err)) return -1;
     for (i = 0; i < y->n; i++) {
         const struct row *row = &y->rows[i];
-        if (e->labels ? lay_labels(e, row, shared, prefix, &y->pack, y->places, y->run, err)
-                      : lay_row(e, row, shared, prefix, &y->pack, err)) return -1;
+        const unsigned char *use = e->labels ? y->use + (size_t)i * (size_t)e->labels->n_nodes : NULL;
+        if (!use ? lay_row(e, row, y->shared, prefix, &y->pack, err)
+            : *use && lay_labels(e, row, use, y->shared, prefix, &y->pack, y->places, y->run, err)) return -1;
     }
-    return pack_finish(&y->pack, err) ? -1 : 1;
+    return pack_finish(&y->pack, err);
 }
 
 int evaluation_sizes(const struct evaluation *e, struct lora_sizes *z, struct lora_error *err)
 {
     struct laying y;
     int got = start_laying(&y, e, err) ? -1 : 1;
-    while (got > 0 && (got = lay_pack(&y, err)) > 0) lora_sizes_raise(z, &y.pack);
+    while (got > 0 && (got = next_rows(&y, err)) > 0) {
+        if (lay_rows(&y, err)) got = -1;
+        else lora_sizes_raise(z, &y.pack);
+    }
     end_laying(&y);
     return got;
 }
 
 /* ---- figures ---- */
 
-/* One pack forwards. An infinite loss is a token of probability 0 or a broken model: which is said. */
-static int run_pack(struct laying *y, struct lora *l, double *losses, int *best, struct lora_error *err)
+/* What a pack gave: [T] */
+struct outcome { double *losses; int *best; size_t losses_capacity, best_capacity; };
+
+static void outcome_free(struct outcome *o)
+{
+    free(o->losses);
+    free(o->best);
+}
+
+/* The rows in a pack, forwards. An infinite loss is a token of probability 0 or a broken model: which is said. */
+static int run_rows(struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
 {
     int t;
-    if (lora_eval(l, &y->pack, losses, best, err)) return -1;
+    if (lay_rows(y, err)
+        || grow_array((void **)&o->losses, &o->losses_capacity, (size_t)y->pack.T, sizeof *o->losses, err)
+        || grow_array((void **)&o->best, &o->best_capacity, (size_t)y->pack.T, sizeof *o->best, err)
+        || lora_eval(l, &y->pack, o->losses, o->best, err)) return -1;
     for (t = 0; t < y->pack.T; t++) {
-        if (losses[t] - losses[t] == 0) continue;
+        if (o->losses[t] - o->losses[t] == 0) continue;
         if (!lora_find_not_finite(l, &y->pack, err)) fail(err, "a loss is not finite", "row %d", y->rows[0].source + 1);
         return -1;
     }
     return 0;
 }
 
-/* Runs all packs; take() gets each one's losses and best ids. */
+/* Runs all packs; run() computes one's rows and gives them away. */
 static int run_all(const struct evaluation *e, struct lora *l,
-                   int (*take)(void *ctx, const struct laying *y, const double *losses, const int *best,
-                               struct lora_error *err), void *ctx, struct lora_error *err)
+                   int (*run)(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err),
+                   void *ctx, struct lora_error *err)
 {
     struct laying y;
-    size_t losses_capacity = 0, best_capacity = 0;
-    double *losses = NULL;
-    int *best = NULL, got = start_laying(&y, e, err) ? -1 : 1;
-    while (got > 0 && (got = lay_pack(&y, err)) > 0) {
-        if (grow_array((void **)&losses, &losses_capacity, (size_t)y.pack.T, sizeof *losses, err)
-            || grow_array((void **)&best, &best_capacity, (size_t)y.pack.T, sizeof *best, err)
-            || run_pack(&y, l, losses, best, err) || take(ctx, &y, losses, best, err)) got = -1;
-        if (got > 0 && e->each && e->each(e->ctx, y.first + y.n)) break;
+    struct outcome o = { NULL, NULL, 0, 0 };
+    int got = start_laying(&y, e, err) ? -1 : 1;
+    while (got > 0 && (got = next_rows(&y, err)) > 0) {
+        if (run(ctx, &y, l, &o, err)) got = -1;
+        else if (e->each && e->each(e->ctx, y.first + y.n)) break;
     }
     end_laying(&y);
-    free(losses);
-    free(best);
+    outcome_free(&o);
     return got;
 }
 
 struct lm_sums { struct lm_figures *f; double sum; long long hits; };
 
-static int take_lm(void *ctx, const struct laying *y, const double *losses, const int *best, struct lora_error *err)
+static int run_lm(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
+    const double *losses;
     struct lm_sums *s = ctx;
     int t, i;
+    if (run_rows(y, l, o, err)) return -1;
+    losses = o->losses;
     for (t = 0; t < y->pack.T; t++) {
         s->sum += losses[t];
-        s->hits += best[t] == y->pack.target_id[t];
+        s->hits += o->best[t] == y->pack.target_id[t];
     }
     s->f->targets += y->pack.T;
     for (i = 0; i < y->n && e->losses; losses += y->rows[i++].n_targets)
@@ -352,7 +382,7 @@ int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f
     s.f = f;
     s.sum = 0;
     s.hits = 0;
-    code = run_all(e, l, take_lm, &s, err);
+    code = run_all(e, l, run_lm, &s, err);
     if (f->targets) {
         f->loss = s.sum / (double)f->targets;
         f->token_accuracy = (double)s.hits / (double)f->targets;
@@ -360,30 +390,103 @@ int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f
     return code;
 }
 
-/* The loss of a label is the sum over its path; node i of a row is its target i - 1. */
-static int take_labels(void *ctx, const struct laying *y, const double *losses, const int *best, struct lora_error *err)
+/* ---- the likeliest label ----
+ * A loss is never negative, so no label behind a node is likelier than the node: what lies behind one that is less likely
+ * than a whole label need not be computed. First the path of the row's own label, which is the answer of a good model, then
+ * all behind the likeliest node that is left, then behind all that may still win. */
+
+/* losses[i]: of node i's path from the prompt on; -1: not known. done[i]: its children's are. */
+struct tree { double *losses; unsigned char *done; };
+
+/* The label of the least loss among those that are known, the first of equals, or -1. */
+static int likeliest(const struct label_set *set, const double *losses)
+{
+    int label, best = -1;
+    for (label = 0; label < set->n; label++) {
+        double loss = losses[set->leaf[label]];
+        if (loss >= 0 && (best < 0 || loss < losses[set->leaf[best]])) best = label;
+    }
+    return best;
+}
+
+/* May a label behind the node, whose children are not known, still be the answer? */
+static int may_win(const struct label_set *set, const struct tree *t, int node, double least)
+{
+    return set->nodes[node].children && !t->done[node] && t->losses[node] >= 0 && t->losses[node] <= least;
+}
+
+/* What the row's next pack has of the tree. 0: the answer is known. */
+static int choose_nodes(const struct label_set *set, const struct tree *t, int own, int round, unsigned char *use)
+{
+    double least;
+    int i, first = 0;
+    memset(use, LEFT_OUT, (size_t)set->n_nodes);
+    if (!round) {
+        for (i = set->leaf[own]; i; i = set->nodes[i].parent) use[set->nodes[i].parent] = EXPANDED;
+        return 1;
+    }
+    least = t->losses[set->leaf[likeliest(set, t->losses)]];
+    for (i = 1; i < set->n_nodes; i++)
+        if (may_win(set, t, i, least) && (!first || t->losses[i] < t->losses[first])) first = i;
+    if (!first) return 0;
+    for (i = 1; i < set->n_nodes; i++)
+        if (i == first || (round > 1 && may_win(set, t, i, least)) || use[set->nodes[i].parent] == EXPANDED) use[i] = EXPANDED;
+    for (i = set->n_nodes - 1; i; i--)
+        if (use[i] && !use[set->nodes[i].parent]) use[set->nodes[i].parent] = PASSED;
+    return 1;
+}
+
+/* The losses of a pack's targets, in the order in which lay_labels() made them, to their nodes; how many they were. */
+static int take_losses(const struct label_set *set, const unsigned char *use, const double *losses, struct tree *t)
+{
+    int i, n = 0;
+    for (i = 1; i < set->n_nodes; i++) {
+        int parent = set->nodes[i].parent;
+        if (use[parent] != EXPANDED) continue;
+        t->losses[i] = t->losses[parent] + losses[n++];
+        t->done[parent] = 1;
+    }
+    return n;
+}
+
+/* ctx: a tree for each of e->rows rows, one after the other. */
+static int run_labels(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
     const struct label_set *set = e->labels;
-    int i, label;
-    (void)ctx, (void)best;
-    for (i = 0; i < y->n; i++, losses += set->n_nodes - 1) {
-        double least = 0;
-        int likeliest = -1;
-        for (label = 0; label < set->n; label++) {
-            double sum = 0;
-            int node;
-            for (node = set->leaf[label]; node; node = set->nodes[node].parent) sum += losses[node - 1];
-            if (likeliest >= 0 && !(sum < least)) continue;
-            least = sum;
-            likeliest = label;
+    const struct tree *trees = ctx;
+    size_t n = (size_t)set->n_nodes, i;
+    int round, left, t;
+    memset(trees->done, 0, n * (size_t)y->n);
+    for (i = 0; i < n * (size_t)y->n; i++) trees->losses[i] = i % n ? -1 : 0;
+    for (round = 0; ; round++) {
+        for (left = 0, i = 0; i < (size_t)y->n; i++) {
+            struct tree tree = { trees->losses + i * n, trees->done + i * n };
+            left += choose_nodes(set, &tree, label_set_find(set, row_label(&y->rows[i])), round, y->use + i * n);
         }
-        if (e->label(e->ctx, &y->rows[i], likeliest, -least, err)) return -1;
+        if (!left) break;
+        if (run_rows(y, l, o, err)) return -1;
+        for (t = 0, i = 0; i < (size_t)y->n; i++) {
+            struct tree tree = { trees->losses + i * n, trees->done + i * n };
+            t += take_losses(set, y->use + i * n, o->losses + t, &tree);
+        }
+    }
+    for (i = 0; i < (size_t)y->n; i++) {
+        int label = likeliest(set, trees->losses + i * n);
+        if (e->label(e->ctx, &y->rows[i], label, -trees->losses[i * n + (size_t)set->leaf[label]], err)) return -1;
     }
     return 0;
 }
 
 int evaluate_labels(const struct evaluation *e, struct lora *l, struct lora_error *err)
 {
-    return run_all(e, l, take_labels, NULL, err);
+    size_t n = (size_t)e->labels->n_nodes * (size_t)e->rows;
+    struct tree trees;
+    int code = -1;
+    trees.losses = new_array(n, sizeof *trees.losses, err);
+    trees.done = new_array(n, 1, err);
+    if (trees.losses && trees.done) code = run_all(e, l, run_labels, &trees, err);
+    free(trees.losses);
+    free(trees.done);
+    return code;
 }

@@ -8,7 +8,7 @@
 enum { TASK_LM, TASK_CLASSIFY, TASK_GENERATE };        /* --task, and --eval-task the first two */
 
 /* A set of labels as a tree of tokens behind the prompt: labels that begin alike share what is
- * alike, so each row computes every different token once. Node 0 is the prompt's last token. */
+ * alike, so each row computes a different token once, and what cannot win not at all. Node 0 is the prompt's last token. */
 struct label_node { int token, parent, children; };
 struct label_set {
     struct words words;

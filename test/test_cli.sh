@@ -258,6 +258,25 @@ out "^aa        [01][.]"; out "^$(printf '\303\274\303\261\303\255')       [01][
 printf 'aa\n' >"$dir/labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
 
+begin "classify: what cannot win is not computed, and the answer is that of all labels"
+for i in a b d f k m p s v y; do printf '%s\n' $i "$i$i" "${i}x${i}y"; done >"$dir/labels"
+for text in cat horse "a bird" x "or none of them" 17; do sed "s/.*/{\"text\":\"$text\",\"label\":\"&\"}/" "$dir/labels"; done >"$dir/each.jsonl"
+run 0 eval $small --data "$dir/each.jsonl" --token-losses "$dir/l"
+run 0 eval $small --data "$dir/each.jsonl" --task classify --labels "$dir/labels" --predictions "$dir/p"
+tr -d '{}[]"a-z:' <"$dir/l" | awk -F, '{ s = 0; for (i = 1; i <= NF; i++) s += $i; print s }' >"$dir/sums"
+sed 's/.*"prediction":"//; s/"log_probability":-//; s/[",}]/ /g' "$dir/p" | paste -d ' ' "$dir/sums" - | awk -v labels="$dir/labels" '
+    BEGIN { while ((getline line <labels) > 0) name[n++] = line }
+    { sum[NR - 1] = $1; got[NR - 1] = $2; score[NR - 1] = $3 }
+    END {
+        for (i = 0; i < NR; i++) {
+            first = i - i % n; best = first
+            for (k = first; k < first + n; k++) if (sum[k] < sum[best]) best = k
+            d = score[i] - sum[best]
+            if (got[i] != name[best - first] || !(d < 1e-4 && d > -1e-4)) { print i, got[i], score[i], name[best - first], sum[best]; bad = 1 }
+        }
+        exit bad || n != 30 || NR != 6 * n
+    }' >"$dir/other" || wrong "not the likeliest of all: $(head -n 3 "$dir/other")"
+
 begin "generate: the cache gives what the whole sequence gives"
 run 0 generate $small --prompt "hello" --max-new-tokens 12 --ids
 new=$(cat "$dir/out")
