@@ -491,6 +491,19 @@ void json_put_string(struct text *t, const char *s, size_t n)
     text_puts(t, "\"");
 }
 
+void json_put_text(struct text *t, const char *s)
+{
+    if (s) json_put_string(t, s, strlen(s));
+    else text_puts(t, "null");
+}
+
+void json_put_key(struct text *t, const char *key)
+{
+    if (t->n && t->s[t->n - 1] != '{') text_puts(t, ",");
+    json_put_text(t, key);
+    text_puts(t, ":");
+}
+
 void json_put_number(struct text *t, double x, int significant)
 {
     char s[40];
@@ -523,11 +536,8 @@ void json_put(struct text *t, const struct json *v)
     case JSON_ARRAY: case JSON_OBJECT:
         text_puts(t, object ? "{" : "[");
         for (c = v->child; c; c = c->next) {
-            if (c != v->child) text_puts(t, ",");
-            if (object) {
-                json_put_string(t, c->key, strlen(c->key));
-                text_puts(t, ":");
-            }
+            if (object) json_put_key(t, c->key);
+            else if (c != v->child) text_puts(t, ",");
             json_put(t, c);
         }
         text_puts(t, object ? "}" : "]");

@@ -46,6 +46,10 @@ int json_get_string(const struct json *o, const char *key, const char **out, con
 /* Writing: values appended to a text. A string is escaped; a number has the fewest digits that read
  * back the same up to 17, or `digits` significant ones. NaN and infinities are written as null. */
 void json_put_string(struct text *t, const char *s, size_t n);
+/* The same of a text that ends in a NUL; NULL is null. */
+void json_put_text(struct text *t, const char *s);
+/* "key": of a member, with a comma before it unless it is the first of its object. Its value comes next. */
+void json_put_key(struct text *t, const char *key);
 void json_put_number(struct text *t, double x, int digits);
 /* The value again as compact JSON text. */
 void json_put(struct text *t, const struct json *v);

@@ -238,7 +238,7 @@ int st_writer_add(struct st_writer *w, const char *name, int type, const size_t 
     }
     if (!w->n++) text_puts(&w->header, "{\"__metadata__\":{\"format\":\"pt\"}");
     text_puts(&w->header, ",");
-    json_put_string(&w->header, name, strlen(name));
+    json_put_text(&w->header, name);
     text_printf(&w->header, ":{\"dtype\":\"%s\",\"shape\":[", weight_types[type].safetensors);
     for (i = 0; i < n_dims; i++) text_printf(&w->header, "%s%zu", i ? "," : "", dims[i]);
     text_printf(&w->header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)w->expected,

@@ -131,31 +131,28 @@ static int open_lora(struct run *r, const struct evaluation *e, struct lora **l)
 
 /* ---- figures, printed and as JSON ---- */
 
-static void put_key(struct run *r, const char *key)
+static void put_number(struct text *json, const char *key, double x)
 {
-    if (r->json.n > 1) text_puts(&r->json, ",");
-    json_put_string(&r->json, key, strlen(key));
-    text_puts(&r->json, ":");
+    json_put_key(json, key);
+    json_put_number(json, x, 9);
 }
 
 static void put_figure(struct run *r, const char *key, const char *name, double x)
 {
-    put_key(r, key);
-    json_put_number(&r->json, x, 9);
+    put_number(&r->json, key, x);
     text_printf(&r->report, "%-16s %.4f\n", name, x);
 }
 
-static void put_count(struct run *r, const char *key, long long n)
+static void put_count(struct text *json, const char *key, long long n)
 {
-    put_key(r, key);
-    text_printf(&r->json, "%lld", n);
+    json_put_key(json, key);
+    text_printf(json, "%lld", n);
 }
 
 static void put_pair(struct text *t, const char *key, const char *value)
 {
-    text_printf(t, ",\"%s\":", key);
-    if (value) json_put_string(t, value, strlen(value));
-    else text_puts(t, "null");
+    json_put_key(t, key);
+    json_put_text(t, value);
 }
 
 /* ---- lm ---- */
@@ -197,7 +194,7 @@ static int run_lm(struct run *r)
         put_figure(r, "loss", "loss", f.loss);
         put_figure(r, "perplexity", "perplexity", exp(f.loss));
         put_figure(r, "token_accuracy", "token accuracy", f.token_accuracy);
-        put_count(r, "target_tokens", f.targets);
+        put_count(&r->json, "target_tokens", f.targets);
         if (r->o->token_losses) code = put_left_out(r, r->d.report.rows, r->err);
     }
     lora_close(l);
@@ -267,10 +264,7 @@ static int take_prediction(struct run *r, const struct row *row, int predicted, 
     put_pair(t, "label", set->names[truth]);
     put_pair(t, "prediction", predicted < 0 ? NULL : set->names[predicted]);
     if (text) put_pair(t, "text", text);
-    else {
-        text_puts(t, ",\"log_probability\":");
-        json_put_number(t, score, 9);
-    }
+    else put_number(t, "log_probability", score);
     text_puts(t, "}\n");
     return lines_put(&r->lines, t, err);
 }
@@ -324,24 +318,28 @@ static void put_classes(struct run *r)
     for (i = 0; i < set->n; i++) if (characters(set->names[i]) > width) width = characters(set->names[i]);
     if (width > 40) width = 40;
     text_printf(&r->report, "%-*s  precision  recall      F1  support\n", width, "class");
-    put_key(r, "per_class");
+    json_put_key(&r->json, "per_class");
     text_puts(&r->json, "{");
     for (i = 0; i < set->n; i++) {
         const struct class_score *s = &c->classes[i];
         put_name(&r->report, set->names[i], width);
         text_printf(&r->report, "  %9.4f  %6.4f  %6.4f  %7lld\n", s->precision, s->recall, s->f1, s->support);
-        if (i) text_puts(&r->json, ",");
-        json_put_string(&r->json, set->names[i], strlen(set->names[i]));
-        text_puts(&r->json, ":{\"precision\":");
-        json_put_number(&r->json, s->precision, 9);
-        text_puts(&r->json, ",\"recall\":");
-        json_put_number(&r->json, s->recall, 9);
-        text_puts(&r->json, ",\"f1\":");
-        json_put_number(&r->json, s->f1, 9);
-        text_printf(&r->json, ",\"support\":%lld}", s->support);
+        json_put_key(&r->json, set->names[i]);
+        text_puts(&r->json, "{");
+        put_number(&r->json, "precision", s->precision);
+        put_number(&r->json, "recall", s->recall);
+        put_number(&r->json, "f1", s->f1);
+        put_count(&r->json, "support", s->support);
+        text_puts(&r->json, "}");
     }
     text_puts(&r->json, "}");
     text_puts(&r->report, "\n");
+}
+
+/* Rows whose label is i and whose prediction k, or none where k is c->n. */
+static long long cell(const struct classification *c, int i, int k)
+{
+    return c->confusion[(size_t)i * (size_t)(c->n + 1) + (size_t)k];
 }
 
 /* The whole matrix: rows are the truth, columns the predictions, in the order of labels; other:
@@ -351,21 +349,19 @@ static void put_confusion_json(struct run *r)
     const struct label_set *set = &r->set;
     const struct classification *c = &r->scores;
     int i, k, n = set->n;
-    put_key(r, "confusion");
+    json_put_key(&r->json, "confusion");
     text_puts(&r->json, "{\"labels\":[");
     for (i = 0; i < n; i++) {
         if (i) text_puts(&r->json, ",");
-        json_put_string(&r->json, set->names[i], strlen(set->names[i]));
+        json_put_text(&r->json, set->names[i]);
     }
     text_puts(&r->json, "],\"matrix\":[");
     for (i = 0; i < n; i++) {
-        for (k = 0; k < n; k++)
-            text_printf(&r->json, "%s%lld", k ? "," : i ? ",[" : "[", c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)k]);
+        for (k = 0; k < n; k++) text_printf(&r->json, "%s%lld", k ? "," : i ? ",[" : "[", cell(c, i, k));
         text_puts(&r->json, "]");
     }
     text_puts(&r->json, "],\"other\":[");
-    for (i = 0; i < n; i++)
-        text_printf(&r->json, "%s%lld", i ? "," : "", c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)n]);
+    for (i = 0; i < n; i++) text_printf(&r->json, "%s%lld", i ? "," : "", cell(c, i, n));
     text_puts(&r->json, "]}");
 }
 
@@ -375,14 +371,13 @@ static void put_matrix(struct run *r)
     const struct label_set *set = &r->set;
     const struct classification *c = &r->scores;
     int i, k, n = set->n, others = 0;
-    for (i = 0; i < n; i++) others |= c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)n] != 0;
+    for (i = 0; i < n; i++) others |= cell(c, i, n) != 0;
     text_puts(&r->report, "\nconfusion (rows: truth, columns: predicted)\n     ");
     for (k = 0; k < n; k++) text_printf(&r->report, "%6d", k + 1);
     text_printf(&r->report, "%s\n", others ? "  none" : "");
     for (i = 0; i < n; i++) {
         text_printf(&r->report, "%4d ", i + 1);
-        for (k = 0; k < n + others; k++)
-            text_printf(&r->report, "%6lld", c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)k]);
+        for (k = 0; k < n + others; k++) text_printf(&r->report, "%6lld", cell(c, i, k));
         text_printf(&r->report, "  %s\n", set->names[i]);
     }
 }
@@ -398,14 +393,12 @@ static void put_largest(struct run *r)
     for (lines = 0; lines < 10; ) {
         long long most = 0;
         for (i = 0; i < n; i++)
-            for (k = 0; k <= n; k++) {
-                long long x = c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)k];
-                if (i != k && x < below && x > most) most = x;
-            }
+            for (k = 0; k <= n; k++)
+                if (i != k && cell(c, i, k) < below && cell(c, i, k) > most) most = cell(c, i, k);
         if (!most) break;
         for (i = 0; i < n; i++)
             for (k = 0; k <= n && lines < 10; k++)
-                if (i != k && c->confusion[(size_t)i * (size_t)(n + 1) + (size_t)k] == most) {
+                if (i != k && cell(c, i, k) == most) {
                     text_printf(&r->report, "%6lld  %s taken for %s\n", most, set->names[i],
                                 k < n ? set->names[k] : "no label");
                     lines++;
@@ -454,8 +447,8 @@ static int take_answer(void *ctx, const struct row *row, const char *answer, str
     text_printf(t, "{\"row\":%d", row->source);
     put_pair(t, "completion", row->completion);
     put_pair(t, "prediction", answer);
-    text_printf(t, ",\"exact_match\":%d,\"token_f1\":", match);
-    json_put_number(t, one, 9);
+    put_count(t, "exact_match", match);
+    put_number(t, "token_f1", one);
     text_puts(t, "}\n");
     return lines_put(&r->lines, t, err);
 }
@@ -474,10 +467,9 @@ static int run_generate(struct run *r)
 static int write_results(struct run *r)
 {
     double seconds = seconds_now() - r->start;
-    put_count(r, "rows", r->d.n);
-    put_count(r, "tokens", r->d.report.tokens);
-    put_key(r, "seconds");
-    json_put_number(&r->json, seconds, 9);
+    put_count(&r->json, "rows", r->d.n);
+    put_count(&r->json, "tokens", r->d.report.tokens);
+    put_number(&r->json, "seconds", seconds);
     text_puts(&r->json, "}\n");
     text_printf(&r->report, "%-16s %d\n%-16s %.1f\n", "rows", r->d.n, "seconds", seconds);
     if (text_check(&r->report, r->err)) return -1;

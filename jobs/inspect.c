@@ -43,7 +43,7 @@ static void add_tensor(struct listing *l, const char *name, int type, size_t byt
     sums[1] = &l->types[type];
     text_printf(&l->lines, "%-5s [", weight_types[type].name);
     text_puts(&l->tensors, l->all.tensors ? ",\n {\"name\": " : "\n {\"name\": ");
-    json_put_string(&l->tensors, name, strlen(name));
+    json_put_text(&l->tensors, name);
     text_printf(&l->tensors, ", \"type\": \"%s\", \"shape\": [", weight_types[type].name);
     for (i = 0; i < n_dims; i++) {
         text_printf(&l->lines, "%s%zu", i ? ", " : "", dims[i]);
@@ -109,9 +109,9 @@ static void put_shape(struct listing *l, const struct model *m, const char *path
                 "vocabulary %d, positions %d, head %s\n", path, c->model_type, c->L, c->C, c->F, c->NH, c->HS, c->NKV,
                 c->V, c->max_positions, c->tied ? "tied to the embedding" : "of its own");
     text_puts(&l->json, "{\"model\": ");
-    json_put_string(&l->json, path, strlen(path));
+    json_put_text(&l->json, path);
     text_puts(&l->json, ",\n \"model_type\": ");
-    json_put_string(&l->json, c->model_type, strlen(c->model_type));
+    json_put_text(&l->json, c->model_type);
     text_printf(&l->json, ",\n \"num_hidden_layers\": %d, \"hidden_size\": %d, \"intermediate_size\": %d, "
                 "\"num_attention_heads\": %d,\n \"num_key_value_heads\": %d, \"head_dim\": %d, \"vocab_size\": %d, "
                 "\"max_position_embeddings\": %d, \"tie_word_embeddings\": %s",
@@ -204,7 +204,7 @@ static int list_adapter_config(struct listing *l, const char *dir, const char *p
         text_puts(&l->lines, "\n");
     }
     text_puts(&l->json, "{\"adapter\": ");
-    json_put_string(&l->json, dir, strlen(dir));
+    json_put_text(&l->json, dir);
     text_puts(&l->json, ",\n \"adapter_config\": ");
     json_put(&l->json, d.root);
     json_free(&d);

@@ -81,9 +81,9 @@ static void put_summary(struct text *lines, struct text *json, const struct sett
     text_printf(lines, "%zu linears, %zu weights: %s, %zu bytes, %.3f bits a weight\n", linears, elements,
                 base_text(text, sizeof text, how), bytes, bits);
     text_puts(json, "{\"model\": ");
-    json_put_string(json, set->common.model, strlen(set->common.model));
+    json_put_text(json, set->common.model);
     text_puts(json, ",\n \"out\": ");
-    json_put_string(json, set->out, strlen(set->out));
+    json_put_text(json, set->out);
     text_puts(json, ",\n \"quantization\": ");
     base_put(json, how);
     text_printf(json, ",\n \"linears\": %zu, \"weights\": %zu, \"bytes\": %zu, \"bits_per_weight\": ", linears, elements, bytes);

@@ -9,12 +9,6 @@
 
 /* ---- JSON pieces ---- */
 
-static void put_text(struct text *t, const char *s)
-{
-    if (s) json_put_string(t, s, strlen(s));
-    else text_puts(t, "null");
-}
-
 static void put_hash(struct text *t, uint64_t hash) { text_printf(t, "\"%016llx\"", (unsigned long long)hash); }
 
 static void put_named(struct text *t, const char *name, double x)
@@ -47,7 +41,7 @@ static void put_value(struct text *t, const struct option *o, const char *settin
         else text_puts(t, "null");
         break;
     case OPTION_CHOICE: put_choice(t, o->choices, *(const int *)field); break;
-    default: put_text(t, *(const char *const *)field);
+    default: json_put_text(t, *(const char *const *)field);
     }
 }
 
@@ -63,11 +57,9 @@ static void put_options(struct text *t, const struct option *o, const void *sett
 
 /* ---- what decides the numbers ---- */
 
-static void put_key(struct text *t, const char *name) { text_printf(t, ",\"%s\":", name); }
-
 static void put_key_number(struct text *t, const char *name, double x)
 {
-    put_key(t, name);
+    json_put_key(t, name);
     json_put_number(t, x, 0);
 }
 
@@ -87,7 +79,7 @@ static uint64_t adapter_hash(const struct adapter *a)
 static void put_option(struct text *t, const struct option *o, const void *settings, const char *name)
 {
     while (strcmp(o->name, name)) o++;
-    put_key(t, name);
+    json_put_key(t, name);
     put_value(t, o, settings);
 }
 
@@ -99,23 +91,23 @@ void put_fingerprint(struct text *t, const struct run *r)
     const struct train_settings *s = r->set;
     size_t i;
     text_printf(t, "{\"method\":\"%s\"", s->method == METHOD_FULL ? "full" : "lora");
-    put_key(t, "the quantisation of the base");
+    json_put_key(t, "the quantisation of the base");
     base_put(t, &r->session.base);
-    put_key(t, "model");
+    json_put_key(t, "model");
     put_hash(t, r->session.model->hash);
-    put_key(t, "data");
+    json_put_key(t, "data");
     put_hash(t, r->data.hash);
-    put_key(t, "eval-data");
+    json_put_key(t, "eval-data");
     put_hash(t, r->eval.n ? r->eval.hash : 0);
     if (r->adapter) {
-        put_key(t, "the adapter's modules, ranks and scales");
+        json_put_key(t, "the adapter's modules, ranks and scales");
         put_hash(t, adapter_hash(r->adapter));
         put_key_number(t, "lora-dropout", r->adapter->dropout);
-        put_key(t, "init-adapter");
+        json_put_key(t, "init-adapter");
         put_hash(t, r->init_hash);
     }
     put_key_number(t, "batch-size x gradient-accumulation-steps", r->steps.per_step);
-    put_key(t, "optim");        /* paged: the same numbers in another place */
+    json_put_key(t, "optim");        /* paged: the same numbers in another place */
     text_puts(t, optim_of(s) == OPTIM_ADAMW8BIT ? "\"adamw8bit\"" : "\"adamw\"");
     put_option(t, train_options, s, "learning-rate");
     put_option(t, train_options, s, "lr-scheduler");
@@ -155,7 +147,7 @@ static void put_labels(struct text *t, const struct dataset *d)
     }
     for (i = 0; i < d->n_labels; i++) {
         text_puts(t, i ? ", " : "[");
-        put_text(t, d->labels[i]);
+        json_put_text(t, d->labels[i]);
     }
     text_puts(t, "]");
 }
@@ -212,23 +204,23 @@ static void put_run(struct text *t, const struct run *r, const struct identities
     put_options(t, train_options, &set, &n);
     put_options(t, common_options, &set.common, &n);
     text_puts(t, "\n  },\n  \"model_path\": ");
-    put_text(t, s->model->path);
+    json_put_text(t, s->model->path);
     text_puts(t, ",\n  \"model_hash\": ");
     put_hash(t, s->model->hash);
     text_puts(t, ",\n  \"base_quantization\": ");
     base_put(t, &s->base);
     put_identity(t, "tokenizer_hash", s->tokenizer != NULL, h->tokenizer);
     text_puts(t, ",\n  \"chat_template\": ");
-    put_text(t, s->chat ? chat_name(s->chat) : NULL);
+    json_put_text(t, s->chat ? chat_name(s->chat) : NULL);
     put_identity(t, "chat_template_hash", s->chat != NULL, h->chat);
     put_identity(t, "model_template_hash", h->template != 0, h->template);
     text_puts(t, ",\n  \"prompt_template\": ");
-    put_text(t, r->data.prompt_template);
+    json_put_text(t, r->data.prompt_template);
     put_labels(t, &r->data);
     put_report(t, "data", &r->data);
     if (r->eval.n) put_report(t, "eval_data", &r->eval);
     text_puts(t, ",\n  \"backend\": ");
-    put_text(t, r->setup.kernels->name);
+    json_put_text(t, r->setup.kernels->name);
     put_named(t, "threads", r->setup.threads);
     put_named(t, "steps", (double)r->total);
     put_named(t, "steps_per_epoch", (double)r->steps.per_epoch);

@@ -141,7 +141,7 @@ static void put_tensor(struct text *lines, struct text *json, const char *name, 
     snprintf(brief, sizeof brief, "%.*s", (int)n, from);
     put_line(lines, brief, s);
     text_puts(json, json->n ? ",\n  {\"name\": " : "\n  {\"name\": ");
-    json_put_string(json, name, strlen(name));
+    json_put_text(json, name);
     text_printf(json, ", \"shape\": [%d, %d], \"errors\": ", w->rows, w->cols);
     put_errors(json, s);
     text_puts(json, "}");

@@ -20,7 +20,8 @@ struct tally {
 
 static void put_pair(struct text *t, const char *name, double x)
 {
-    text_printf(t, "%s\"%s\":", t->n ? "," : "{", name);
+    if (!t->n) text_puts(t, "{");
+    json_put_key(t, name);
     json_put_number(t, x, 9);
 }
 

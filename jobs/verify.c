@@ -1,6 +1,7 @@
 /* verify.c - `lora verify`: a table of kernels held against the double reference, and the cases for people whose
  * kernels live elsewhere. The cases and their bounds are in verify/. */
 #include "job.h"
+#include "../formats/json.h"
 #include "../formats/safetensors.h"
 #include "../nf4.h"
 #include "../verify/oracle.h"
@@ -56,28 +57,21 @@ static void show_failure(const struct figures *f, const struct oracle_result *r)
     fputc('\n', f->out);
 }
 
-static void json_string(struct text *json, const char *s)
-{
-    text_puts(json, "\"");
-    text_puts(json, s);         /* labels have nothing to escape */
-    text_puts(json, "\"");
-}
-
 static void json_number(struct text *json, const char *key, double x)
 {
-    if (x - x == 0) text_printf(json, ",\"%s\":%.9g", key, x);
-    else text_printf(json, ",\"%s\":null", key);
+    json_put_key(json, key);
+    json_put_number(json, x, 9);
 }
 
 static void json_failure(const struct figures *f, const struct oracle_result *r)
 {
     text_puts(f->json, f->failed == 1 ? "{\"case\":" : ",{\"case\":");
-    json_string(f->json, r->label);
+    json_put_text(f->json, r->label);
     text_printf(f->json, ",\"seed\":%llu,\"fault\":", (unsigned long long)r->seed);
-    json_string(f->json, r->fault);
+    json_put_text(f->json, r->fault);
     if (r->operand) {
         text_puts(f->json, ",\"operand\":");
-        json_string(f->json, r->operand);
+        json_put_text(f->json, r->operand);
         text_printf(f->json, ",\"index\":%zu", r->index);
         json_number(f->json, "expected", r->expected);
         json_number(f->json, "found", r->found);
