@@ -56,17 +56,10 @@ static uint64_t little_endian(const unsigned char *p, int bytes)
     return v;
 }
 
-static int take_u32(struct cursor *c, uint32_t *out)
+static int take_integer(struct cursor *c, int bytes, uint64_t *out)
 {
-    const unsigned char *p = take(c, 4);
-    if (p) *out = (uint32_t)little_endian(p, 4);
-    return p ? 0 : -1;
-}
-
-static int take_u64(struct cursor *c, uint64_t *out)
-{
-    const unsigned char *p = take(c, 8);
-    if (p) *out = little_endian(p, 8);
+    const unsigned char *p = take(c, (uint64_t)bytes);
+    if (p) *out = little_endian(p, bytes);
     return p ? 0 : -1;
 }
 
@@ -74,7 +67,7 @@ static int take_string(struct cursor *c, struct gguf_string *out)
 {
     uint64_t n;
     const unsigned char *p;
-    if (take_u64(c, &n) || !(p = take(c, n))) return -1;
+    if (take_integer(c, 8, &n) || !(p = take(c, n))) return -1;
     out->s = (const char *)p;
     out->n = (size_t)n;
     return 0;
@@ -104,8 +97,8 @@ static const struct { const char *name; int bytes; } types[] = {
 
 static int take_type(struct cursor *c, const struct gguf_value *v, int *out)
 {
-    uint32_t type;
-    if (take_u32(c, &type)) return -1;
+    uint64_t type;
+    if (take_integer(c, 4, &type)) return -1;
     if (type > GGUF_F64) {
         bad(c->g, "key", v->key, c->err);
         expected(c->err, "a type from 0 to %d", GGUF_F64);
@@ -133,7 +126,7 @@ static int take_numbers(struct cursor *c, struct gguf_value *v, int type, uint64
 static int take_array(struct cursor *c, struct gguf_value *v)
 {
     uint64_t n, i;
-    if (take_type(c, v, &v->element) || take_u64(c, &n)) return -1;
+    if (take_type(c, v, &v->element) || take_integer(c, 8, &n)) return -1;
     if (v->element == GGUF_ARRAY) {
         bad(c->g, "key", v->key, c->err);
         expected(c->err, "an array of numbers or strings");
@@ -164,7 +157,7 @@ static int take_value(struct cursor *c, struct gguf_value *v)
 /* ---- tensors ---- */
 
 /* ggml's name of a type that is not read here, or NULL. */
-static const char *other_type(uint32_t type)
+static const char *other_type(uint64_t type)
 {
     static const char *const names[] = {
         [9] = "Q8_1", [15] = "Q8_K", [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S",
@@ -174,12 +167,12 @@ static const char *other_type(uint32_t type)
     return type < sizeof names / sizeof *names ? names[type] : NULL;
 }
 
-static int find_type(const struct gguf *g, const char *tensor, uint32_t number, struct lora_error *err)
+static int find_type(const struct gguf *g, const char *tensor, uint64_t number, struct lora_error *err)
 {
     const char *name = other_type(number);
     int type;
     for (type = 0; type < TYPE_COUNT; type++)
-        if (weight_types[type].gguf >= 0 && (uint32_t)weight_types[type].gguf == number) return type;
+        if (weight_types[type].gguf >= 0 && (uint64_t)weight_types[type].gguf == number) return type;
     bad(g, "tensor", tensor, err);
     expected(err, "F32, F16, BF16, Q8_0, Q4_0 to Q5_1, Q2_K to Q6_K or IQ4_NL");
     return found(err, "type %lu%s%s%s", (unsigned long)number, name ? " (" : "", name ? name : "", name ? ")" : "");
@@ -188,11 +181,10 @@ static int find_type(const struct gguf *g, const char *tensor, uint32_t number, 
 /* data is set later, when the data's start is known: until then its offset is kept in *offset. */
 static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset)
 {
-    uint32_t n_dims, number;
-    uint64_t dim;
+    uint64_t n_dims, number, dim;
     int i;
     t->name = take_name(c);
-    if (!t->name || take_u32(c, &n_dims)) return -1;
+    if (!t->name || take_integer(c, 4, &n_dims)) return -1;
     if (n_dims > 4) {
         bad(c->g, "tensor", t->name, c->err);
         expected(c->err, "at most 4 dimensions");
@@ -202,14 +194,14 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
     t->count = 1;
     for (i = 0; i < 4; i++) {
         dim = 1;
-        if (i < t->n_dims && take_u64(c, &dim)) return -1;
+        if (i < t->n_dims && take_integer(c, 8, &dim)) return -1;
         t->dims[i] = (size_t)dim;
         if (dim > SIZE_MAX || size_mul(&t->count, t->count, t->dims[i])) {
             bad(c->g, "tensor", t->name, c->err);
             return expected(c->err, "dimensions whose product is a size");
         }
     }
-    if (take_u32(c, &number) || take_u64(c, offset)) return -1;
+    if (take_integer(c, 4, &number) || take_integer(c, 8, offset)) return -1;
     t->type = find_type(c->g, t->name, number, c->err);
     if (t->type < 0) return -1;
     if (t->dims[0] % (size_t)weight_types[t->type].block || type_bytes(&t->bytes, t->type, t->count)) {
@@ -269,20 +261,20 @@ static int check_overlap(const struct gguf *g, struct lora_error *err)
 static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_values)
 {
     const unsigned char *p = take(c, 4);
-    uint32_t version;
+    uint64_t version;
     if (!p) return -1;
     if (memcmp(p, "GGUF", 4)) {
         bad(c->g, NULL, NULL, c->err);
         expected(c->err, "a GGUF file (it begins with GGUF)");
         return hint(c->err, "a model of Hugging Face is named by its directory");
     }
-    if (take_u32(c, &version)) return -1;
+    if (take_integer(c, 4, &version)) return -1;
     if (version < 2 || version > 3) {
         bad(c->g, NULL, NULL, c->err);
         expected(c->err, "version 2 or 3, little endian");
         return found(c->err, version && !(version & 0xffffff) ? "a big-endian file" : "version %lu", (unsigned long)version);
     }
-    if (take_u64(c, n_tensors) || take_u64(c, n_values)) return -1;
+    if (take_integer(c, 8, n_tensors) || take_integer(c, 8, n_values)) return -1;
     /* The least that an entry takes bounds their number before memory is asked for. */
     if (*n_tensors > left(c) / 24 || *n_tensors > INT_MAX) return cut(c, *n_tensors);
     if (*n_values > left(c) / 14 || *n_values > INT_MAX) return cut(c, *n_values);
@@ -345,7 +337,7 @@ static int read_alignment(struct gguf *g, struct lora_error *err)
 static int read_all(struct gguf *g, struct lora_error *err)
 {
     struct cursor c = { NULL, 0, NULL };
-    uint64_t n_tensors, n_values, *offsets;
+    uint64_t n_tensors = 0, n_values = 0, *offsets;
     int status;
     c.g = g;
     c.err = err;

@@ -57,26 +57,10 @@ size_t utf8_next(const char *s, size_t n, uint32_t *c)
 
 size_t utf8_put(char *s, uint32_t c)
 {
-    if (c < 0x80) {
-        s[0] = (char)c;
-        return 1;
-    }
-    if (c < 0x800) {
-        s[0] = (char)(0xc0 | c >> 6);
-        s[1] = (char)(0x80 | (c & 0x3f));
-        return 2;
-    }
-    if (c < 0x10000) {
-        s[0] = (char)(0xe0 | c >> 12);
-        s[1] = (char)(0x80 | (c >> 6 & 0x3f));
-        s[2] = (char)(0x80 | (c & 0x3f));
-        return 3;
-    }
-    s[0] = (char)(0xf0 | c >> 18);
-    s[1] = (char)(0x80 | (c >> 12 & 0x3f));
-    s[2] = (char)(0x80 | (c >> 6 & 0x3f));
-    s[3] = (char)(0x80 | (c & 0x3f));
-    return 4;
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+    for (i = n - 1; i; i--, c >>= 6) s[i] = (char)(0x80 | (c & 0x3f));
+    s[0] = (char)(n == 1 ? c : (0xff00u >> n & 0xff) | c);     /* n ones, then what is left of c */
+    return n;
 }
 
 size_t utf8_whole(const char *s, size_t n)

@@ -123,14 +123,8 @@ static void add_product(struct products *s, const char *name, int O, int I, int 
         return;
     }
     p = &s->list[s->n++];
-    memset(p, 0, sizeof *p);
+    *p = (struct product){ .O = O, .I = I, .N = N, .kind = kind, .type = type, .times = times };
     snprintf(p->name, sizeof p->name, "%s", name);
-    p->O = O;
-    p->I = I;
-    p->N = N;
-    p->kind = kind;
-    p->type = type;
-    p->times = times;
     p->flops = product_flops(p, r);
 }
 
@@ -238,13 +232,7 @@ static int refill(struct memory *m, const struct products *s, const struct bench
 
 static struct weight real_weight(const buf *data, int rows, int cols)
 {
-    struct weight w;
-    memset(&w, 0, sizeof w);
-    w.type = TYPE_REAL;
-    w.rows = rows;
-    w.cols = cols;
-    w.data = data;
-    return w;
+    return (struct weight){ .type = TYPE_REAL, .rows = rows, .cols = cols, .data = data };
 }
 
 static int run_product(struct memory *m, const struct product *p, int r)
@@ -388,20 +376,10 @@ static void show(struct products *s, const struct bench *b, struct figures *f, s
 
 static struct config smollm2_135m(void)
 {
-    struct config c;
-    memset(&c, 0, sizeof c);
-    c.C = 576;
-    c.V = 49152;
-    c.L = 30;
-    c.NH = 9;
-    c.NKV = 3;
-    c.HS = 64;
-    c.F = 1536;
-    c.tied = 1;
-    c.norm_eps = 1e-5;
-    c.rope.theta = 100000;
-    c.max_positions = 8192;
-    return c;
+    return (struct config){
+        .C = 576, .V = 49152, .L = 30, .NH = 9, .NKV = 3, .HS = 64, .F = 1536, .tied = 1, .norm_eps = 1e-5,
+        .rope.theta = 100000, .max_positions = 8192
+    };
 }
 
 static int bench_products(const struct bench *b, struct text *json, struct lora_error *err)

@@ -53,69 +53,35 @@ static void count(struct kernel_ctx *c, int op, double start)
 
 static int is_thin(const struct weight *w) { return w->type == TYPE_REAL && (w->rows <= timed.thin || w->cols <= timed.thin); }
 
-/* One entry: the same parameters, timed. (A macro because C cannot wrap functions of many types.) */
+/* One entry: the same parameters, timed. (Macros because C cannot wrap functions of many types.) */
 #define TIMED(entry, op, parameters, arguments) \
     static void timed_##entry parameters { double start = seconds_now(); timed.k.entry arguments; count(c, op, start); }
+#define TIMED_RESULT(type, entry, op, parameters, arguments) \
+    static type timed_##entry parameters \
+    { \
+        double start = seconds_now(); \
+        type result = timed.k.entry arguments; \
+        count(c, op, start); \
+        return result; \
+    }
 
-static int timed_matmul(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias,
-                        double scale, int accumulate, int N)
-{
-    double start = seconds_now();
-    int code = timed.k.matmul(c, out, x, w, bias, scale, accumulate, N);
-    count(c, is_thin(w) ? OP_THIN_MATMUL : OP_MATMUL, start);
-    return code;
-}
-
-static int timed_matmul_dx(struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w,
-                           double scale, int accumulate, int N)
-{
-    double start = seconds_now();
-    int code = timed.k.matmul_dx(c, dx, dout, w, scale, accumulate, N);
-    count(c, is_thin(w) ? OP_THIN_DX : OP_MATMUL_DX, start);
-    return code;
-}
-
-static int timed_linear(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
-                        const buf *bias, const struct low_rank *ab, int accumulate, int N)
-{
-    double start = seconds_now();
-    int code = timed.k.linear(c, out, h, x, w, bias, ab, accumulate, N);
-    count(c, OP_LINEAR, start);
-    return code;
-}
-
-static int timed_linear_dx(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
-                           const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
-{
-    double start = seconds_now();
-    int code = timed.k.linear_dx(c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N);
-    count(c, OP_LINEAR_DX, start);
-    return code;
-}
-
-static int timed_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N)
-{
-    double start = seconds_now();
-    int code = timed.k.embed(c, out, w, ids, N);
-    count(c, OP_EMBED, start);
-    return code;
-}
-
-static double timed_sum_squares(struct kernel_ctx *c, const buf *x, size_t n)
-{
-    double start = seconds_now(), sum = timed.k.sum_squares(c, x, n);
-    count(c, OP_CHECKS, start);
-    return sum;
-}
-
-static long long timed_not_finite(struct kernel_ctx *c, const buf *x, size_t n)
-{
-    double start = seconds_now();
-    long long at = timed.k.not_finite(c, x, n);
-    count(c, OP_CHECKS, start);
-    return at;
-}
-
+TIMED_RESULT(int, matmul, is_thin(w) ? OP_THIN_MATMUL : OP_MATMUL,
+             (struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w, const buf *bias, double scale, int accumulate, int N),
+             (c, out, x, w, bias, scale, accumulate, N))
+TIMED_RESULT(int, matmul_dx, is_thin(w) ? OP_THIN_DX : OP_MATMUL_DX,
+             (struct kernel_ctx *c, buf *dx, const buf *dout, const struct weight *w, double scale, int accumulate, int N),
+             (c, dx, dout, w, scale, accumulate, N))
+TIMED_RESULT(int, linear, OP_LINEAR,
+             (struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w, const buf *bias,
+              const struct low_rank *ab, int accumulate, int N),
+             (c, out, h, x, w, bias, ab, accumulate, N))
+TIMED_RESULT(int, linear_dx, OP_LINEAR_DX,
+             (struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w, const struct low_rank *ab,
+              int accumulate_gh, int accumulate, int N),
+             (c, dx, gh, dout, w, ab, accumulate_gh, accumulate, N))
+TIMED_RESULT(int, embed, OP_EMBED, (struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N), (c, out, w, ids, N))
+TIMED_RESULT(double, sum_squares, OP_CHECKS, (struct kernel_ctx *c, const buf *x, size_t n), (c, x, n))
+TIMED_RESULT(long long, not_finite, OP_CHECKS, (struct kernel_ctx *c, const buf *x, size_t n), (c, x, n))
 TIMED(zero, OP_MOVING, (struct kernel_ctx *c, buf *x, size_t n), (c, x, n))
 TIMED(copy, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, size_t n), (c, out, x, n))
 TIMED(gather, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C), (c, out, x, rows, M, C))

@@ -188,10 +188,8 @@ static void nearest_option(const struct job *job, const char *name, size_t n, ch
     int i, best = distance("help", 4, name, n);
     snprintf(out, size, "help");
     for (i = 0; (o = option_at(job, i)); i++) {
-        const char *list[2];
+        const char *const list[] = { o->name, o->aliases };
         int k;
-        list[0] = o->name;
-        list[1] = o->aliases;
         for (k = 0; k < 2; k++) {
             const char *word = list[k];
             while (word) {

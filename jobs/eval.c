@@ -111,21 +111,15 @@ static int each(void *ctx, int done)
 
 static struct evaluation evaluation_of(struct run *r, const struct label_set *labels)
 {
-    struct evaluation e;
-    memset(&e, 0, sizeof e);
-    e.d = &r->d;
-    e.labels = labels;
-    e.rows = r->o->batch_size ? r->o->batch_size : EVALUATION_ROWS;
-    e.adapter = session_adapter(&r->s);
-    e.each = each;
-    e.ctx = r;
-    return e;
+    return (struct evaluation){
+        .d = &r->d, .labels = labels, .rows = r->o->batch_size ? r->o->batch_size : EVALUATION_ROWS,
+        .adapter = session_adapter(&r->s), .each = each, .ctx = r
+    };
 }
 
 static int open_lora(struct run *r, const struct evaluation *e, struct lora **l)
 {
-    struct lora_sizes z;
-    memset(&z, 0, sizeof z);
+    struct lora_sizes z = { 0 };
     return evaluation_sizes(e, &z, r->err) || session_lora(&r->s, &z, l, r->err) ? -1 : 0;
 }
 

@@ -55,15 +55,11 @@ static int set_names(struct label_set *set, const struct dataset *d, const struc
 /* The child of a node with that token, made if it is not there. */
 static int child_node(struct label_set *set, int parent, int token, struct lora_error *err)
 {
-    struct label_node *node;
     int i;
     for (i = parent + 1; i < set->n_nodes; i++)
         if (set->nodes[i].parent == parent && set->nodes[i].token == token) return i;
     if (grow_array((void **)&set->nodes, &set->capacity, (size_t)set->n_nodes + 1, sizeof *set->nodes, err)) return -1;
-    node = &set->nodes[set->n_nodes];
-    node->token = token;
-    node->parent = parent;
-    node->children = 0;
+    set->nodes[set->n_nodes] = (struct label_node){ token, parent, 0 };
     if (set->n_nodes) {
         set->nodes[parent].children++;
         if (parent && set->nodes[parent].children == 1) set->tokens++;
@@ -376,12 +372,9 @@ static int run_lm(void *ctx, struct laying *y, struct lora *l, struct outcome *o
 
 int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, struct lora_error *err)
 {
-    struct lm_sums s;
+    struct lm_sums s = { f, 0, 0 };
     int code;
     memset(f, 0, sizeof *f);
-    s.f = f;
-    s.sum = 0;
-    s.hits = 0;
     code = run_all(e, l, run_lm, &s, err);
     if (f->targets) {
         f->loss = s.sum / (double)f->targets;

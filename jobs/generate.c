@@ -278,12 +278,10 @@ static int generate_all(struct run *r)
     static const struct data_settings none = DATA_DEFAULTS;
     if (session_open(&r->s, &r->o->common, &r->o->adapters, r->o->raw, r->err) || need_tokenizer(r)) return -1;
     session_data_options(&r->s, &none, &r->rows);
-    r->how.repetition_penalty = r->o->repetition_penalty;
-    r->how.temperature = r->o->temperature;
-    r->how.top_k = r->o->top_k;
-    r->how.top_p = r->o->top_p;
-    r->how.min_p = r->o->min_p;
-    r->how.key = random_key(r->s.seed, "sampling");
+    r->how = (struct sampling){
+        .repetition_penalty = r->o->repetition_penalty, .temperature = r->o->temperature, .top_k = r->o->top_k,
+        .top_p = r->o->top_p, .min_p = r->o->min_p, .key = random_key(r->s.seed, "sampling")
+    };
     if (!r->o->prompt && r->s.prompt_template)
         status("the prompt template is for --prompt: the turns of %s are as they stand there",
                r->o->chat ? "a conversation" : r->o->messages);

@@ -92,9 +92,7 @@ static int write_gradients(struct work *w, struct lora_error *err)
         w->norm += x * x;
     }
     for (i = 0; i < n; i++) {
-        size_t dims[2];
-        dims[0] = (size_t)list[i].rows;
-        dims[1] = (size_t)list[i].cols;
+        const size_t dims[] = { (size_t)list[i].rows, (size_t)list[i].cols };
         if (st_writer_add(&out, list[i].name, doubles ? TYPE_F64 : TYPE_F32, dims, 2, err)) goto bad;
     }
     if (st_writer_begin(&out, w->set->out, err)) goto bad;

@@ -36,11 +36,9 @@ struct listing {
 
 static void add_tensor(struct listing *l, const char *name, int type, size_t bytes, const size_t *dims, int n_dims)
 {
-    struct sum *sums[2];
+    struct sum *const sums[] = { &l->all, &l->types[type] };
     size_t count = 1;
     int i;
-    sums[0] = &l->all;
-    sums[1] = &l->types[type];
     text_printf(&l->lines, "%-5s [", weight_types[type].name);
     text_puts(&l->tensors, l->all.tensors ? ",\n {\"name\": " : "\n {\"name\": ");
     json_put_text(&l->tensors, name);
@@ -94,9 +92,7 @@ static void list_weights(struct listing *l, const struct model *m)
     char name[128];
     while (tensor_next(&m->config, &id, &layer)) {
         const struct weight *w = model_weight(m, id, layer);
-        size_t dims[2];
-        dims[0] = (size_t)w->rows;
-        dims[1] = (size_t)w->cols;
+        const size_t dims[] = { (size_t)w->rows, (size_t)w->cols };
         add_tensor(l, tensor_name(name, sizeof name, id, layer), w->type, base_bytes(w), dims,
                    tensor_specs[id].cols == '1' ? 1 : 2);
     }

@@ -164,19 +164,13 @@ static int each_pack(void *ctx, int rows_done)
 static int loss_of(struct merging *g, struct model *m, struct adapter *a, double *loss, struct lora_error *err)
 {
     struct session s = g->s;
-    struct evaluation e;
-    struct lora_sizes z;
+    struct evaluation e = { .d = &g->d, .rows = g->set->batch_size, .adapter = a ? 0 : -1, .each = each_pack };
+    struct lora_sizes z = { 0 };
     struct lm_figures f;
     struct lora *l = NULL;
     int bad;
-    memset(&z, 0, sizeof z);
-    memset(&e, 0, sizeof e);
     s.model = m;
     s.adapter = a;
-    e.d = &g->d;
-    e.rows = g->set->batch_size;
-    e.adapter = session_adapter(&s);
-    e.each = each_pack;
     bad = evaluation_sizes(&e, &z, err) || session_lora(&s, &z, &l, err) || evaluate_lm(&e, l, &f, err) < 0 || stop_check(err);
     lora_close(l);
     if (!bad) *loss = f.loss;

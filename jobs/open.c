@@ -239,17 +239,13 @@ static int init_adapter(struct run *r, struct adapter_settings *a, struct lora_e
 static int open_adapter(struct run *r, struct lora_error *err)
 {
     const struct train_settings *s = r->set;
-    struct adapter_settings a;
-    memset(&a, 0, sizeof a);
+    struct adapter_settings a = {
+        .r = s->lora_r ? s->lora_r : 16, .alpha = s->lora_alpha != 0 ? s->lora_alpha : 32,
+        .dropout = s->lora_dropout >= 0 ? s->lora_dropout : 0, .use_rslora = s->use_rslora,
+        .target_modules = s->target_modules ? s->target_modules : "all-linear", .rank_pattern = s->rank_pattern,
+        .alpha_pattern = s->alpha_pattern, .layers = s->layers
+    };
     if (s->method == METHOD_FULL) return check_full(r, err);
-    a.r = s->lora_r ? s->lora_r : 16;
-    a.alpha = s->lora_alpha != 0 ? s->lora_alpha : 32;
-    a.dropout = s->lora_dropout >= 0 ? s->lora_dropout : 0;
-    a.use_rslora = s->use_rslora;
-    a.target_modules = s->target_modules ? s->target_modules : "all-linear";
-    a.rank_pattern = s->rank_pattern;
-    a.alpha_pattern = s->alpha_pattern;
-    a.layers = s->layers;
     if (s->init_adapter) return init_adapter(r, &a, err);
     if (new_adapter(&r->adapter, &r->session.model->config, &a, err)) return -1;
     return adapter_init(r->adapter, (uint64_t)s->common.seed, err);
@@ -275,14 +271,13 @@ static int open_steps(struct run *r, int per_step, struct lora_error *err)
 /* Evaluation runs in the memory of training. */
 static int open_evaluation(struct run *r, struct lora_error *err)
 {
-    struct evaluation e;
+    struct evaluation e = run_evaluation(r, NULL);
     if (!r->eval.n) return 0;
-    run_evaluation(r, &e, NULL);
     if (evaluation_sizes(&e, &r->setup.sizes, err)) return -1;
     if (r->set->eval_task != TASK_CLASSIFY) return 0;
     /* the set is that of the training rows too: a label that evaluation lacks is a wrong answer still */
     if (label_set_make(&r->labels, &r->eval, &r->data, &r->data_options, NULL, 0, err)) return -1;
-    run_evaluation(r, &e, &r->labels);
+    e.labels = &r->labels;
     return evaluation_sizes(&e, &r->setup.sizes, err);
 }
 

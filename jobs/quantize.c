@@ -1,7 +1,6 @@
 /* quantize.c - `lora quantize`: a model in bitsandbytes' form, and what that loses. */
 #include "rounding.h"
 #include "session.h"
-#include "../formats/gguf.h"
 #include "../formats/json.h"
 
 #include <stdio.h>
@@ -51,9 +50,8 @@ static int refuse_quantised(const struct model *m, struct lora_error *err)
 
 static int save_tokenizer(const struct model *m, const char *dir, struct lora_error *err)
 {
-    struct tokenizer *t = NULL;
-    int there = m->is_gguf ? gguf_get(m->gguf, "tokenizer.ggml.model") != NULL : tokenizer_is_there(m->path, err);
-    int bad = there < 0 || (there && (tokenizer_open(&t, m->path, err) || tokenizer_save(t, dir, err)));
+    struct tokenizer *t;
+    int bad = session_tokenizer(&t, m, err) || (t && tokenizer_save(t, dir, err));
     tokenizer_close(t);
     return bad ? -1 : 0;
 }

@@ -68,8 +68,7 @@ static uint64_t adapter_hash(const struct adapter *a)
     uint64_t h = HASH_START;
     int i;
     for (i = 0; i < a->n; i++) {
-        int v[4];
-        v[0] = a->modules[i].id; v[1] = a->modules[i].layer; v[2] = a->modules[i].r; v[3] = 0;
+        const int v[] = { a->modules[i].id, a->modules[i].layer, a->modules[i].r, 0 };
         h = hash_bytes(h, v, sizeof v);
         h = hash_bytes(h, &a->modules[i].scale, sizeof(double));
     }

@@ -222,11 +222,11 @@ static int open_adapters(struct session *s, const struct option_list *words, str
 
 /* ---- opening ---- */
 
-static int open_tokenizer(struct session *s, const char *path, struct lora_error *err)
+int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_error *err)
 {
-    int is_there = s->model->is_gguf ? gguf_get(s->model->gguf, "tokenizer.ggml.model") != NULL
-                                     : tokenizer_is_there(path, err);
-    return is_there > 0 ? tokenizer_open(&s->tokenizer, path, err) : is_there;
+    int is_there = m->is_gguf ? gguf_get(m->gguf, "tokenizer.ggml.model") != NULL : tokenizer_is_there(m->path, err);
+    *t = NULL;
+    return is_there > 0 ? tokenizer_open(t, m->path, err) : is_there;
 }
 
 /* The model's own, where no other was named. */
@@ -297,7 +297,7 @@ int session_open(struct session *s, const struct common *c, const struct option_
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
     if (base_asked(&s->base, &c->base, err)) return -1;
     s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
-    if (model_open(&s->model, c->model, err) || open_tokenizer(s, c->model, err)) return -1;
+    if (model_open(&s->model, c->model, err) || session_tokenizer(&s->tokenizer, s->model, err)) return -1;
     if (s->model->ignored.s) status("passed over in the model: %s", s->model->ignored.s);
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;

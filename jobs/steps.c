@@ -68,11 +68,7 @@ static int read_row(struct steps *s, struct lora_error *err)
     in = &s->inputs[s->have++];
     memset(row, 0, sizeof *row);
     if (data_row(s->data, row_at(s, place), row, err)) return -1;
-    in->ids = row->ids;
-    in->mask = row->mask;
-    in->n = row->n;
-    in->visit = (int)(s->epoch * s->data->n + place);
-    in->labels = row->labels;
+    *in = (struct pack_input){ row->ids, row->mask, row->n, (int)(s->epoch * s->data->n + place), row->labels };
     s->tokens += row->n;
     if (pack_inputs(in) > s->longest) s->longest = pack_inputs(in);
     return 0;

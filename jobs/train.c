@@ -119,14 +119,8 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
 
 static struct lora_hyper hyper(const struct run *r, double rate)
 {
-    struct lora_hyper h;
-    h.learning_rate = rate;
-    h.beta1 = r->set->beta1;
-    h.beta2 = r->set->beta2;
-    h.eps = r->set->epsilon;
-    h.weight_decay = r->set->weight_decay;
-    h.max_grad_norm = r->set->max_grad_norm;
-    return h;
+    const struct train_settings *s = r->set;
+    return (struct lora_hyper){ rate, s->beta1, s->beta2, s->epsilon, s->weight_decay, s->max_grad_norm };
 }
 
 static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
@@ -195,15 +189,11 @@ static int each_pack(void *ctx, int rows_done)
     return stop_signal();
 }
 
-void run_evaluation(struct run *r, struct evaluation *e, const struct label_set *labels)
+struct evaluation run_evaluation(struct run *r, const struct label_set *labels)
 {
-    memset(e, 0, sizeof *e);
-    e->d = &r->eval;
-    e->labels = labels;
-    e->rows = EVALUATION_ROWS;
-    e->adapter = r->adapter ? 0 : -1;
-    e->each = each_pack;
-    e->ctx = r;
+    return (struct evaluation){
+        .d = &r->eval, .labels = labels, .rows = EVALUATION_ROWS, .adapter = r->adapter ? 0 : -1, .each = each_pack, .ctx = r
+    };
 }
 
 static int count_label(void *ctx, const struct row *row, int label, double log_probability, struct lora_error *err)
@@ -217,11 +207,10 @@ static int count_label(void *ctx, const struct row *row, int label, double log_p
 /* The likeliest label of each row against its own. */
 static int classify(struct run *r, struct text *t, double value[4], struct lora_error *err)
 {
-    struct evaluation e;
+    struct evaluation e = run_evaluation(r, &r->labels);
     struct classification *c = &r->scores;
     int code;
     if (classification_open(c, r->labels.n, err)) return -1;
-    run_evaluation(r, &e, &r->labels);
     e.label = count_label;
     if (!(code = evaluate_labels(&e, r->lora, err))) {
         classification_score(c);
@@ -238,13 +227,11 @@ static int classify(struct run *r, struct text *t, double value[4], struct lora_
 /* 1: a signal came; the evaluation is done again when the run goes on. */
 static int evaluate(struct run *r, struct lora_error *err)
 {
-    struct evaluation e;
+    struct evaluation e = run_evaluation(r, NULL);
     struct lm_figures f;
     struct text t = { 0 };
     double value[4] = { 0 }, start = seconds_now();
-    int code;
-    run_evaluation(r, &e, NULL);
-    code = evaluate_lm(&e, r->lora, &f, err);
+    int code = evaluate_lm(&e, r->lora, &f, err);
     value[METRIC_LOSS] = -f.loss;
     value[METRIC_TOKEN_ACCURACY] = f.token_accuracy;
     put_pair(&t, "step", (double)r->state.step);

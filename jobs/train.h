@@ -111,7 +111,7 @@ struct run {
 int run_open(struct run *r, const struct train_settings *set, struct lora_error *err);
 void run_close(struct run *r);
 /* The evaluation rows, for their loss, or for the labels. */
-void run_evaluation(struct run *r, struct evaluation *e, const struct label_set *labels);
+struct evaluation run_evaluation(struct run *r, const struct label_set *labels);
 
 /* ---- plan.c ---- */
 
