@@ -1,6 +1,5 @@
 /* gguf.c - see gguf.h. A cursor goes over the file once; every read says how many bytes it needs. */
 #include "gguf.h"
-#include "names.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -8,8 +7,6 @@
 
 #define NAME_MOST 65535             /* bytes of a key or a tensor's name: the format's limit on keys */
 #define DEFAULT_ALIGNMENT 32
-
-struct index { struct names *values, *tensors; };
 
 struct cursor {
     const struct gguf *g;
@@ -281,15 +278,15 @@ static int take_header(struct cursor *c, uint64_t *n_tensors, uint64_t *n_values
     return 0;
 }
 
-static int take_values(struct cursor *c, struct gguf *g, struct index *index, uint64_t n)
+static int take_values(struct cursor *c, struct gguf *g, uint64_t n)
 {
     g->values = new_array((size_t)n, sizeof *g->values, c->err);
-    index->values = names_new((size_t)n, c->err);
-    if (!g->values || !index->values) return -1;
+    g->value_names = names_new((size_t)n, c->err);
+    if (!g->values || !g->value_names) return -1;
     while (g->n_values < (int)n) {
         struct gguf_value *v = &g->values[g->n_values++];
         if (take_value(c, v)) return -1;
-        if (names_add(index->values, v->key, v)) {
+        if (names_add(g->value_names, v->key, v)) {
             bad(g, "key", v->key, c->err);
             return expected(c->err, "each key once");
         }
@@ -297,17 +294,17 @@ static int take_values(struct cursor *c, struct gguf *g, struct index *index, ui
     return 0;
 }
 
-static int take_tensors(struct cursor *c, struct gguf *g, struct index *index, uint64_t *offsets, int n)
+static int take_tensors(struct cursor *c, struct gguf *g, uint64_t *offsets, int n)
 {
     size_t rest, start;
     int i;
     g->tensors = new_array((size_t)n, sizeof *g->tensors, c->err);
-    index->tensors = names_new((size_t)n, c->err);
-    if (!g->tensors || !index->tensors) return -1;
+    g->tensor_names = names_new((size_t)n, c->err);
+    if (!g->tensors || !g->tensor_names) return -1;
     while (g->n_tensors < n) {
         struct gguf_tensor *t = &g->tensors[g->n_tensors++];
         if (take_tensor(c, t, &offsets[g->n_tensors - 1])) return -1;
-        if (names_add(index->tensors, t->name, t)) {
+        if (names_add(g->tensor_names, t->name, t)) {
             bad(g, "tensor", t->name, c->err);
             return expected(c->err, "each tensor once");
         }
@@ -341,10 +338,10 @@ static int read_all(struct gguf *g, struct lora_error *err)
     int status;
     c.g = g;
     c.err = err;
-    if (take_header(&c, &n_tensors, &n_values) || take_values(&c, g, g->index, n_values)
+    if (take_header(&c, &n_tensors, &n_values) || take_values(&c, g, n_values)
         || read_alignment(g, err)) return -1;
     offsets = new_array((size_t)n_tensors, sizeof *offsets, err);
-    status = offsets ? take_tensors(&c, g, g->index, offsets, (int)n_tensors) : -1;
+    status = offsets ? take_tensors(&c, g, offsets, (int)n_tensors) : -1;
     free(offsets);
     return status;
 }
@@ -354,15 +351,13 @@ int gguf_open(struct gguf *g, const char *path, struct lora_error *err)
     memset(g, 0, sizeof *g);
     if (file_open(&g->map, path, err)) return -1;
     g->path = new_string(path, err);
-    g->index = new_array(1, sizeof(struct index), err);
-    if (g->path && g->index && !read_all(g, err)) return 0;
+    if (g->path && !read_all(g, err)) return 0;
     gguf_close(g);
     return -1;
 }
 
 void gguf_close(struct gguf *g)
 {
-    struct index *index = g->index;
     int i;
     for (i = 0; i < g->n_values; i++) {
         free(g->values[i].key);
@@ -371,11 +366,8 @@ void gguf_close(struct gguf *g)
     for (i = 0; i < g->n_tensors; i++) free(g->tensors[i].name);
     free(g->values);
     free(g->tensors);
-    if (index) {
-        names_free(index->values);
-        names_free(index->tensors);
-    }
-    free(index);
+    names_free(g->value_names);
+    names_free(g->tensor_names);
     free(g->path);
     file_close(&g->map);
     memset(g, 0, sizeof *g);
@@ -385,14 +377,12 @@ void gguf_close(struct gguf *g)
 
 const struct gguf_value *gguf_get(const struct gguf *g, const char *key)
 {
-    const struct index *index = g->index;
-    return index ? names_find(index->values, key) : NULL;
+    return names_find(g->value_names, key);
 }
 
 const struct gguf_tensor *gguf_find(const struct gguf *g, const char *name)
 {
-    const struct index *index = g->index;
-    return index ? names_find(index->tensors, name) : NULL;
+    return names_find(g->tensor_names, name);
 }
 
 /* One number at p as double, and whether it is a whole number's type; -1 when it is none. */

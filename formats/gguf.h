@@ -3,7 +3,7 @@
 #ifndef GGUF_H
 #define GGUF_H
 
-#include "../util.h"
+#include "names.h"
 #include "../weight.h"
 
 enum gguf_type {
@@ -38,7 +38,7 @@ struct gguf {
     struct gguf_value *values;
     struct gguf_tensor *tensors;
     size_t alignment;
-    void *index;
+    struct names *value_names, *tensor_names;
 };
 
 /* Opens and checks everything: sizes, strings and tensors inside the file, no overlap, no key or

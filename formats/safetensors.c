@@ -1,7 +1,5 @@
 /* safetensors.c - see safetensors.h. The tensors' names stay in the header's JSON tree. */
 #include "safetensors.h"
-#include "json.h"
-#include "names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -156,8 +154,7 @@ static int read_metadata(const struct safetensors *s, const struct json *m, stru
 
 static int read_all(struct safetensors *s, struct lora_error *err)
 {
-    const struct json_document *d = s->memory;
-    const struct json *v;
+    const struct json *root, *v;
     const unsigned char *data;
     uint64_t length = 0;
     size_t header, size;
@@ -170,22 +167,23 @@ static int read_all(struct safetensors *s, struct lora_error *err)
         return hint(err, "the file may be cut off, or may be no safetensors file");
     }
     header = (size_t)length;
-    if (json_parse(s->memory, (const char *)s->map.data + 8, header, s->path, err)) return -1;
-    if (d->root->type != JSON_OBJECT) {
+    if (json_parse(&s->header, (const char *)s->map.data + 8, header, s->path, err)) return -1;
+    root = s->header.root;
+    if (root->type != JSON_OBJECT) {
         bad(s, NULL, err);
         return expected(err, "a header that is a JSON object");
     }
-    s->tensors = new_array(d->root->n, sizeof *s->tensors, err);
-    s->index = names_new(d->root->n, err);
-    if (!s->tensors || !s->index) return -1;
+    s->tensors = new_array(root->n, sizeof *s->tensors, err);
+    s->names = names_new(root->n, err);
+    if (!s->tensors || !s->names) return -1;
     data = s->map.data + 8 + header;
     size = s->map.size - 8 - header;
-    for (v = d->root->child; v; v = v->next)
+    for (v = root->child; v; v = v->next)
         if (!strcmp(v->key, "__metadata__") ? read_metadata(s, v, err)
                                             : read_tensor(s, &s->tensors[s->n++], v, data, size, err))
             return -1;
     if (s->n > 1) qsort(s->tensors, (size_t)s->n, sizeof *s->tensors, by_place);
-    for (i = 0; i < s->n; i++) names_add(s->index, s->tensors[i].name, &s->tensors[i]);
+    for (i = 0; i < s->n; i++) names_add(s->names, s->tensors[i].name, &s->tensors[i]);
     return check_cover(s, data, size, err);
 }
 
@@ -194,17 +192,15 @@ int safetensors_open(struct safetensors *s, const char *path, struct lora_error 
     memset(s, 0, sizeof *s);
     if (file_open(&s->map, path, err)) return -1;
     s->path = new_string(path, err);
-    s->memory = new_array(1, sizeof(struct json_document), err);
-    if (s->path && s->memory && !read_all(s, err)) return 0;
+    if (s->path && !read_all(s, err)) return 0;
     safetensors_close(s);
     return -1;
 }
 
 void safetensors_close(struct safetensors *s)
 {
-    if (s->memory) json_free(s->memory);
-    free(s->memory);
-    names_free(s->index);
+    json_free(&s->header);
+    names_free(s->names);
     free(s->tensors);
     free(s->path);
     file_close(&s->map);
@@ -213,13 +209,12 @@ void safetensors_close(struct safetensors *s)
 
 const struct st_tensor *safetensors_find(const struct safetensors *s, const char *name)
 {
-    return names_find(s->index, name);
+    return names_find(s->names, name);
 }
 
 const char *safetensors_metadata(const struct safetensors *s, const char *key)
 {
-    const struct json_document *d = s->memory;
-    const struct json *v = d ? json_get(json_get(d->root, "__metadata__"), key) : NULL;
+    const struct json *v = json_get(json_get(s->header.root, "__metadata__"), key);
     return v ? v->string : NULL;
 }
 

@@ -3,7 +3,8 @@
 #ifndef SAFETENSORS_H
 #define SAFETENSORS_H
 
-#include "../util.h"
+#include "json.h"
+#include "names.h"
 #include "../weight.h"
 
 #define ST_DIMS 8
@@ -23,7 +24,8 @@ struct safetensors {
     struct file_map map;
     int n;
     struct st_tensor *tensors;  /* by offset in the file */
-    void *index, *memory;
+    struct names *names;
+    struct json_document header;
 };
 
 /* Opens and checks everything: header length, offsets inside the file, no overlap, no hole, bytes =

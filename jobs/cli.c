@@ -120,10 +120,15 @@ int job_write_json(const char *path, const struct text *json, struct lora_error 
 
 /* ---- names ---- */
 
+/* Who gave an option. */
+enum { NOBODY, WORDS, CONFIG };
+
 /* What is wrong with one option: its place ("--lora-r" or "FILE, line 3: lora-r") is in err. */
 struct parser {
     const struct job *job;
-    char *settings, *given;
+    char *settings;
+    char *given;                /* a byte an option: who gave it */
+    char *config;               /* the text of --config's file, which settings point into */
     struct lora_error err;
 };
 
@@ -398,7 +403,7 @@ static int read_word(struct parser *p, int argc, char **argv, int *i)
     if (name[n]) value = name + n + 1;
     else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2)
              && ((o->type != OPTION_FLAG && o->type != OPTION_LATER) || !read_flag(argv[*i + 1], &flag))) value = argv[++*i];
-    p->given[row] = 1;
+    p->given[row] = WORDS;
     return set_option(p, o, place, value);
 }
 
@@ -426,9 +431,8 @@ static char *trim(char *s, size_t n)
     return s;
 }
 
-/* One `name: value` line. from_words: what the command line gave, which wins. */
-static int read_line(struct parser *p, const char *path, int number, char *line, size_t n,
-                     const char *from_words)
+/* One `name: value` line. What the command line gave wins. */
+static int read_line(struct parser *p, const char *path, int number, char *line, size_t n)
 {
     char place[600], *colon = memchr(line, ':', n), *name, *value;
     const struct option *o;
@@ -444,9 +448,9 @@ static int read_line(struct parser *p, const char *path, int number, char *line,
     row = option_find(p->job, name, strlen(name));
     if (row < 0) return unknown_option(p, place, name, strlen(name));
     o = option_at(p->job, row);
-    if (from_words[row]) return 0;
-    if (p->given[row] && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
-    p->given[row] = 1;
+    if (p->given[row] == WORDS) return 0;
+    if (p->given[row] == CONFIG && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
+    p->given[row] = CONFIG;
     return set_option(p, o, place, *value ? value : NULL);
 }
 
@@ -459,36 +463,24 @@ static int config_row(const struct job *job)
     return c->name ? row : -1;
 }
 
-/* The file's text moves behind the array of given, so that values of it live as long. */
-static int read_config(struct parser *p, const char *path, int rows)
+static int read_config(struct parser *p, const char *path)
 {
     struct file_map file;
-    char *words = NULL, *all = NULL, *text;
-    size_t i = 0;
-    int line = 0, bad = -1;
+    size_t size, i;
+    int line = 0, bad = 0;
     if (file_open(&file, path, &p->err)) return -1;
-    words = new_array((size_t)rows, 1, &p->err);
-    if (words) all = new_array((size_t)rows + file.size + 1, 1, &p->err);
-    if (all) {
-        memcpy(words, p->given, (size_t)rows);
-        memcpy(all, p->given, (size_t)rows);
-        free(p->given);
-        p->given = all;
-        text = all + rows;
-        if (file.size) memcpy(text, file.data, file.size);
-        if (file.size >= 3 && !memcmp(text, "\357\273\277", 3)) i = 3;   /* a byte order mark */
-        bad = memchr(text, 0, file.size) != NULL;
-        if (bad) fail(&p->err, "cannot read the configuration", "%s: it is not text", path);
-        while (!bad && i < file.size) {
-            char *end = memchr(text + i, '\n', file.size - i);
-            size_t n = end ? (size_t)(end - text) - i : file.size - i;
-            bad = read_line(p, path, ++line, text + i, n, words);
-            i += n + 1;
-        }
-    }
-    free(words);
+    size = file.size;
+    p->config = new_string_n((const char *)file.data, size, &p->err);
     file_close(&file);
-    return bad ? -1 : 0;
+    if (!p->config) return -1;
+    if (memchr(p->config, 0, size)) return fail(&p->err, "cannot read the configuration", "%s: it is not text", path);
+    i = strncmp(p->config, "\357\273\277", 3) ? 0 : 3;       /* a byte order mark */
+    while (!bad && i < size) {
+        size_t n = strcspn(p->config + i, "\n");
+        bad = read_line(p, path, ++line, p->config + i, n);
+        i += n + 1;
+    }
+    return bad;
 }
 
 /* ---- help ---- */
@@ -585,12 +577,12 @@ static int check_common(struct parser *p, const struct common *c)
 }
 
 /* The words, then the lines of --config. */
-static int job_options(struct parser *p, int rows, int argc, char **argv)
+static int job_options(struct parser *p, int argc, char **argv)
 {
     int i, config = config_row(p->job), bad = 0;
     for (i = 0; i < argc && !bad; i++) bad = read_word(p, argc, argv, &i);
     if (!bad && config >= 0 && p->given[config])
-        bad = read_config(p, *(const char **)(p->settings + option_at(p->job, config)->offset), rows);
+        bad = read_config(p, *(const char **)(p->settings + option_at(p->job, config)->offset));
     if (!bad && p->job->more == common_options) bad = check_common(p, (const struct common *)(void *)p->settings);
     return bad;
 }
@@ -613,9 +605,10 @@ int job_run(const struct job *job, int argc, char **argv)
     if (p.settings && job->size) memcpy(p.settings, job->defaults, job->size);
     if (!p.given) code = job_error(&p.err);
     else if (wants_help(job, argc, argv)) put_help(job, p.settings);
-    else if (job_options(&p, rows, argc, argv)) code = print_error(&p.err);
+    else if (job_options(&p, argc, argv)) code = print_error(&p.err);
     else if ((code = job->run(p.settings, &p.err)) < 0) code = job_error(&p.err);
     if (p.settings) free_lists(&p);
+    free(p.config);
     free(p.given);
     free(p.settings);
     return code;

@@ -15,7 +15,12 @@ static const char *const hard_texts[] = {
 };
 
 /* An input that is refused is part of what is hashed; without memory there is no hash. */
-static int is_refusal(const struct lora_error *err) { return strcmp(err->what, "out of memory") != 0; }
+static int out_of_memory(const struct lora_error *inner, struct lora_error *err)
+{
+    if (strcmp(inner->what, "out of memory")) return 0;
+    if (err) *err = *inner;
+    return -1;
+}
 
 static int hash_ids(const struct tokenizer *t, const char *text, uint64_t *h, struct lora_error *err)
 {
@@ -24,10 +29,7 @@ static int hash_ids(const struct tokenizer *t, const char *text, uint64_t *h, st
     int bad = tokenizer_encode(t, text, strlen(text), TOKENIZE_SPECIAL, &ids, &inner);
     if (!bad) *h = hash_bytes(*h, ids.v, ids.n * sizeof *ids.v);
     ids_free(&ids);
-    if (bad && !is_refusal(&inner)) {
-        if (err) *err = inner;
-        return -1;
-    }
+    if (bad && out_of_memory(&inner, err)) return -1;
     *h = hash_bytes(*h, &bad, sizeof bad);
     return 0;
 }
@@ -70,8 +72,7 @@ int chat_identity(const struct chat_template *chat, const struct tokenizer *t, u
     for (i = 0; i < 2 * sizeof parts / sizeof *parts; i++) {
         struct lora_error inner;
         int bad = chat_render(chat, talk + parts[i / 2].from, (size_t)parts[i / 2].n, (int)(i % 2), bos, eos, &out, &inner);
-        if (bad && !is_refusal(&inner)) {
-            if (err) *err = inner;
+        if (bad && out_of_memory(&inner, err)) {
             chat_text_free(&out);
             return -1;
         }
@@ -94,7 +95,5 @@ int template_identity(const struct tokenizer *t, const struct chat_template **ow
     if ((*own = chat_recognise(text, &inner))) return chat_identity(*own, t, hash, err);
     while (n && strchr(" \t\r\n", text[n - 1])) n--;
     *hash = hash_bytes(HASH_START, text, n);
-    if (is_refusal(&inner)) return 0;
-    if (err) *err = inner;
-    return -1;
+    return out_of_memory(&inner, err);
 }
