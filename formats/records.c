@@ -7,17 +7,13 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 static int has_ending(const char *path, const char *ending)
 {
-    size_t n = strlen(path), m = strlen(ending), i;
-    if (n < m) return 0;
-    for (i = 0; i < m; i++) {
-        char c = path[n - m + i];
-        if ((c >= 'A' && c <= 'Z' ? c + 32 : c) != ending[i]) return 0;
-    }
-    return 1;
+    size_t n = strlen(path), m = strlen(ending);
+    return n >= m && !strcasecmp(path + n - m, ending);
 }
 
 static int is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }

@@ -79,17 +79,12 @@ static double copy_bandwidth(const struct kernels *k, size_t n)
     return to && from ? 1e-9 * TIMES * 2 * (double)(n * sizeof(float)) / start : 0;
 }
 
-double bench_bandwidth(const struct bench *b, const uint64_t *p, size_t n)
+double bench_bandwidth(const struct bench *b)
 {
-    return b->kernels->own_memory ? copy_bandwidth(b->kernels, n) : read_bandwidth(p, n, b->threads);
+    return b->kernels->own_memory ? copy_bandwidth(b->kernels, BENCH_READ) : read_bandwidth(b->memory, BENCH_READ, b->threads);
 }
 
 /* ---- the products of a step ---- */
-
-struct figures {
-    double share;               /* of the time of its threads that this process got */
-    double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
-};
 
 enum { FORWARD, BACKWARD_X, LORA_FORWARD, LORA_BACKWARD, KINDS };
 static const char *const kind_names[] = { "forward", "dx", "lora forward", "lora backward" };
@@ -103,7 +98,12 @@ struct product {
     double seconds[MAX_ROUNDS];
 };
 
-struct products { struct product list[4 * T_COUNT * MAX_TYPES]; int n; };
+struct products {
+    struct product list[4 * T_COUNT * MAX_TYPES];
+    int n;
+    double share;               /* of the time of its threads that this process got */
+    double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
+};
 
 static double product_flops(const struct product *p, int r)
 {
@@ -273,19 +273,17 @@ static int time_product(struct memory *m, const struct product *p, int r, double
 /* Is the peak of this processor's vectors what the table's products could reach? */
 static int has_peak(const struct kernels *k) { return !strncmp(k->name, "avx", 3) || !strcmp(k->name, "neon"); }
 
-static int measure(struct products *s, struct memory *m, const struct bench *b, struct figures *f, struct lora_error *err)
+static int measure(struct products *s, struct memory *m, const struct bench *b, struct lora_error *err)
 {
-    uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
-    int round, i, bad = !memory;
+    int round, i, bad = 0;
     double start = seconds_now();
     clock_t cpu = clock();
-    if (memory) memset(memory, 1, BENCH_READ * sizeof *memory);   /* pages of its own */
     for (round = -1; round < b->rounds && !bad; round++) {          /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         bad = refill(m, s, b, err);
-        f->peaks[to] = has_peak(b->kernels) ? measure_peak(b->threads) : 0;
-        f->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(b->threads) : 0;
-        f->bandwidths[to] = bench_bandwidth(b, memory, BENCH_READ);
+        s->peaks[to] = has_peak(b->kernels) ? measure_peak(b->threads) : 0;
+        s->peaks_bf16[to] = b->common.compute == COMPUTE_BF16 ? measure_peak_bf16(b->threads) : 0;
+        s->bandwidths[to] = bench_bandwidth(b);
         progress("round %d of %d", to + 1, b->rounds);
         for (i = 0; i < s->n && !bad; i++)
             if (time_product(m, &s->list[i], b->rank, &s->list[i].seconds[to])) {
@@ -294,8 +292,7 @@ static int measure(struct products *s, struct memory *m, const struct bench *b, 
             }
     }
     progress_done();
-    f->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / b->threads;
-    free(memory);
+    s->share = (double)(clock() - cpu) / CLOCKS_PER_SEC / (seconds_now() - start) / b->threads;
     return bad ? -1 : 0;
 }
 
@@ -341,17 +338,17 @@ static void show_sums(struct products *s, const struct bench *b, const struct pe
     text_puts(json, "]");
 }
 
-static void show(struct products *s, const struct bench *b, struct figures *f, struct text *json)
+static void show(struct products *s, const struct bench *b, struct text *json)
 {
-    double bandwidth = median(f->bandwidths, b->rounds);
+    double bandwidth = median(s->bandwidths, b->rounds);
     struct peaks peaks;
     char part[32];
     int i;
-    if (f->share < 0.8 && !b->kernels->own_memory)
+    if (s->share < 0.8 && !b->kernels->own_memory)
         status("this machine is busy with other work: bench got %.0f %% of the time of %d threads, so times are too long",
-               100 * f->share, b->threads);
-    peaks.f32 = median(f->peaks, b->rounds);
-    peaks.bf16 = median(f->peaks_bf16, b->rounds);
+               100 * s->share, b->threads);
+    peaks.f32 = median(s->peaks, b->rounds);
+    peaks.bf16 = median(s->peaks_bf16, b->rounds);
     if (peaks.f32 > 0) fprintf(b->out, "peak of multiply-adds          %.1f GFLOP/s\n", peaks.f32);
     if (peaks.bf16 > 0) fprintf(b->out, "peak of bf16 multiply-adds     %.1f GFLOP/s\n", peaks.bf16);
     fprintf(b->out, "%-30s %.1f GB/s\n\n", b->kernels->own_memory ? "copying in its memory" : "reading memory", bandwidth);
@@ -385,18 +382,15 @@ static struct config smollm2_135m(void)
 static int bench_products(const struct bench *b, struct text *json, struct lora_error *err)
 {
     struct products *s = new_array(1, sizeof *s, err);
-    struct figures *f = new_array(1, sizeof *f, err);
     struct memory m;
-    int bad = !s || !f;
+    int bad;
+    if (!s) return -1;
     memset(&m, 0, sizeof m);
-    if (!bad) {
-        list_products(s, b);
-        bad = reserve(&m, s, b, err) || measure(s, &m, b, f, err);
-        if (!bad) show(s, b, f, json);
-        release(&m);
-    }
+    list_products(s, b);
+    bad = reserve(&m, s, b, err) || measure(s, &m, b, err);
+    if (!bad) show(s, b, json);
+    release(&m);
     free(s);
-    free(f);
     return bad ? -1 : 0;
 }
 
@@ -429,10 +423,13 @@ static int bench(struct bench *b, struct lora_error *err)
     if (!(b->kernels = kernels_find(b->common.backend, err)) || kernels_check_compute(b->kernels, b->common.compute, err)
         || (path && (shape_alone(path) ? shape_open(&m, path, NULL, err) : model_open(&m, path, err)))) return -1;
     if (m) b->shape = m->config;
-    bad = bench_all(b, m, &json, err);
+    if ((b->memory = new_array(BENCH_READ, sizeof *b->memory, err)))
+        memset(b->memory, 1, BENCH_READ * sizeof *b->memory);       /* pages of its own */
+    bad = !b->memory || bench_all(b, m, &json, err);
     text_puts(&json, "}\n");
     if (!bad && b->json) bad = text_check(&json, err) || job_write_json(b->json, &json, err);
     text_free(&json);
+    free(b->memory);
     model_close(m);
     return bad ? -1 : 0;
 }

@@ -23,11 +23,12 @@ struct bench {
     int n_types, threads;
     const struct kernels *kernels;
     struct config shape;        /* of the model */
+    uint64_t *memory;           /* [BENCH_READ] what no cache holds, for bench_bandwidth() */
 };
 
-/* GB/s of the memory that the table works in: of reading n words that no cache holds, on all threads; of a memory of
- * its own, what copying there reads and writes. */
-double bench_bandwidth(const struct bench *b, const uint64_t *p, size_t n);
+/* GB/s of the memory that the table works in: of reading, on all threads; of a memory of its own, what copying there
+ * reads and writes. */
+double bench_bandwidth(const struct bench *b);
 /* Waits until a table with its own memory is done with all that it was asked for: a number of p comes back. */
 void bench_wait(const struct kernels *k, struct kernel_ctx *c, const buf *p);
 

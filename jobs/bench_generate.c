@@ -92,17 +92,13 @@ static int measure_round(struct runner *r, const struct bench *b, int to, double
 static int measure(struct runner *all, const struct bench *b, int n, double *bandwidths, struct lora_error *err)
 {
     int round, i, bad = 0;
-    uint64_t *memory = new_array(BENCH_READ, sizeof *memory, err);
-    if (!memory) return -1;
-    memset(memory, 1, BENCH_READ * sizeof *memory);        /* pages of its own */
     for (round = -1; round < b->rounds && !bad; round++) {  /* round -1 warms up */
         int to = round < 0 ? 0 : round;
         progress("round %d of %d", to + 1, b->rounds);
-        bandwidths[to] = bench_bandwidth(b, memory, BENCH_READ);
+        bandwidths[to] = bench_bandwidth(b);
         for (i = 0; i < n && !bad; i++) bad = measure_round(&all[i], b, to, bandwidths[to], err);
     }
     progress_done();
-    free(memory);
     return bad ? -1 : 0;
 }
 
