@@ -267,16 +267,24 @@ static int read_size(const char *value, size_t *out)
     return 0;
 }
 
-static int read_choice(const char *choices, const char *value, int *out)
+const char *option_choice(const struct option *o, int i, size_t *n)
 {
+    const char *word = i < 0 ? NULL : o->choices;
+    for (; i > 0 && word; i--)
+        if ((word = strchr(word, '|'))) word++;
+    *n = word ? strcspn(word, "|") : 0;
+    return word;
+}
+
+static int read_choice(const struct option *o, const char *value, int *out)
+{
+    const char *word;
+    size_t n;
     int i;
-    for (i = 0; choices; i++) {
-        size_t n = strcspn(choices, "|");
-        if (strlen(value) == n && in_list(value, choices, n)) {
-            *out = i;
-            return 0;
-        }
-        choices = choices[n] ? choices + n + 1 : NULL;
+    for (i = 0; (word = option_choice(o, i, &n)); i++) {
+        if (strlen(value) != n || !in_list(value, word, n)) continue;
+        *out = i;
+        return 0;
     }
     return -1;
 }
@@ -358,7 +366,7 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
     case OPTION_CHOICE:
         snprintf(what, sizeof what, "one of %s", o->choices);
         if (!strncmp(o->choices, "on|off", 6) && !read_flag(value, field)) *(int *)field = !*(int *)field;
-        else if (read_choice(o->choices, value, field)) return wrong_value(p, place, value, what);
+        else if (read_choice(o, value, field)) return wrong_value(p, place, value, what);
         return 0;
     case OPTION_CHARACTER:
         if (read_character(value, field)) return wrong_value(p, place, value, "one character, or tab");
@@ -494,10 +502,10 @@ static void put_default(const struct option *o, const char *settings)
     else if (o->type == OPTION_NUMBER) printf(" (%g)", *(const double *)field);
     else if (o->type == OPTION_TEXT && *(const char *const *)field) printf(" (%s)", *(const char *const *)field);
     else if (o->type == OPTION_CHOICE) {
-        const char *word = o->choices;
         int i = *(const int *)field;
-        while (i-- > 0 && (word = strchr(word, '|'))) word++;
-        if (word) printf(" (%.*s)", (int)strcspn(word, "|"), word);
+        size_t n;
+        const char *word = option_choice(o, i > 0 ? i : 0, &n);
+        if (word) printf(" (%.*s)", (int)n, word);
     }
 }
 

@@ -75,6 +75,8 @@ extern const struct option common_options[];
  * and returns EXIT_FAILED, or EXIT_USAGE where WHAT is "cannot use the option" or "wrong value", which
  * is what library code calls a value that cannot be right, or 130 or 143 where it is stop_check()'s. */
 int job_error(const struct lora_error *err);
+/* Word i of an option's choices, and its length; NULL: there is none of that number. */
+const char *option_choice(const struct option *o, int i, size_t *n);
 /* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
 const char *nearest_word(const char *name, const char *const *words, int n);
 /* -1 where no table can have this name. A backend that is known, or a path, but not usable here is no wrong usage. */

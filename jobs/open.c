@@ -85,10 +85,11 @@ int optim_of(const struct train_settings *s)
     return names[s->optim];
 }
 
-static int has_lora_options(const struct train_settings *s)
+/* Do the options say what the adapter is to be? */
+static int asks_for_adapter(const struct train_settings *s)
 {
-    return s->lora_r || s->lora_alpha != 0 || s->lora_dropout >= 0 || s->target_modules || s->use_rslora
-           || s->rank_pattern || s->alpha_pattern || s->layers || s->init_adapter;
+    return s->lora_r || s->lora_alpha != 0 || s->target_modules || s->use_rslora || s->rank_pattern || s->alpha_pattern
+           || s->layers;
 }
 
 /* "epoch" -> per_epoch, "no" -> 0, else a number from 1. */
@@ -110,7 +111,7 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
     if (s->eval_data && s->eval_split > 0) return job_usage_error(job, "--eval-data and --eval-split exclude each other");
     if (s->warmup_steps >= 0 && s->warmup_ratio >= 0)
         return job_usage_error(job, "--warmup-steps and --warmup-ratio exclude each other");
-    if (s->method == METHOD_FULL && has_lora_options(s))
+    if (s->method == METHOD_FULL && (asks_for_adapter(s) || s->lora_dropout >= 0 || s->init_adapter))
         return job_usage_error(job, "--method full has no adapter: --lora-*, --target-modules, --init-adapter do not go with it");
     if (s->method == METHOD_FULL && (s->common.base.in_4bit > 0 || s->common.base.in_8bit > 0))
         return job_usage_error(job, "--method full trains the base: --load-in-4bit and --load-in-8bit do not go with it");
@@ -222,8 +223,7 @@ static int init_adapter(struct run *r, struct adapter_settings *a, struct lora_e
     if (session_read_adapter(&r->session, &r->adapter, s->init_adapter, err)) return -1;
     r->init_hash = hash_bytes(HASH_START, r->adapter->values, r->adapter->size * sizeof(float));
     if (s->lora_dropout >= 0) r->adapter->dropout = s->lora_dropout;
-    if (!s->lora_r && s->lora_alpha == 0 && !s->use_rslora && !s->target_modules && !s->rank_pattern
-        && !s->alpha_pattern && !s->layers) return 0;
+    if (!asks_for_adapter(s)) return 0;
     if (!s->lora_r) a->r = r->adapter->r;
     if (s->lora_alpha == 0) a->alpha = r->adapter->alpha;
     if (!s->use_rslora) a->use_rslora = r->adapter->use_rslora;

@@ -17,13 +17,11 @@ static void put_named(struct text *t, const char *name, double x)
     json_put_number(t, x, 0);
 }
 
-static void put_choice(struct text *t, const char *choices, int i)
+static void put_choice(struct text *t, const struct option *o, int i)
 {
-    while (i-- > 0 && choices) {
-        choices = strchr(choices, '|');
-        if (choices) choices++;
-    }
-    if (choices && i == -1) json_put_string(t, choices, strcspn(choices, "|"));
+    size_t n;
+    const char *word = option_choice(o, i, &n);
+    if (word) json_put_string(t, word, n);
     else text_puts(t, "null");
 }
 
@@ -40,7 +38,7 @@ static void put_value(struct text *t, const struct option *o, const char *settin
         if (*(const char *)field) json_put_string(t, field, 1);
         else text_puts(t, "null");
         break;
-    case OPTION_CHOICE: put_choice(t, o->choices, *(const int *)field); break;
+    case OPTION_CHOICE: put_choice(t, o, *(const int *)field); break;
     default: json_put_text(t, *(const char *const *)field);
     }
 }
