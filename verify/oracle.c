@@ -116,8 +116,9 @@ enum mode { NORMAL, EXACT, WILD, SHORT };       /* SHORT: numbers that bf16 has 
 
 static double draw(struct trial *t, enum mode mode, size_t i)
 {
-    double x = random_normal(t->key, ((uint64_t)t->operands << 40) + i);
+    double x;
     if (mode == EXACT) return random_below(t, i, 7) - 3;
+    x = random_normal(t->key, ((uint64_t)t->operands << 40) + i);
     if (mode == WILD) return rounded(ldexp(x, random_below(t, i + ((uint64_t)1 << 39), 25) - 12));
     return mode == SHORT ? bf16_to_f32(f32_to_bf16((float)x)) : rounded(x);
 }
