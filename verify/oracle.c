@@ -72,7 +72,7 @@ struct oracle {
     double u;                   /* unit roundoff of the table under test */
     int cases_alone;            /* there is no table under test */
     int compute;                /* how it multiplies by frozen weights */
-    uint64_t cases, every;      /* every: those of the others are left out */
+    uint64_t cases, every;      /* every: of so many one; the others are left out */
     int failed, stopped, no_memory;
     const char *not_opened;     /* the table whose open() failed */
 };
@@ -100,7 +100,7 @@ static void trial_begin(struct trial *t, struct oracle *o, const char *op, calle
 }
 
 /* Is the case at hand not to be run? Then its numbers are not made. */
-static int left_out(const struct oracle *o) { return o->stopped || o->cases % o->every; }
+static int left_out(const struct oracle *o) { return o->stopped || (o->every > 1 && o->cases % o->every); }
 
 static double random_in(struct trial *t, uint64_t index)
 {
