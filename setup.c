@@ -643,8 +643,8 @@ static int fail_plan(const struct lora *l, size_t limit, int trains, struct lora
          is_own ? l->k->name : "", is_own ? ": " : "", (double)l->plan.activations / 1e6,
          (double)(l->plan.trainable + l->plan.gradients + l->plan.moments) / 1e6,
          (double)(l->plan.weights + l->plan.workspace + l->plan.cache) / 1e6);
-    expected(err, "at most %.1f MB", (double)limit / 1e6);
-    found(err, "%.1f MB", (double)l->plan.total / 1e6);
+    expected(err, "at most %.3f MB", (double)limit / 1e6);
+    found(err, "%.3f MB", (double)l->plan.total / 1e6);
     return hint(err, "%s, %sor a larger %s",
                 trains ? "smaller --tokens-per-pack or --max-length, --gradient-checkpointing on, --optim adamw8bit"
                        : "fewer rows at a time, shorter texts and answers",

@@ -439,6 +439,15 @@ static char *trim(char *s, size_t n)
     return s;
 }
 
+/* The row of --config FILE, or -1: a job may have a --config of its own, which is not this one. */
+static int config_row(const struct job *job)
+{
+    int row = option_find(job, "config", 6);
+    const struct option *o = row < 0 ? NULL : option_at(job, row), *c = common_options;
+    while (c->name && c != o) c++;
+    return c->name ? row : -1;
+}
+
 /* One `name: value` line. What the command line gave wins. */
 static int read_line(struct parser *p, const char *path, int number, char *line, size_t n)
 {
@@ -456,19 +465,11 @@ static int read_line(struct parser *p, const char *path, int number, char *line,
     row = option_find(p->job, name, strlen(name));
     if (row < 0) return unknown_option(p, place, name, strlen(name));
     o = option_at(p->job, row);
+    if (row == config_row(p->job)) return fail(&p->err, "a configuration cannot name another", "%s", place);
     if (p->given[row] == WORDS) return 0;
     if (p->given[row] == CONFIG && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
     p->given[row] = CONFIG;
     return set_option(p, o, place, *value ? value : NULL);
-}
-
-/* The row of --config FILE, or -1: a job may have a --config of its own, which is not this one. */
-static int config_row(const struct job *job)
-{
-    int row = option_find(job, "config", 6);
-    const struct option *o = row < 0 ? NULL : option_at(job, row), *c = common_options;
-    while (c->name && c != o) c++;
-    return c->name ? row : -1;
 }
 
 static int read_config(struct parser *p, const char *path)
