@@ -77,26 +77,39 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
     return bad ? -1 : 0;
 }
 
+/* The directory may hold the configuration and a tokenizer, but no model, which took more than a moment to make. */
+static int check_out(const char *out, struct lora_error *err)
+{
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json", NULL };
+    int i, there = 0;
+    for (i = 0; names[i] && !there; i++) {
+        char *file = path_join(out, names[i], err);
+        if (!file) return -1;
+        there = file_exists(file);
+        free(file);
+    }
+    if (!there) return 0;
+    fail(err, "cannot write over a model", "%s", out);
+    return expected(err, "a directory without %s for --out", names[i - 1]);
+}
+
 static int make(const struct settings *set, struct lora_error *err)
 {
     struct config c;
     struct source s;
     struct quantise how;
-    struct output out = { NULL, NULL };
     char text[80];
-    int plain = set->quant_type < 0, bad;
+    int plain = set->quant_type < 0;
     s.c = &c;
     s.seed = (uint64_t)set->seed;
     if (plain) memset(&how, 0, sizeof how);
     else if (base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
     stop_install();
-    bad = config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
-          || output_begin(&out, set->out, err)
-          || model_write_quantised(&c, out.temporary, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
-                                   usable_threads(set->threads), err)
-          || copy_tokenizer(set->config, out.temporary, err) || output_commit(&out, err);
-    output_end(&out);
-    if (bad) return -1;
+    if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
+        || check_out(set->out, err) || make_directory(set->out, err)
+        || model_write_quantised(&c, set->out, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
+                                 usable_threads(set->threads), err)
+        || copy_tokenizer(set->config, set->out, err)) return -1;
     status("%s: %lld parameters, normal with deviation %g; linears %s", set->out, config_parameters(&c), s.std,
            base_text(text, sizeof text, &how));
     return 0;
