@@ -32,6 +32,7 @@ make_model() {      # NAME CONFIG...
     shift
     [ -e "$work/$name-nf4/config.json" ] && return
     config "$@" > "$work/$name.json"
+    rm -rf "$work/$name"        # of a run that was stopped
     "$lora" init --config "$work/$name.json" --out "$work/$name" --dtype bf16
     "$here/measure.py" "$lora" quantize --model "$work/$name" --out "$work/$name-nf4" --quant-type nf4 --double-quant > "$work/$name.errors"
     rm -r "$work/$name"
