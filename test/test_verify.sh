@@ -107,7 +107,7 @@ mkdir -p "$dir/shape" && cp "$dir/half/config.json" "$dir/shape"
 expect 0 plan --model "$dir/shape" --backend "$own" --load-in-4bit --double-quant --max-length 64 --lora-r 4
 [ "$base" -gt 10000 ] && [ "$base" = "$(base_bytes)" ] || wrong "copies of the base: $base planned, of its shape alone $(base_bytes)"
 OWN_MEMORY=50000 expect 1 train --model "$dir/model" --data "$dir/rows.jsonl" --backend "$own" --max-memory 1G --overwrite --out "$dir/run-own"
-says "not enough memory for the plan: own: .*: expected at most 0.100 MB"
+says "not enough memory for the plan: own: .*: expected at most 0.050 MB"
 says "hint: .*--load-in-4bit.* or a larger device"
 OWN_FAILS=40 expect 1 train --model "$dir/model" --data "$dir/rows.jsonl" --backend "$own" --overwrite --out "$dir/run-own"
 says "the backend failed: own: found the launch of product 40"
