@@ -65,7 +65,6 @@ static void soften(struct block *b, int r, int seen, float scale)
 {
     float *s = b->s + r * KEYS, max = b->max[r], sum = 0, f;
     int j;
-#pragma omp simd reduction(max:max)
     for (j = 0; j < seen; j++) {
         s[j] *= scale;
         max = s[j] > max ? s[j] : max;
