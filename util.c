@@ -508,6 +508,20 @@ int file_write(const char *path, const void *data, size_t n, struct lora_error *
     return writer_commit(&w, err);
 }
 
+int file_copy(const char *from, const char *to, const char *name, struct lora_error *err)
+{
+    char *source = path_join(from, name, err), *target = path_join(to, name, err);
+    struct file_map f;
+    int bad = !source || !target;
+    if (!bad && file_exists(source) && !(bad = file_open(&f, source, err))) {
+        bad = file_write(target, f.data, f.size, err);
+        file_close(&f);
+    }
+    free(source);
+    free(target);
+    return bad ? -1 : 0;
+}
+
 int directory_sync(const char *path, struct lora_error *err)
 {
     int fd = open(path, O_RDONLY), bad;

@@ -129,6 +129,8 @@ int writer_put(struct writer *w, const void *data, size_t n, struct lora_error *
 int writer_commit(struct writer *w, struct lora_error *err);     /* ends w, also when it fails */
 void writer_abandon(struct writer *w);                           /* removes the temporary file */
 int file_write(const char *path, const void *data, size_t n, struct lora_error *err);
+/* The file of that name in a directory, if there is one, into another directory. */
+int file_copy(const char *from, const char *to, const char *name, struct lora_error *err);
 int directory_sync(const char *path, struct lora_error *err);    /* makes a rename in it durable */
 
 /* ---- hashes and random numbers ----------------------------------------------------------- */

@@ -71,7 +71,7 @@ int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *
         s.n = lora_trained(r->lora, &s.list);
         s.values = values;
         bad = model_write(c, dir, dtype, full_row, &s, err)
-              || (r->session.tokenizer && tokenizer_save(r->session.tokenizer, dir, err));
+              || session_save_beside(r->session.model, r->session.tokenizer, dir, err);
     }
     free(copy);
     return bad ? -1 : 0;

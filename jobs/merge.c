@@ -242,7 +242,7 @@ static int write_out(struct merging *g, struct lora_error *err)
     if (output_begin(&g->out, g->set->out, err)) return -1;
     dir = g->out.temporary;
     return (g->set->out_quant >= 0 ? write_quantised(g, dir, err) : write_plain(g, dir, 1, err))
-           || (g->s.tokenizer && tokenizer_save(g->s.tokenizer, dir, err)) || output_commit(&g->out, err) ? -1 : 0;
+           || session_save_beside(g->s.model, g->s.tokenizer, dir, err) || output_commit(&g->out, err) ? -1 : 0;
 }
 
 static int merge(struct merging *g, struct lora_error *err)

@@ -48,10 +48,10 @@ static int refuse_quantised(const struct model *m, struct lora_error *err)
     return hint(err, "take the model it was made from; `lora merge` without an adapter makes it plain");
 }
 
-static int save_tokenizer(const struct model *m, const char *dir, struct lora_error *err)
+static int save_beside(const struct model *m, const char *dir, struct lora_error *err)
 {
     struct tokenizer *t;
-    int bad = session_tokenizer(&t, m, err) || (t && tokenizer_save(t, dir, err));
+    int bad = session_tokenizer(&t, m, err) || session_save_beside(m, t, dir, err);
     tokenizer_close(t);
     return bad ? -1 : 0;
 }
@@ -95,7 +95,7 @@ static int write_model(const struct settings *set, struct model *m, const struct
     char text[80];
     status("quantising %s: %s; the other tensors in %s", m->path, base_text(text, sizeof text, how), weight_types[dtype].name);
     return model_write_quantised(&m->config, dir, dtype, how, each_row, m, threads, err)
-           || save_tokenizer(m, dir, err) ? -1 : 0;
+           || save_beside(m, dir, err) ? -1 : 0;
 }
 
 static int quantise(const struct settings *set, struct model *m, const struct quantise *how, struct output *o,

@@ -229,6 +229,12 @@ int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_e
     return is_there > 0 ? tokenizer_open(t, m->path, err) : is_there;
 }
 
+int session_save_beside(const struct model *m, const struct tokenizer *t, const char *dir, struct lora_error *err)
+{
+    if (t && tokenizer_save(t, dir, err)) return -1;
+    return m->is_gguf ? 0 : file_copy(m->path, dir, "generation_config.json", err);
+}
+
 /* The model's own, where no other was named. */
 static int open_chat(struct session *s, struct lora_error *err)
 {

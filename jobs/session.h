@@ -57,6 +57,8 @@ int session_open(struct session *s, const struct common *c, const struct option_
 void session_close(struct session *s);
 /* The tokenizer that the model brings; NULL: it has none. */
 int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_error *err);
+/* What goes beside the weights of a model that was made of m: its tokenizer, if there is one, and generation_config.json. */
+int session_save_beside(const struct model *m, const struct tokenizer *t, const char *dir, struct lora_error *err);
 /* A warning of keys of its patterns that match nothing; and adapter_read() with all warnings. */
 void warn_unmatched(const struct adapter *a, const char *dir);
 int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err);

@@ -85,7 +85,9 @@ expect 0 eval --model "$q" --data "$dir/eval.jsonl" --load-in-4bit --block-size 
 expect 1 train --model "$q" --data "$dir/rows.jsonl" --out "$dir/x" --method full; says "found NF4"; absent "$dir/x/run.json"
 
 begin "errors: nf4 below int4 below fp4 on normal weights; inspect shows the same"
-expect 0 quantize --model "$model" --out "$dir/e" --quant-type nf4 --json "$dir/j"
+cp -R "$model" "$dir/settings"; echo '{"temperature": 0.7}' >"$dir/settings/generation_config.json"
+expect 0 quantize --model "$dir/settings" --out "$dir/e" --quant-type nf4 --json "$dir/j"
+same "$dir/settings/generation_config.json" "$dir/e/generation_config.json"
 out "^all .*e-0"
 row() { tr -d '\n' <"$1" | sed 's/.*"errors": {"nf4": {"mean_square": \([^,]*\).*"fp4": {"mean_square": \([^,]*\).*"int8": {"mean_square": \([^,]*\).*"int4": {"mean_square": \([^,]*\).*/\1 \2 \3 \4/'; }
 tr -d '\n' <"$dir/j" | sed 's/"tensors".*//' >"$dir/all"

@@ -195,10 +195,10 @@ static int put_model(struct text *out, const struct tokenizer *t, struct lora_er
     return 0;
 }
 
-static int write_in(const char *directory, const char *name, const void *data, size_t n, struct lora_error *err)
+static int write_in(const char *directory, const char *name, const struct text *data, struct lora_error *err)
 {
     char *path = path_join(directory, name, err);
-    int bad = !path || file_write(path, data, n, err);
+    int bad = !path || file_write(path, data->s, data->n, err);
     free(path);
     return bad ? -1 : 0;
 }
@@ -215,7 +215,7 @@ static int write_tokenizer_json(const struct tokenizer *t, const char *directory
     put_post_processor(&out, t);
     put_decoder(&out, t);
     bad = put_model(&out, t, err) || text_check(&out, err)
-        || write_in(directory, "tokenizer.json", out.s, out.n, err);
+        || write_in(directory, "tokenizer.json", &out, err);
     text_free(&out);
     return bad ? -1 : 0;
 }
@@ -242,21 +242,8 @@ static int write_config(const struct tokenizer *t, const char *directory, struct
     }
     /* The class that takes tokenizer.json as it stands. */
     text_puts(&out, " \"clean_up_tokenization_spaces\": false,\n \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n");
-    bad = text_check(&out, err) || write_in(directory, "tokenizer_config.json", out.s, out.n, err);
+    bad = text_check(&out, err) || write_in(directory, "tokenizer_config.json", &out, err);
     text_free(&out);
-    return bad ? -1 : 0;
-}
-
-static int copy_file(const char *from, const char *to, const char *name, struct lora_error *err)
-{
-    char *path = path_join(from, name, err);
-    struct file_map f;
-    int bad = !path;
-    if (path && file_exists(path) && !(bad = file_open(&f, path, err))) {
-        bad = write_in(to, name, f.data, f.size, err);
-        file_close(&f);
-    }
-    free(path);
     return bad ? -1 : 0;
 }
 
@@ -268,7 +255,7 @@ int tokenizer_save(const struct tokenizer *t, const char *dir, struct lora_error
     int write = t->is_gguf || (json && !file_exists(json)), bad = !json;
     size_t i;
     free(json);
-    for (i = 0; i < sizeof names / sizeof *names && !bad && !t->is_gguf; i++) bad = copy_file(t->path, dir, names[i], err);
+    for (i = 0; i < sizeof names / sizeof *names && !bad && !t->is_gguf; i++) bad = file_copy(t->path, dir, names[i], err);
     if (!bad && t->is_gguf) bad = write_config(t, dir, err);
     if (!bad && write) bad = write_tokenizer_json(t, dir, err);
     return bad ? -1 : 0;
