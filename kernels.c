@@ -39,7 +39,7 @@ int kernels_known(const char *name)
 #define ENTRIES(DO) \
     DO(usable) DO(work_bytes) DO(open) DO(close) \
     DO(alloc) DO(release) DO(up) DO(up64) DO(up_ints) DO(up_bytes) DO(down) DO(down64) DO(down_ints) DO(down_bytes) \
-    DO(zero) DO(copy) DO(gather) DO(scatter_add) DO(add) DO(embed) DO(embed_backward) \
+    DO(zero) DO(copy) DO(gather) DO(scatter_add) DO(embed) DO(embed_backward) \
     DO(matmul) DO(matmul_dx) DO(matmul_dw) DO(bias_backward) DO(rmsnorm) DO(rmsnorm_backward) DO(rope) \
     DO(attention) DO(attention_backward) DO(swiglu) DO(swiglu_backward) DO(dropout) DO(cross_entropy) \
     DO(adamw) DO(adamw8bit) DO(sum_squares) DO(not_finite)

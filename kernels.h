@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define KERNELS_ABI 3
+#define KERNELS_ABI 4
 #define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
 #define FEW_ROWS 8
 #define MOMENT_BLOCK 256
@@ -135,7 +135,6 @@ struct kernels {
     void (*gather)(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C);
     /* out[rows[m],:] += x[M,C]; no row twice */
     void (*scatter_add)(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C);
-    void (*add)(struct kernel_ctx *c, buf *out, const buf *x, size_t n);        /* out[n] += x[n] */
 
     /* ---- embedding ---- out[N,C] = W[ids[n],:], W [V,C] */
     int (*embed)(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N);

@@ -245,7 +245,7 @@ const struct kernels kernels_avx2 = {
     .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable, .has_bf16 = bf16_usable,
 #ifdef HAVE_AVX2
     .work_bytes = work_bytes, .alloc = alloc,
-    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
+    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add,
     .embed = avx2_embed, .embed_backward = embed_backward,
     .matmul = avx2_matmul, .matmul_dx = avx2_matmul_dx, .linear = avx2_linear, .linear_dx = avx2_linear_dx, .matmul_dw = avx2_matmul_dw,
     .bias_backward = bias_backward, .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,

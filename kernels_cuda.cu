@@ -249,17 +249,6 @@ static void scatter_add(struct kernel_ctx *c, buf *out, const buf *x, const ints
 }
 
 /* elements */
-static __global__ void add_kernel(float *out, const float *x, size_t n)
-{
-    size_t i = element();
-    if (i < n) out[i] += x[i];
-}
-
-static void add(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
-{
-    if (n) LAUNCH(add_kernel, elements(n), THREADS, (float *)out, (const float *)x, n);
-}
-
 /* ---- embedding ---- */
 
 #include "gemm_cuda.cuh"        /* embed(), and the products with weights */
@@ -667,7 +656,7 @@ static const struct kernels table = {
     .alloc = alloc, .release = release, .up = up, .up64 = up64, .up_ints = up_ints,
     .up_bytes = up_bytes, .down = down, .down64 = down64, .down_ints = down_ints,
     .down_bytes = down_bytes, .memory = memory, .failed = failed,
-    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
+    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add,
     .embed = embed, .embed_backward = embed_backward,
     .matmul = matmul, .matmul_dx = matmul_dx, .matmul_dw = matmul_dw, .bias_backward = bias_backward,
     .linear = NULL, .linear_dx = NULL,          /* kernels_linear() makes them of products */

@@ -55,7 +55,7 @@ const struct kernels kernels_neon = {
     .elem = sizeof(float), .own_memory = 0, .below = &kernels_ref, .usable = usable,
 #ifdef HAVE_NEON
     .work_bytes = work_bytes,
-    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
+    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add,
     .embed = neon_embed, .embed_backward = embed_backward,
     .matmul = neon_matmul, .matmul_dx = neon_matmul_dx, .linear = neon_linear, .linear_dx = neon_linear_dx, .matmul_dw = neon_matmul_dw,
     .bias_backward = bias_backward, .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,

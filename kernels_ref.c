@@ -175,14 +175,6 @@ static void scatter_add(struct kernel_ctx *c, buf *out_, const buf *x_, const in
     }
 }
 
-static void add(struct kernel_ctx *c, buf *out_, const buf *x_, size_t n)
-{
-    real *out = (real *)out_;
-    const real *x = (const real *)x_;
-    size_t i;
-    for (i = 0; i < n; i++) out[i] += x[i];
-}
-
 /* ---- embedding ---- */
 
 static int embed(struct kernel_ctx *c, buf *out_, const struct weight *w, const ints *ids_, int N)
@@ -761,7 +753,7 @@ const struct kernels kernels_ref = {
     .alloc = alloc, .release = release, .up = up, .up64 = up64, .up_ints = up_ints,
     .up_bytes = up_bytes, .down = down, .down64 = down64, .down_ints = down_ints,
     .down_bytes = down_bytes,
-    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add, .add = add,
+    .zero = zero, .copy = copy, .gather = gather, .scatter_add = scatter_add,
     .embed = embed, .embed_backward = embed_backward,
     .matmul = matmul, .matmul_dx = matmul_dx, .matmul_dw = matmul_dw, .bias_backward = bias_backward,
     .rmsnorm = rmsnorm, .rmsnorm_backward = rmsnorm_backward,

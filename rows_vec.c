@@ -61,14 +61,6 @@ static void scatter_add(struct kernel_ctx *c, buf *out, const buf *x, const ints
                (const float *)x + (size_t)m * (size_t)C, C);
 }
 
-static void add(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
-{
-    long long i;
-#pragma omp parallel for num_threads(c->threads) if(n > PARALLEL_WORK)
-    for (i = 0; i < chunks_of(n); i++)
-        add_to((float *)out + i * CHUNK, (const float *)x + i * CHUNK, chunk_size(n, i));
-}
-
 /* ---- embedding ---- */
 
 static void embed_backward(struct kernel_ctx *c, buf *dw, const buf *dout, const ints *ids, int N, int C)

@@ -23,7 +23,7 @@ enum operation {
 static const char *const operation_names[] = {
     "linear", "linear_dx", "matmul", "matmul_dx", "matmul_dw (adapters)", "matmul (adapters)", "matmul_dx (adapters)", "attention",
     "attention_backward", "rmsnorm", "rmsnorm_backward", "rope", "swiglu", "swiglu_backward", "cross_entropy",
-    "embed", "dropout", "copy, zero, add, gather", "adamw", "sum_squares, not_finite"
+    "embed", "dropout", "copy, zero, gather, scatter_add", "adamw", "sum_squares, not_finite"
 };
 
 /* What each is counted as in the shares of a step. */
@@ -86,7 +86,6 @@ TIMED(zero, OP_MOVING, (struct kernel_ctx *c, buf *x, size_t n), (c, x, n))
 TIMED(copy, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, size_t n), (c, out, x, n))
 TIMED(gather, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C), (c, out, x, rows, M, C))
 TIMED(scatter_add, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C), (c, out, x, rows, M, C))
-TIMED(add, OP_MOVING, (struct kernel_ctx *c, buf *out, const buf *x, size_t n), (c, out, x, n))
 TIMED(matmul_dw, OP_MATMUL_DW,
       (struct kernel_ctx *c, buf *dw, const buf *dout, const buf *x, double scale, int N, int O, int I),
       (c, dw, dout, x, scale, N, O, I))
@@ -132,7 +131,6 @@ static struct kernels wrapped(const struct kernels *k, int thin)
     w.copy = timed_copy;
     w.gather = timed_gather;
     w.scatter_add = timed_scatter_add;
-    w.add = timed_add;
     w.embed = timed_embed;
     w.matmul = timed_matmul;
     w.matmul_dx = timed_matmul_dx;

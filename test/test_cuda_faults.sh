@@ -65,7 +65,7 @@ barrier 4 attention_cuda.cuh attention
 fault "a swapped index in sums of columns" kernels_cuda.cu 's/warp_sum(sums\[lane\]\[warp\])/warp_sum(sums[warp][lane])/' bias_backward
 fault "a swapped index in gather" kernels_cuda.cu 's/x\[(size_t)rows\[m\] \* C + i\]/x[(size_t)rows[m] * C + C - 1 - i]/' gather
 fault "an unguarded tail in gather" kernels_cuda.cu 's/if (i < C) out\[(size_t)m/out[(size_t)m/' gather
-fault "an unguarded tail in add" kernels_cuda.cu 's/if (i < n) out\[i\] += x\[i\]/out[i] += x[i]/' add
+fault "an unguarded tail in AdamW" kernels_cuda.cu 's/if (i < n) adamw_one/adamw_one/' adamw
 fault "an unguarded tail in a product" gemm_cuda.cuh 's/if (n + i < p->N) c\[i\] = result/c[i] = result/' matmul_dw
 fault "a wrong sign in SwiGLU's backward" kernels_cuda.cu 's/(1 + z \* rest)/(1 - z * rest)/' swiglu_backward
 fault "a wrong sign in the loss's gradient" kernels_cuda.cu 's/d -= weight\[s\]/d += weight[s]/' cross_entropy

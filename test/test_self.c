@@ -58,13 +58,6 @@ static void wrong_copy(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
     spoil_end(&s);
 }
 
-static void wrong_add(struct kernel_ctx *c, buf *out, const buf *x, size_t n)
-{
-    struct spoiler s = spoil_begin(c, out, n, 1, x);
-    kernels_ref.add(c, out, x, n);
-    spoil_end(&s);
-}
-
 static void wrong_gather(struct kernel_ctx *c, buf *out, const buf *x, const ints *rows, int M, int C)
 {
     struct spoiler s = spoil_begin(c, out, (size_t)M * C, (size_t)C, x);
@@ -570,7 +563,6 @@ static struct kernels wrong_table(void)
     struct kernels w = kernels_ref;
     w.copy = wrong_copy;
     w.gather = wrong_gather;
-    w.add = wrong_add;
     w.embed = wrong_embed;
     w.matmul = wrong_matmul;
     w.matmul_dx = wrong_matmul_dx;

@@ -460,7 +460,6 @@ static const struct { const char *name; void (*cases)(struct oracle *o); const c
     { "copy", copy_cases, { "out", "x" } },
     { "gather", gather_cases, { "out", "x", "rows" } },
     { "scatter_add", scatter_add_cases, { "out", "x", "rows" } },
-    { "add", add_cases, { "out", "x" } },
     { "embed", embed_cases, { "out", "ids", "w" } },
     { "embed_backward", embed_backward_cases, { "dw", "dout", "ids" } },
     { "matmul", matmul_cases, { "out", "x", "bias", "w" } },

@@ -129,27 +129,6 @@ static void scatter_add_cases(struct oracle *o)
     }
 }
 
-static int call_add(struct call *x, const struct trial *t)
-{
-    x->k->add(x->c, x->b[0], x->b[1], t->n);
-    return 0;
-}
-
-static void one_operation(struct trial *t) { bound_relative(t, 0, 1); }
-
-static void add_cases(struct oracle *o)
-{
-    struct trial t;
-    size_t i;
-    for (i = 0; i < COUNT(flat_sizes); i++) {
-        trial_begin(&t, o, "add", call_add, "n %d", flat_sizes[i]);
-        t.n = (size_t)flat_sizes[i];
-        add_operand(&t, INOUT, t.n, NORMAL);
-        add_operand(&t, IN, t.n, WILD);
-        trial_end(&t, one_operation);
-    }
-}
-
 /* ---- RMSNorm ---- */
 
 static int call_rmsnorm(struct call *x, const struct trial *t)
