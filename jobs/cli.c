@@ -129,6 +129,7 @@ struct parser {
     char *settings;
     char *given;                /* a byte an option: who gave it */
     char *config;               /* the text of --config's file, which settings point into */
+    int failed;                 /* what is wrong is that file, and not how the program was called */
     struct lora_error err;
 };
 
@@ -477,12 +478,14 @@ static int read_config(struct parser *p, const char *path)
     struct file_map file;
     size_t size, i;
     int line = 0, bad = 0;
+    p->failed = 1;
     if (file_open(&file, path, &p->err)) return -1;
     size = file.size;
     p->config = new_string_n((const char *)file.data, size, &p->err);
     file_close(&file);
     if (!p->config) return -1;
     if (memchr(p->config, 0, size)) return fail(&p->err, "cannot read the configuration", "%s: it is not text", path);
+    p->failed = 0;
     i = strncmp(p->config, "\357\273\277", 3) ? 0 : 3;       /* a byte order mark */
     while (!bad && i < size) {
         size_t n = strcspn(p->config + i, "\n");
@@ -614,7 +617,7 @@ int job_run(const struct job *job, int argc, char **argv)
     if (p.settings && job->size) memcpy(p.settings, job->defaults, job->size);
     if (!p.given) code = job_error(&p.err);
     else if (wants_help(job, argc, argv)) put_help(job, p.settings);
-    else if (job_options(&p, argc, argv)) code = print_error(&p.err);
+    else if (job_options(&p, argc, argv)) code = p.failed ? job_error(&p.err) : print_error(&p.err);
     else if ((code = job->run(p.settings, &p.err)) < 0) code = job_error(&p.err);
     if (p.settings) free_lists(&p);
     free(p.config);

@@ -128,7 +128,10 @@ printf 'batch-size: 2.5\n' >"$dir/c"
 run 2 eval --config "$dir/c"; last "line 1: batch-size: expected a whole number"
 printf 'config: other\n' >"$dir/c"
 run 2 eval --config "$dir/c"; last "cannot name another: .*line 1: config"
-run 2 eval --config "$dir/none"; last "none"
+run 1 eval --config "$dir/none"; last "^lora: cannot open: $dir/none: found "; silent out       # a bad file, as any other is
+run 1 eval --config "$dir"; last "^lora: cannot read: $dir: expected a file, found a directory"
+printf 'model: a\0b\n' >"$dir/c"
+run 1 eval --config "$dir/c"; last "it is not text"
 printf '\357\273\277model: %s\r\ndata: %s\r\nbackend: ref\r\n' "$m" "$dir/t.jsonl" >"$dir/c"
 run 0 eval --config "$dir/c"; out "^loss "
 
