@@ -6,7 +6,7 @@
  *     checkpoint-STEP/trainer_state.json      step, best, the options that decide the numbers, and a
  *                                             hash of each file; its last bytes are a hash of itself
  *
- * The directory is written under another name, made durable, and renamed. */
+ * The directory is made as any output is (job.h): under another name, made durable, and renamed. */
 #include "train.h"
 #include "../formats/json.h"
 #include "../formats/safetensors.h"
@@ -117,20 +117,21 @@ static int put_flat(struct run *r, struct st_writer *w, int i, struct lora_error
     return bad;
 }
 
-static int moments_write(struct run *r, const char *path, struct lora_error *err)
+static int moments_write(struct run *r, const char *dir, struct lora_error *err)
 {
-    int i;
+    char *path = path_join(dir, MOMENTS, err);
     struct st_writer w;
+    int i, bad = !path;
     memset(&w, 0, sizeof w);
-    for (i = 0; i < FLATS; i++) {
+    for (i = 0; i < FLATS && !bad; i++) {
         size_t size = flat_size(r, i);
         int type = flats[i].is_codes ? TYPE_U8 : is_double(r) ? TYPE_F64 : TYPE_F32;
-        if (size && st_writer_add(&w, flats[i].name, type, &size, 1, err)) goto bad;
+        if (size) bad = st_writer_add(&w, flats[i].name, type, &size, 1, err);
     }
-    if (st_writer_begin(&w, path, err)) goto bad;
-    for (i = 0; i < FLATS; i++) if (flat_size(r, i) && put_flat(r, &w, i, err)) goto bad;
-    return st_writer_commit(&w, err);
-bad:
+    bad = bad || st_writer_begin(&w, path, err);
+    for (i = 0; i < FLATS && !bad; i++) if (flat_size(r, i)) bad = put_flat(r, &w, i, err);
+    free(path);
+    if (!bad) return st_writer_commit(&w, err);
     st_writer_abandon(&w);
     return -1;
 }
@@ -362,7 +363,7 @@ static char *checkpoint_path(const char *dir, long long step, const char *end, s
     return path_join(dir, name, err);
 }
 
-/* "checkpoint-12" -> 12; "checkpoint-12.tmp" -> 12 with *temporary; else -1. */
+/* "checkpoint-12" -> 12; "checkpoint-12.unfinished" -> 12 with *temporary; else -1. */
 static long long checkpoint_step(const char *name, int *temporary)
 {
     char number[24];
@@ -371,7 +372,7 @@ static long long checkpoint_step(const char *name, int *temporary)
     if (strncmp(name, "checkpoint-", 11)) return -1;
     n = strspn(name + 11, "0123456789");
     if (!n || n >= sizeof number) return -1;
-    *temporary = !strcmp(name + 11 + n, ".tmp");
+    *temporary = !strcmp(name + 11 + n, UNFINISHED);
     if (name[11 + n] && !*temporary) return -1;
     memcpy(number, name + 11, n);
     number[n] = 0;
@@ -422,7 +423,7 @@ static int checkpoint_list(struct found_list *list, const char *dir, int clean, 
 /* Renamed first, so that nobody takes what is half removed for a checkpoint. */
 static int checkpoint_remove(const char *dir, long long step, struct lora_error *err)
 {
-    char *path = checkpoint_path(dir, step, "", err), *temporary = checkpoint_path(dir, step, ".tmp", err);
+    char *path = checkpoint_path(dir, step, "", err), *temporary = checkpoint_path(dir, step, UNFINISHED, err);
     int bad = !path || !temporary || remove_tree(temporary, err);
     if (!bad && file_exists(path)) bad = rename(path, temporary) ? fail(err, "cannot name", "%s", path) : remove_tree(temporary, err);
     free(path);
@@ -445,23 +446,21 @@ static int remove_old(const struct run *r, struct lora_error *err)
     return bad;
 }
 
+/* The lines up to this step are to be there as long as the checkpoint is. */
+static int metrics_sync(const struct run *r, struct lora_error *err)
+{
+    return fsync(fileno(r->metrics)) ? fail(err, "cannot write", "%s/metrics.jsonl", r->set->out) : 0;
+}
+
 int checkpoint_save(struct run *r, struct lora_error *err)
 {
-    const char *out = r->set->out;
-    char *path = checkpoint_path(out, r->state.step, "", err);
-    char *temporary = checkpoint_path(out, r->state.step, ".tmp", err);
-    char *moments = temporary ? path_join(temporary, MOMENTS, err) : NULL;
-    int bad = !path || !moments || checkpoint_remove(out, r->state.step, err) || make_directory(temporary, err)
-              || weights_write(r, temporary, TYPE_F32, err) || moments_write(r, moments, err)
-              || state_write(r, temporary, err) || directory_sync(temporary, err);
-    if (!bad && r->metrics && (fflush(r->metrics) || fsync(fileno(r->metrics))))
-        bad = fail(err, "cannot write", "%s/metrics.jsonl", out);
-    if (!bad && rename(temporary, path)) bad = fail(err, "cannot name", "%s", path);
-    if (bad && temporary) remove_tree(temporary, NULL);     /* a full disk has use for the room */
-    if (!bad) bad = directory_sync(out, err) || remove_old(r, err);
+    char *path = checkpoint_path(r->set->out, r->state.step, "", err);
+    struct output o = { NULL, NULL };
+    int bad = !path || checkpoint_remove(r->set->out, r->state.step, err) || output_begin(&o, path, err)
+              || weights_write(r, o.temporary, TYPE_F32, err) || moments_write(r, o.temporary, err)
+              || state_write(r, o.temporary, err) || metrics_sync(r, err) || output_commit(&o, err) || remove_old(r, err);
+    output_end(&o);     /* a full disk has use for the room */
     free(path);
-    free(temporary);
-    free(moments);
     return bad ? -1 : 0;
 }
 

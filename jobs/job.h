@@ -100,8 +100,9 @@ void stop_install(void);
 int stop_signal(void);
 int stop_check(struct lora_error *err);
 
-/* A directory that appears whole or not at all. begin: DIR must be new or empty; write into o->temporary;
- * commit gives it its name; end frees, and removes what was not committed. */
+/* A directory that appears whole or not at all. begin: DIR must be new or empty; write into o->temporary, which is
+ * DIR.unfinished; commit makes it durable and gives it its name; end frees, and removes what was not committed. */
+#define UNFINISHED ".unfinished"
 struct output { char *path, *temporary; };
 int output_begin(struct output *o, const char *dir, struct lora_error *err);
 int output_check(const char *dir, struct lora_error *err);      /* new or empty? For jobs that work long before they begin */

@@ -9,8 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define UNFINISHED ".unfinished"
-
 static int is_empty(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -19,19 +17,6 @@ static int is_empty(const char *dir)
     while (d && empty && (e = readdir(d))) empty = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
     if (d) closedir(d);
     return empty;
-}
-
-/* The directory that it is in must be there for a new name. */
-static int make_parent(const char *path, struct lora_error *err)
-{
-    const char *slash = strrchr(path, '/');
-    char *parent;
-    int bad;
-    if (!slash || slash == path) return 0;
-    if (!(parent = new_string_n(path, (size_t)(slash - path), err))) return -1;
-    bad = make_directory(parent, err);
-    free(parent);
-    return bad;
 }
 
 int output_check(const char *dir, struct lora_error *err)
@@ -51,7 +36,8 @@ int output_begin(struct output *o, const char *dir, struct lora_error *err)
         || !(o->temporary = new_array(n + sizeof UNFINISHED, 1, err))) return -1;
     memcpy(o->temporary, o->path, n);
     memcpy(o->temporary + n, UNFINISHED, sizeof UNFINISHED);
-    return make_parent(o->path, err) || remove_tree(o->temporary, err) || make_directory(o->temporary, err) ? -1 : 0;
+    if (file_exists(o->temporary) && remove_tree(o->temporary, err)) return -1;
+    return make_directory(o->temporary, err);
 }
 
 int output_commit(struct output *o, struct lora_error *err)

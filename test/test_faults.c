@@ -510,8 +510,10 @@ static int whole_files(const char *out, const char *clean, long nth, int after)
         unsigned char *x, *y;
         size_t nx = 0, ny = 0;
         if (e->d_name[0] == '.') continue;
-        if (after && strstr(e->d_name, ".tmp")) continue;
-        CHECK(!strstr(e->d_name, ".tmp"), "fault %ld left %s", nth, e->d_name);
+        if (strstr(e->d_name, ".tmp") || strstr(e->d_name, ".unfinished")) {
+            CHECK(after, "fault %ld left %s", nth, e->d_name);
+            continue;
+        }
         if (snprintf(a, sizeof a, "%s/%s", out, e->d_name) >= (int)sizeof a
             || snprintf(b, sizeof b, "%s/%s", clean, e->d_name) >= (int)sizeof b) continue;
         if (is_directory(a)) {

@@ -154,6 +154,7 @@ while :; do
     [ $kills -lt 12 ] || { expect 0 train "$@" --save-steps 1 --out "$dir/kill" --resume; code=0; break; }
 done
 [ $code = 0 ] || { wrong "exit $code after $kills runs"; tail -3 "$dir/log"; }
+mkdir "$dir/kill/checkpoint-3.unfinished"
 expect 0 train "$@" --save-steps 1 --out "$dir/kill" --resume
 same_run "$dir/t1" "$dir/kill" 10
 ls -d "$dir"/kill/*.tmp >/dev/null 2>&1 && wrong "a temporary directory is left"
@@ -229,13 +230,14 @@ says "is saved: with the data as they were, --resume goes on"
 ls -d "$dir"/unread/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
 
 begin "a run in DIR is refused, resumed or overwritten"
-mkdir "$dir/t2/checkpoint-7.tmp"
+mkdir "$dir/t2/checkpoint-7.unfinished"
 expect 1 train "$@" --out "$dir/t2"
 says "there is a run already"
-[ -e "$dir/t2/checkpoint-7.tmp" ] || wrong "a run that may still be there lost what it was writing"
+[ -e "$dir/t2/checkpoint-7.unfinished" ] || wrong "a run that may still be there lost what it was writing"
 expect 1 train "$@" --out "$dir/config.json"
 says "cannot read the directory: $dir/config.json: found Not a directory"
 expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
+[ -e "$dir/t2/checkpoint-7.unfinished" ] && wrong "what was half written is left"
 says "^warning: --epochs 1 changes nothing: --max-steps 2 says when the run ends$"
 grep -q '"epochs": 0.2,' "$dir/t2/run.json" || wrong "run.json: $(grep epochs "$dir/t2/run.json")"
 [ -e "$dir/t2/checkpoint-10" ] && wrong "the old checkpoints are still there"
