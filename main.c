@@ -66,8 +66,7 @@ static int unknown_job(const char *name)
 static int run(int argc, char **argv)
 {
     const struct job *job;
-    char help[] = "--help", *words[1];
-    words[0] = help;
+    char help[] = "--help", *words[] = { help };
     if (argc < 2) {
         list_jobs(stderr);
         fputs("\nlora: no job\n", stderr);

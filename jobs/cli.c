@@ -45,14 +45,14 @@ const struct option common_options[] = {
 /* ---- messages ---- */
 
 /* On a terminal the cursor may stand on a progress line, which a message replaces. */
-static void clear_line(void)
+void progress_done(void)
 {
     if (isatty(2)) fputs("\r\033[K", stderr);
 }
 
 static int print_error(const struct lora_error *err)
 {
-    clear_line();
+    progress_done();
     fprintf(stderr, "lora: %s", err->what);
     if (err->where[0]) fprintf(stderr, ": %s", err->where);
     if (err->expected[0]) fprintf(stderr, ": expected %s", err->expected);
@@ -62,7 +62,8 @@ static int print_error(const struct lora_error *err)
     return EXIT_USAGE;
 }
 
-int job_error(const struct lora_error *err)
+/* The exit status: wrong usage is also what library code calls a value that cannot be right. */
+static int job_error(const struct lora_error *err)
 {
     fflush(stdout);
     print_error(err);
@@ -87,7 +88,7 @@ void status(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    clear_line();
+    progress_done();
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);
@@ -98,15 +99,10 @@ void progress(const char *format, ...)
     va_list arguments;
     if (!isatty(2)) return;
     va_start(arguments, format);
-    clear_line();
+    progress_done();
     vfprintf(stderr, format, arguments);
     fflush(stderr);
     va_end(arguments);
-}
-
-void progress_done(void)
-{
-    clear_line();
 }
 
 int job_write_json(const char *path, const struct text *json, struct lora_error *err)
@@ -135,17 +131,18 @@ struct parser {
 
 static int same_letter(char a, char b) { return (a == '_' ? '-' : a) == (b == '_' ? '-' : b); }
 
-/* Is name[n] one of the words of `list`, which | parts? */
-static int in_list(const char *list, const char *name, size_t n)
+/* Which of the words of `list`, which | parts, is name[n]? -1: none, or there is no list. */
+static int word_index(const char *list, const char *name, size_t n)
 {
-    while (list) {
+    int index;
+    for (index = 0; list; index++) {
         size_t i = 0;
         while (i < n && list[i] && list[i] != '|' && same_letter(list[i], name[i])) i++;
-        if (i == n && (!list[i] || list[i] == '|')) return 1;
+        if (i == n && (!list[i] || list[i] == '|')) return index;
         list = strchr(list, '|');
         if (list) list++;
     }
-    return 0;
+    return -1;
 }
 
 /* Rows of both tables, numbered as `given` numbers them. NULL after the last. */
@@ -162,7 +159,7 @@ static int option_find(const struct job *job, const char *name, size_t n)
     const struct option *o;
     int i;
     for (i = 0; (o = option_at(job, i)); i++)
-        if (in_list(o->name, name, n) || in_list(o->aliases, name, n)) return i;
+        if (word_index(o->name, name, n) >= 0 || word_index(o->aliases, name, n) >= 0) return i;
     return -1;
 }
 
@@ -236,11 +233,8 @@ static int wrong_value(struct parser *p, const char *place, const char *value, c
 
 static int read_flag(const char *value, int *out)
 {
-    static const char *const yes = "true|True|on|yes|1", *const no = "false|False|off|no|0";
-    if (in_list(yes, value, strlen(value))) *out = 1;
-    else if (in_list(no, value, strlen(value))) *out = 0;
-    else return -1;
-    return 0;
+    *out = word_index("true|True|on|yes|1", value, strlen(value)) >= 0;
+    return *out || word_index("false|False|off|no|0", value, strlen(value)) >= 0 ? 0 : -1;
 }
 
 /* 123456, 500M, 1.5GiB: K M G T and KiB ... are powers of 1024, KB ... of 1000. */
@@ -275,19 +269,6 @@ const char *option_choice(const struct option *o, int i, size_t *n)
         if ((word = strchr(word, '|'))) word++;
     *n = word ? strcspn(word, "|") : 0;
     return word;
-}
-
-static int read_choice(const struct option *o, const char *value, int *out)
-{
-    const char *word;
-    size_t n;
-    int i;
-    for (i = 0; (word = option_choice(o, i, &n)); i++) {
-        if (strlen(value) != n || !in_list(value, word, n)) continue;
-        *out = i;
-        return 0;
-    }
-    return -1;
 }
 
 /* One that can part columns. */
@@ -348,6 +329,7 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
 {
     void *field = p->settings + o->offset;
     char what[256];
+    int i;
     if (o->type == OPTION_LATER) return later_option(p, place, value);
     if (!value && o->type != OPTION_FLAG) {
         fail(&p->err, "an option without its value", "%s", place);
@@ -366,8 +348,9 @@ static int set_option(struct parser *p, const struct option *o, const char *plac
         return 0;
     case OPTION_CHOICE:
         snprintf(what, sizeof what, "one of %s", o->choices);
-        if (!strncmp(o->choices, "on|off", 6) && !read_flag(value, field)) *(int *)field = !*(int *)field;
-        else if (read_choice(o, value, field)) return wrong_value(p, place, value, what);
+        if (!strncmp(o->choices, "on|off", 6) && !read_flag(value, &i)) i = !i;
+        else if ((i = word_index(o->choices, value, strlen(value))) < 0) return wrong_value(p, place, value, what);
+        *(int *)field = i;
         return 0;
     case OPTION_CHARACTER:
         if (read_character(value, field)) return wrong_value(p, place, value, "one character, or tab");
@@ -566,23 +549,26 @@ static int wants_help(const struct job *job, int argc, char **argv)
     return 0;
 }
 
+/* What the library says of a name, as an error of the option that gave it. */
+static int wrong_name(struct lora_error *err, const char *option)
+{
+    snprintf(err->what, sizeof err->what, "wrong value");
+    snprintf(err->where, sizeof err->where, "%s", option);
+    return -1;
+}
+
 int job_check_backend(const char *name, struct lora_error *err)
 {
     if (kernels_known(name) || kernels_find(name, err)) return 0;
-    snprintf(err->what, sizeof err->what, "wrong value");
-    snprintf(err->where, sizeof err->where, "--backend");
-    return found(err, "\"%s\"", name);
+    found(err, "\"%s\"", name);
+    return wrong_name(err, "--backend");
 }
 
 /* Names and texts that no file can make right. */
 static int check_common(struct parser *p, const struct common *c)
 {
     if (job_check_backend(c->backend, &p->err)) return -1;
-    if (c->chat_template && !chat_find(c->chat_template, &p->err)) {
-        snprintf(p->err.what, sizeof p->err.what, "wrong value");
-        snprintf(p->err.where, sizeof p->err.where, "--chat-template");
-        return -1;
-    }
+    if (c->chat_template && !chat_find(c->chat_template, &p->err)) return wrong_name(&p->err, "--chat-template");
     if (c->prompt_template && !strstr(c->prompt_template, "{text}") && !strstr(c->prompt_template, "{document}"))
         return wrong_value(p, "--prompt-template", c->prompt_template, "{text} or {document} in it");
     return 0;

@@ -50,7 +50,10 @@ extern const struct job job_train, job_eval, job_generate, job_tokenize, job_ren
     job_inspect, job_plan, job_verify, job_init, job_quantize, job_merge, job_export, job_backends, job_bench;
 
 /* Reads the words after the job's name, and --config FILE's lines (the command line wins), into settings; runs the
- * job; prints what went wrong. The exit status. --help and -h need no row. --config is the row of common_options. */
+ * job; prints what went wrong as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint).
+ * The exit status: EXIT_USAGE also where WHAT is "cannot use the option" or "wrong value", which is what library code
+ * calls a value that cannot be right, and 130 or 143 where it is stop_check()'s. --help and -h need no row. --config is
+ * the row of common_options. */
 int job_run(const struct job *job, int argc, char **argv);
 
 /* The quantisation of the frozen base: -1, for the block 0, is what the user left open. */
@@ -71,10 +74,6 @@ struct common {
 #define COMMON_DEFAULTS { NULL, "auto", NULL, NULL, NULL, 0, 0, 0, 0, BASE_DEFAULTS }
 extern const struct option common_options[];
 
-/* Prints the error as the contract has it ("lora: WHAT: WHERE: expected X, found Y", then the hint)
- * and returns EXIT_FAILED, or EXIT_USAGE where WHAT is "cannot use the option" or "wrong value", which
- * is what library code calls a value that cannot be right, or 130 or 143 where it is stop_check()'s. */
-int job_error(const struct lora_error *err);
 /* Word i of an option's choices, and its length; NULL: there is none of that number. */
 const char *option_choice(const struct option *o, int i, size_t *n);
 /* The word of words[n] that is nearest to name, for "did you mean"; NULL if n is 0. */
