@@ -8,10 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What one step or one evaluation saw. */
+/* What one step saw, beside its rows in run.steps. */
 struct tally {
     double loss;                /* sum over targets */
-    long long targets, tokens, computed;
+    long long computed;
     double norm, rate, start;
     int unread;                 /* a row could not be read again */
 };
@@ -44,13 +44,13 @@ static int record_step(struct run *r, const struct tally *y, struct lora_error *
     struct text t = { 0 };
     put_pair(&t, "step", (double)r->state.step);
     put_pair(&t, "epoch", epoch_of(r, r->state.step));
-    put_pair(&t, "loss", y->loss / (double)y->targets);
+    put_pair(&t, "loss", y->loss / (double)r->steps.targets);
     put_pair(&t, "grad_norm", y->norm);
     put_pair(&t, "learning_rate", y->rate);
-    put_pair(&t, "tokens", (double)y->tokens);
-    put_pair(&t, "target_tokens", (double)y->targets);
+    put_pair(&t, "tokens", (double)r->steps.tokens);
+    put_pair(&t, "target_tokens", (double)r->steps.targets);
     put_pair(&t, "computed_tokens", (double)y->computed);
-    put_pair(&t, "tokens_per_second", seconds > 0 ? (double)y->tokens / seconds : 0);
+    put_pair(&t, "tokens_per_second", seconds > 0 ? (double)r->steps.tokens / seconds : 0);
     put_pair(&t, "seconds", seconds);
     return put_line(r, &t, err);
 }
@@ -91,7 +91,7 @@ static int needs_two_keys(int id)
 /* After the first step's backward pass: a trained tensor whose gradient is all zero would never
  * train. A's gradient has B as a factor and B's has A: zero is right for one whose partner is zero,
  * as B is at the start, but not for both. */
-static int check_gradients(struct run *r, int longest, struct lora_error *err)
+static int check_gradients(struct run *r, struct lora_error *err)
 {
     const struct trained *list;
     int i, n = lora_trained(r->lora, &list), bad = 0;
@@ -104,7 +104,7 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
     if (x) x = run_floats(r, LORA_PARAMETERS, &copy, err);
     for (i = 0; i < n && x && !bad; i++) {
         const struct trained *t = &list[i], *partner = t->is_b < 0 ? NULL : t->is_b ? t - 1 : t + 1;
-        if (!zero[i] || (longest < 2 && needs_two_keys(t->id))) continue;
+        if (!zero[i] || (r->steps.longest < 2 && needs_two_keys(t->id))) continue;
         if (partner && is_zero(x, partner) && !is_zero(x, t)) continue;
         fail(err, "a trained tensor has no gradient", "step 1, %s", t->name);
         expected(err, "one that is not zero everywhere");
@@ -117,37 +117,29 @@ static int check_gradients(struct run *r, int longest, struct lora_error *err)
 
 /* ---- a step ---- */
 
-static struct lora_hyper hyper(const struct run *r, double rate)
-{
-    const struct train_settings *s = r->set;
-    return (struct lora_hyper){ rate, s->beta1, s->beta2, s->epsilon, s->weight_decay, s->max_grad_norm };
-}
-
 static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
 {
     int i, got;
     while ((got = step_pack(&r->steps, &r->pack, r->adapter ? 0 : -1, r->share, r->set->tokens_per_pack, err)) > 0) {
-        if (lora_train(r->lora, &r->pack, 1.0 / (double)y->targets, r->losses, NULL, err)) return -1;
+        if (lora_train(r->lora, &r->pack, 1.0 / (double)r->steps.targets, r->losses, NULL, err)) return -1;
         for (i = 0; i < r->pack.T; i++) y->loss += r->pack.target_weight[i] * r->losses[i];
         y->computed += r->pack.N;
         if (!(y->loss - y->loss == 0)) return fail_loss(r, err);
     }
-    y->tokens = r->steps.tokens;
     y->unread = got < 0;
     return got;
 }
 
 static int train_step(struct run *r, struct tally *y, struct lora_error *err)
 {
+    const struct train_settings *s = r->set;
     struct lora_hyper h;
-    memset(y, 0, sizeof *y);
-    y->start = seconds_now();
+    *y = (struct tally){ .start = seconds_now() };
     steps_seek(&r->steps, r->state.step);
-    y->targets = r->steps.targets;
     if (train_packs(r, y, err)) return -1;
-    if (!r->state.step && y->loss > 0 && check_gradients(r, r->steps.longest, err)) return -1;
-    y->rate = schedule_rate(r->set->lr_scheduler, r->set->learning_rate, r->state.step, r->warmup, r->total);
-    h = hyper(r, y->rate);
+    if (!r->state.step && y->loss > 0 && check_gradients(r, err)) return -1;
+    y->rate = schedule_rate(s->lr_scheduler, s->learning_rate, r->state.step, r->warmup, r->total);
+    h = (struct lora_hyper){ y->rate, s->beta1, s->beta2, s->epsilon, s->weight_decay, s->max_grad_norm };
     if (lora_step(r->lora, &h, &y->norm, err)) return fail_step(r, err);
     r->state.step++;
     return record_step(r, y, err);
@@ -161,7 +153,7 @@ static void show_step(const struct run *r, const struct tally *y, double begun, 
     long long every = r->total / 20 ? r->total / 20 : 1;
     char line[200];
     snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  rate %.3g  %.0f tokens/s  %.0f:%02.0f left", r->state.step,
-             r->total, y->loss / (double)y->targets, y->rate, seconds > 0 ? (double)y->tokens / seconds : 0,
+             r->total, y->loss / (double)r->steps.targets, y->rate, seconds > 0 ? (double)r->steps.tokens / seconds : 0,
              floor(left / 60), floor(left - 60 * floor(left / 60)));
     if (isatty(2)) progress("%s", line);
     else if (r->state.step == 1 || r->state.step == r->total || r->state.step % every == 0) status("%s", line);
