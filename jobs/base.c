@@ -43,13 +43,6 @@ static int contradiction(struct lora_error *err, const char *options, const char
     return expected(err, "%s", why);
 }
 
-static int wrong_block(struct lora_error *err, int block)
-{
-    fail(err, "wrong value", "--block-size");
-    expected(err, "a power of two from 32 to 4096");
-    return found(err, "%d", block);
-}
-
 int base_quantise(struct quantise *how, int type, const struct base_settings *b, struct lora_error *err)
 {
     memset(how, 0, sizeof *how);
@@ -60,9 +53,10 @@ int base_quantise(struct quantise *how, int type, const struct base_settings *b,
     how->type = type;
     how->block = type == TYPE_INT8 ? 0 : b->block_size ? b->block_size : 64;
     how->double_quant = b->double_quant > 0;
-    if (type != TYPE_INT8 && (how->block < 32 || how->block > 4096 || (how->block & (how->block - 1))))
-        return wrong_block(err, how->block);
-    return 0;
+    if (!quantise_check(how, NULL)) return 0;
+    fail(err, "wrong value", "--block-size");
+    expected(err, "a power of two from 32 to 4096");
+    return found(err, "%d", how->block);
 }
 
 int base_asked(struct quantise *how, const struct base_settings *b, struct lora_error *err)
@@ -74,8 +68,6 @@ int base_asked(struct quantise *how, const struct base_settings *b, struct lora_
                              "--load-in-4bit with it");
     return b->in_8bit > 0 ? base_quantise(how, TYPE_INT8, b, err) : 0;
 }
-
-static int is_open(const struct base_settings *b) { return b->in_4bit < 0 && b->in_8bit < 0; }
 
 /* ---- what a model has ---- */
 
@@ -126,7 +118,7 @@ static int check_own(const struct model *m, const struct quantise *own, const st
     char text[2][80];
     struct quantise want = *asked;
     base_text(text[0], sizeof text[0], own);
-    if (is_open(b)) {
+    if (b->in_4bit < 0 && b->in_8bit < 0) {
         if (asked->type && !same(own, asked))
             status("warning: the adapter was trained over another base: %s; this one is %s", base_text(text[1], sizeof text[1], asked),
                    text[0]);

@@ -136,10 +136,7 @@ static int open_session(struct run *r, struct lora_error *err)
     const struct common *c = &r->set->common;
     struct session *s = &r->session;
     if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
-    s->threads = usable_threads(c->threads);
-    if (base_asked(&s->base, &c->base, err) || session_kernels(s, c, err)) return -1;
-    s->max_memory = memory_limit(c, s->kernels);
-    return shape_open(&s->model, c->model, &s->base, err);
+    return session_start(s, c, err) || shape_open(&s->model, c->model, &s->base, err) ? -1 : 0;
 }
 
 /* ---- rows ---- */
@@ -158,16 +155,7 @@ static int open_rows(struct run *r, int per_step, struct lora_error *err)
         o->labels = (const char *const *)r->data.labels;
         o->n_labels = r->data.n_labels;
     }
-    if (s->eval_data && data_read(&r->eval, s->eval_data, o, err)) return -1;
-    if (!r->data.n) {
-        fail(err, "nothing to train on", "%s", s->data.data);
-        return expected(err, "rows with targets");
-    }
-    if ((s->eval_data || s->eval_split > 0) && !r->eval.n) {
-        fail(err, "nothing to evaluate", "%s", s->eval_data ? s->eval_data : s->data.data);
-        return expected(err, "rows with targets");
-    }
-    return 0;
+    return s->eval_data ? data_read(&r->eval, s->eval_data, o, err) : 0;
 }
 
 /* ---- what is trained ---- */

@@ -7,17 +7,6 @@
 
 /* ---- time ---- */
 
-/* Elements of the adapted and the frozen linears of all layers. */
-static double linear_elements(const struct config *c)
-{
-    double n = 0;
-    int id;
-    for (id = 0; id < T_COUNT; id++)
-        if (tensor_present(c, id) && tensor_specs[id].linear)
-            n += (double)tensor_rows(c, id) * tensor_cols(c, id);
-    return n * c->L;
-}
-
 /* Floating point operations of the products of a mean step: forward, dX, dW where the weight is trained,
  * and forward again where activations are not kept. A product of N rows takes 2 N rows cols. */
 static double step_operations(const struct run *r)
@@ -25,10 +14,11 @@ static double step_operations(const struct run *r)
     const struct config *c = &r->setup.model->config;
     double tokens = (double)r->steps.computed / (double)(r->total ? r->total : 1);
     double targets = (double)r->data.report.targets / (double)r->steps.per_epoch;
-    double linears = linear_elements(c), head = (double)c->V * c->C;
+    double head = (double)c->V * c->C, times = r->setup.full ? 3 : 2, n;
     int kept = r->setup.sizes.keep < 0 ? c->L : r->setup.sizes.keep;
-    double times = r->setup.full ? 3 : 2;
-    double n = tokens * 2 * linears * (times + 1.0 - (double)kept / c->L) + targets * 2 * head * times;
+    size_t linears, bytes;
+    base_linears(r->setup.model, &linears, &bytes);
+    n = tokens * 2 * (double)linears * (times + 1.0 - (double)kept / c->L) + targets * 2 * head * times;
     return n + (r->adapter ? tokens * 2 * 3 * (double)r->adapter->size : 0);
 }
 
@@ -118,17 +108,12 @@ static size_t copy_bytes(const struct run *r)
     return r->plan.trainable / (size_t)r->setup.kernels->elem * elem;
 }
 
-static size_t heap_bytes(const struct run *r, const struct base *b)
+/* Bytes outside the arena: base weights that were quantised here, tokenizer, rows, copies of what is trained. The base
+ * by its parts is in *b then. */
+static size_t heap_bytes(const struct run *r, struct base *b)
 {
+    add_base(b, r);
     return b->bytes[HEAP] + copy_bytes(r) + tokenizer_memory(r->session.tokenizer) + row_bytes(r);
-}
-
-/* Bytes outside the arena: base weights that were quantised here, tokenizer, rows, copies of what is trained. */
-static size_t plan_heap(const struct run *r)
-{
-    struct base b;
-    add_base(&b, r);
-    return heap_bytes(r, &b);
 }
 
 /* ---- how many layers are kept ---- */
@@ -143,7 +128,8 @@ static int plan_with(struct run *r, int keep, struct lora_error *err)
  * memory of the table's own. */
 static size_t arena_limit(const struct run *r)
 {
-    size_t most = r->session.max_memory, heap = r->setup.kernels->own_memory ? 0 : plan_heap(r);
+    struct base b;
+    size_t most = r->session.max_memory, heap = r->setup.kernels->own_memory ? 0 : heap_bytes(r, &b);
     return !most ? 0 : most > heap ? most - heap : 1;
 }
 
@@ -154,8 +140,7 @@ int plan_choose(struct run *r, struct lora_error *err)
     size_t limit;
     if (plan_with(r, r->set->gradient_checkpointing == CHECKPOINTING_ON ? 0 : -1, err)) return -1;
     limit = r->setup.max_memory = arena_limit(r);
-    if (r->set->gradient_checkpointing == CHECKPOINTING_ON) return 0;
-    if (r->set->gradient_checkpointing == CHECKPOINTING_OFF || !limit || r->plan.total <= limit) return 0;
+    if (r->set->gradient_checkpointing != CHECKPOINTING_AUTO || !limit || r->plan.total <= limit) return 0;
     while (low < high - 1) {    /* low fits or is 0, high does not */
         int middle = low + (high - low) / 2;
         if (plan_with(r, middle, err)) return -1;
@@ -194,10 +179,8 @@ static void put_types(FILE *f, const struct base *b, int place)
 static void put_rest(FILE *f, const struct run *r)
 {
     struct base b;
-    size_t heap;
+    size_t heap = heap_bytes(r, &b);
     int own = r->setup.kernels->own_memory;
-    add_base(&b, r);
-    heap = heap_bytes(r, &b);
     put_bytes(f, "base weights, quantised here", b.bytes[HEAP]);
     put_types(f, &b, HEAP);
     put_bytes(f, "a copy of what is trained", copy_bytes(r));

@@ -107,21 +107,17 @@ static int take_chat(struct session *s, const struct json *root, const char *pat
 static int take_labels(struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
     const struct json *list = json_get(root, "labels"), *v;
+    int is_list = list && list->type == JSON_ARRAY;
     if (!list || list->type == JSON_NULL) return 0;
-    if (list->type != JSON_ARRAY) {
+    for (v = list->child; v; v = v->next) is_list &= v->type == JSON_STRING;
+    if (!is_list) {
         fail(err, "cannot use a setting", "%s, \"labels\"", path);
         return expected(err, "an array of texts");
     }
     s->labels = new_array(list->n, sizeof *s->labels, err);
     if (!s->labels) return -1;
-    for (v = list->child; v; v = v->next) {
-        if (v->type != JSON_STRING) {
-            fail(err, "cannot use a setting", "%s, \"labels\"", path);
-            return expected(err, "an array of texts");
-        }
+    for (v = list->child; v; v = v->next, s->n_labels++)
         if (!(s->labels[s->n_labels] = new_string(v->string, err))) return -1;
-        s->n_labels++;
-    }
     if (s->n_labels) status("labels of the adapter: %d", s->n_labels);
     return 0;
 }
@@ -277,11 +273,17 @@ static int check_end(const struct session *s, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-int session_kernels(struct session *s, const struct common *c, struct lora_error *err)
+int session_start(struct session *s, const struct common *c, struct lora_error *err)
 {
+    memset(s, 0, sizeof *s);
+    s->threads = usable_threads(c->threads);
+    s->seed = (uint64_t)c->seed;
     s->compute = c->compute;
     s->kernels = kernels_find(c->backend, err);
-    return s->kernels ? kernels_check_compute(s->kernels, s->compute, err) : -1;
+    if (!s->kernels || kernels_check_compute(s->kernels, s->compute, err)) return -1;
+    s->max_memory = memory_limit(c, s->kernels);
+    s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
+    return base_asked(&s->base, &c->base, err);
 }
 
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
@@ -290,19 +292,9 @@ int session_open(struct session *s, const struct common *c, const struct option_
     double factor;
     char *dir;
     int bad;
-    memset(s, 0, sizeof *s);
-    s->threads = usable_threads(c->threads);
-    s->seed = (uint64_t)c->seed;
+    if (session_start(s, c, err)) return -1;
     s->prompt_template = c->prompt_template;
-    if (!c->model) {
-        fail(err, "no model", "--model");
-        return expected(err, "a Hugging Face directory or a .gguf file");
-    }
-    if (session_kernels(s, c, err)) return -1;
-    s->max_memory = memory_limit(c, s->kernels);
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
-    if (base_asked(&s->base, &c->base, err)) return -1;
-    s->base_given = c->base.in_4bit >= 0 || c->base.in_8bit >= 0;
     if (model_open(&s->model, c->model, err) || session_tokenizer(&s->tokenizer, s->model, err)) return -1;
     if (s->model->ignored.s) status("passed over in the model: %s", s->model->ignored.s);
     if (adapters && adapters->n) {

@@ -55,6 +55,8 @@ struct session {
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
                  int raw, struct lora_error *err);
 void session_close(struct session *s);
+/* What the options say without a model: the kernels, threads, memory, and how a base is to be quantised. */
+int session_start(struct session *s, const struct common *c, struct lora_error *err);
 /* The tokenizer that the model brings; NULL: it has none. */
 int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_error *err);
 /* What goes beside the weights of a model that was made of m: its tokenizer, if there is one, and generation_config.json. */
@@ -107,8 +109,6 @@ int chat_identity(const struct chat_template *chat, const struct tokenizer *t, u
 int template_identity(const struct tokenizer *t, const struct chat_template **own, uint64_t *hash,
                       struct lora_error *err);
 
-/* The kernels of --backend and --compute. */
-int session_kernels(struct session *s, const struct common *c, struct lora_error *err);
 /* What lora_open() takes from the session, over this adapter or, where it is NULL, none; sizes are left to be said. */
 struct lora_setup session_setup(const struct session *s, struct adapter *const *adapter);
 /* The memory to run it forwards (sizes.backward 0), with the adapter as number 0 if there is one. */
