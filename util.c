@@ -312,6 +312,14 @@ char *path_join(const char *directory, const char *name, struct lora_error *err)
     return path;
 }
 
+int file_in(const char *directory, const char *name, struct lora_error *err)
+{
+    char *path = path_join(directory, name, err);
+    int is_there = path ? file_exists(path) : -1;
+    free(path);
+    return is_there;
+}
+
 int make_directory(const char *path, struct lora_error *err)
 {
     char *copy = new_string(path, err), *p;

@@ -107,6 +107,8 @@ int file_unnamed(const char *directory, struct lora_error *err);
 void file_forget(const struct file_map *f, const void *p, size_t n);
 
 int file_exists(const char *path);          /* 1: is there, whatever it is */
+/* Is there something of that name in the directory? 1, 0, or -1: no memory. */
+int file_in(const char *directory, const char *name, struct lora_error *err);
 int is_directory(const char *path);
 int same_file(const char *a, const char *b);        /* 1: both are there, and are one file or directory */
 int make_directory(const char *path, struct lora_error *err);    /* its parents too; there already: 0 */
