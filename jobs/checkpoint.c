@@ -267,6 +267,12 @@ static int state_is_whole(const struct file_map *f)
     return !memcmp(end, f->data + n, SELF_HASH_BYTES);
 }
 
+static int changed(const char *dir, const char *name, struct lora_error *err)
+{
+    fail(err, "cannot resume", "%s/%s", dir, name);
+    return found(err, "a file that was changed or cut");
+}
+
 /* The parsed state, when it and the files it names are as they were written. */
 static int state_read(struct json_document *d, const char *dir, struct lora_error *err)
 {
@@ -276,10 +282,7 @@ static int state_read(struct json_document *d, const char *dir, struct lora_erro
     int bad = !path || file_open(&f, path, err);
     if (!bad) {
         bad = json_parse(d, (const char *)f.data, f.size, path, err);
-        if (!bad && !state_is_whole(&f)) {
-            fail(err, "cannot resume", "%s", path);
-            bad = found(err, "a file that was changed or cut");
-        }
+        if (!bad && !state_is_whole(&f)) bad = changed(dir, STATE, err);
         file_close(&f);
     }
     files = bad ? NULL : json_get(d->root, "files");
@@ -287,10 +290,7 @@ static int state_read(struct json_document *d, const char *dir, struct lora_erro
         uint64_t hash = 0;
         bad = hash_file(&hash, dir, v->key, err);
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)hash);
-        if (!bad && (v->type != JSON_STRING || strcmp(hex, v->string))) {
-            fail(err, "cannot resume", "%s/%s", dir, v->key);
-            bad = found(err, "a file that was changed or cut");
-        }
+        if (!bad && (v->type != JSON_STRING || strcmp(hex, v->string))) bad = changed(dir, v->key, err);
     }
     free(path);
     return bad ? -1 : 0;
@@ -521,11 +521,7 @@ int checkpoint_any(const char *dir, struct lora_error *err)
     size_t i;
     int any = checkpoint_list(&list, dir, 0, err) ? -1 : list.n > 0;
     free(list.v);
-    for (i = 0; i < TELLING && !any; i++) {
-        char *path = path_join(dir, run_files[i], err);
-        any = !path ? -1 : file_exists(path);
-        free(path);
-    }
+    for (i = 0; i < TELLING && !any; i++) any = file_in(dir, run_files[i], err);
     return any;
 }
 

@@ -67,12 +67,10 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
 {
     const char *slash = strrchr(config, '/');
     char *from = slash ? new_string_n(config, (size_t)(slash - config) + 1, err) : new_string("./", err);
-    char *file = from ? path_join(from, "tokenizer.json", err) : NULL;
     struct tokenizer *t = NULL;
-    int bad = !file;
-    if (file && file_exists(file)) bad = tokenizer_open(&t, from, err) || tokenizer_save(t, out, err);
+    int is_there = from ? file_in(from, "tokenizer.json", err) : -1;
+    int bad = is_there < 0 || (is_there && (tokenizer_open(&t, from, err) || tokenizer_save(t, out, err)));
     tokenizer_close(t);
-    free(file);
     free(from);
     return bad ? -1 : 0;
 }
@@ -80,15 +78,10 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
 /* The directory may hold the configuration and a tokenizer, but no model, which took more than a moment to make. */
 static int check_out(const char *out, struct lora_error *err)
 {
-    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json", NULL };
-    int i, there = 0;
-    for (i = 0; names[i] && !there; i++) {
-        char *file = path_join(out, names[i], err);
-        if (!file) return -1;
-        there = file_exists(file);
-        free(file);
-    }
-    if (!there) return 0;
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
+    int i, is_there = 0;
+    for (i = 0; i < 2 && !is_there; i++) is_there = file_in(out, names[i], err);
+    if (is_there <= 0) return is_there;
     fail(err, "cannot write over a model", "%s", out);
     return expected(err, "a directory without %s for --out", names[i - 1]);
 }

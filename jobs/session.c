@@ -139,10 +139,8 @@ static int take_run(struct session *s, const struct json *root, const char *path
 /* DIR/run.json; of the checkpoint of a run, the run's, which lies beside it. To be freed; it need not be there. */
 static char *run_path(const char *dir, struct lora_error *err)
 {
-    char *state = path_join(dir, "trainer_state.json", err);
-    char *path = state ? path_join(dir, file_exists(state) ? "../run.json" : "run.json", err) : NULL;
-    free(state);
-    return path;
+    int is_checkpoint = file_in(dir, "trainer_state.json", err);
+    return is_checkpoint < 0 ? NULL : path_join(dir, is_checkpoint ? "../run.json" : "run.json", err);
 }
 
 /* Takes from an adapter's run.json, if there is one, or with `seen` compares with it. */

@@ -10,13 +10,7 @@ static int is_json(const char *path)
     return n > 5 && !strcmp(path + n - 5, ".json");
 }
 
-static int has(const char *directory, const char *name)
-{
-    char *path = path_join(directory, name, NULL);
-    int is_there = path && file_exists(path);
-    free(path);
-    return is_there;
-}
+static int has(const char *directory, const char *name) { return file_in(directory, name, NULL) > 0; }
 
 int shape_alone(const char *path)
 {
