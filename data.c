@@ -54,7 +54,6 @@ static int take_row(struct reader *r, const struct data_entry *e, struct row *ro
     row->n = (int)n;
     row->n_targets = e->n_targets;
     row->source = e->source;
-    row->hash = e->hash;
     row->prompt_n = r->prompt_n;
     row->label = r->label;
     row->completion = r->completion;
@@ -331,18 +330,19 @@ static int start(struct dataset *d, const struct data_options *o, struct lora_er
     return 0;
 }
 
-static void name_rows(struct dataset *d, const struct data_files *files)
+/* What the files have said of their rows. */
+static void name_rows(struct dataset *d)
 {
-    d->labels = files->labels.v;
-    d->n_labels = files->labels.n;
-    d->prompt_template = files->reader.prompt_template;
+    d->labels = d->files->labels.v;
+    d->n_labels = d->files->labels.n;
+    d->prompt_template = d->files->reader.prompt_template;
 }
 
 int data_read(struct dataset *d, const char *paths, const struct data_options *o, struct lora_error *err)
 {
     int bad = start(d, o, err) || read_files(d, 0, NULL, paths, err) || check_rows(d, paths, err);
     if (bad) data_free(d);
-    else name_rows(d, d->files);
+    else name_rows(d);
     return bad ? -1 : 0;
 }
 
@@ -363,8 +363,8 @@ int data_read_split(struct dataset *d, double f, struct dataset *held, const cha
     held->files = d->files;
     held->report.rows = held->n;
     memcpy(held->report.form, d->report.form, sizeof held->report.form);
-    name_rows(d, d->files);
-    name_rows(held, d->files);
+    name_rows(d);
+    name_rows(held);
     return 0;
 }
 

@@ -20,7 +20,6 @@ struct row {
     char *completion;           /* what `eval --task generate` compares with: the last target span's
                                  * text without its end-of-turn token; NULL for raw text rows */
     int prompt_n;               /* ids before the last target span begins: what generation is given */
-    uint64_t hash;              /* of ids, mask and labels: splits keep duplicates together */
 };
 void row_free(struct row *row);
 
@@ -67,7 +66,8 @@ struct data_report {
 /* What stays of a row. */
 struct data_entry {
     uint64_t at;                /* its file (the upper 16 bits) and place there */
-    uint64_t hash;              /* of the row: if another one comes from there, that is said */
+    uint64_t hash;              /* of ids, mask and labels: splits keep duplicates together; and if another row comes
+                                 * from there, that is said */
     int n_targets, source;
 };
 enum { DATA_ENTRY = sizeof(struct data_entry) };

@@ -141,7 +141,7 @@ static int put_target(struct reader *r, const char *s, size_t n, size_t rest)
 }
 
 /* Raw text: the tokenizer's BOS rule, and EOS after the answer unless it is written there. prompt
- * may be NULL: all of it is answer. */
+ * may be NULL: all of it is answer, and the row has no completion to compare with. */
 static int put_raw(struct reader *r, const char *prompt, const char *answer)
 {
     const struct tokenizer *t = r->o->tokenizer;
@@ -149,6 +149,7 @@ static int put_raw(struct reader *r, const char *prompt, const char *answer)
     if (prompt && put_piece(r, prompt, strlen(prompt), 0)) return -1;
     r->prompt_n = (int)r->ids.n;
     if (put_piece(r, answer, strlen(answer), 1)) return -1;
+    if (prompt && !(r->completion = new_string(answer, r->err))) return -1;
     if (r->ids.n && r->ids.v[r->ids.n - 1] == tokenizer_eos(t)) return 0;
     return put_id(r, tokenizer_eos(t), 1);
 }
@@ -213,26 +214,17 @@ static int put_alpaca(struct reader *r, const char *instruction, const char *inp
                     "### Instruction:\n%s\n\n### Input:\n%s\n\n### Response:\n", first, then, instruction, input);
     else
         text_printf(&r->scratch, "%s. %s\n\n### Instruction:\n%s\n\n### Response:\n", first, then, instruction);
-    if (text_check(&r->scratch, r->err) || put_raw(r, r->scratch.s, answer)) return -1;
-    r->completion = new_string(answer, r->err);
-    return r->completion ? 0 : -1;
+    return text_check(&r->scratch, r->err) ? -1 : put_raw(r, r->scratch.s, answer);
 }
 
 /* One user turn and its answer, in the way the model knows. */
 static int put_turn(struct reader *r, const char *instruction, const char *input, const char *answer)
 {
-    char *both = NULL;
-    int bad;
     if (!r->o->chat) return put_alpaca(r, instruction, input, answer);
-    if (*input) {
-        size_t n = strlen(instruction);
-        both = new_array(n + strlen(input) + 2, 1, r->err);
-        if (!both) return -1;
-        sprintf(both, "%s\n%s", instruction, input);
-    }
-    bad = add_message(r, "user", both ? both : instruction) || add_message(r, "assistant", answer) || put_chat(r, 1);
-    free(both);
-    return bad ? -1 : 0;
+    r->scratch.n = 0;
+    text_printf(&r->scratch, *input ? "%s\n%s" : "%s%s", instruction, input);
+    return text_check(&r->scratch, r->err) || add_message(r, "user", r->scratch.s) || add_message(r, "assistant", answer)
+           || put_chat(r, 1) ? -1 : 0;
 }
 
 /* ---- one function a form ---- */
@@ -275,9 +267,7 @@ static int put_prompt(struct reader *r, const struct json *v)
 {
     const char *prompt = text_of(r, field(v, "prompt"), "prompt");
     const char *answer = prompt ? text_of(r, field(v, "completion"), "completion") : NULL;
-    if (!answer || put_raw(r, prompt, answer)) return -1;
-    r->completion = new_string(answer, r->err);
-    return r->completion ? 0 : -1;
+    return answer ? put_raw(r, prompt, answer) : -1;
 }
 
 static int put_instruction(struct reader *r, const struct json *v)

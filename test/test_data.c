@@ -321,7 +321,7 @@ static void test_labels(void)
             CHECK(k < p.T, "target %d of share %d", i, share);
         }
     }
-    CHECK(row_at(&d, 0)->hash != row_at(&d, 1)->hash);
+    CHECK(data_entry(&d, 0)->hash != data_entry(&d, 1)->hash);
     pack_free(&p);
     data_free(&d);
 }
