@@ -244,6 +244,16 @@ static int label_of_text(const struct label_set *set, const char *text)
     return -1;
 }
 
+/* Answers are compared without the white space around them: labels must differ in more. */
+static int check_trimmed(const struct label_set *set, struct lora_error *err)
+{
+    int i, k;
+    for (i = 1; i < set->n; i++)
+        for (k = 0; k < i; k++)
+            if (exact_match(set->names[i], set->names[k])) return labels_alike(set->names[k], set->names[i], err);
+    return 0;
+}
+
 static int answering_rows(const struct run *r) { return r->o->batch_size ? r->o->batch_size : GENERATION_ROWS; }
 
 /* text: the answer; NULL: labels were scored. */
@@ -419,6 +429,7 @@ static int run_classify(struct run *r)
 {
     int code;
     if (label_set_make(&r->set, &r->d, NULL, &r->rows, r->rows.labels, r->rows.n_labels, r->err)
+        || (r->o->score == SCORE_GENERATE && check_trimmed(&r->set, r->err))
         || classification_open(&r->scores, r->set.n, r->err)) return -1;
     code = r->o->score == SCORE_GENERATE
            ? generate_answers(&r->s, &r->d, answering_rows(r), r->o->max_new_tokens, take_text, each, r, r->err)

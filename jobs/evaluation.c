@@ -105,6 +105,23 @@ static int take_paths(struct label_set *set, const struct dataset *d, const stru
     return bad;
 }
 
+int labels_alike(const char *a, const char *b, struct lora_error *err)
+{
+    fail(err, "two labels that no answer can tell apart", "\"%s\" and \"%s\"", a, b);
+    hint(err, "the white space around a label may be cut: rename one of them, or make them one");
+    return -1;
+}
+
+/* Some chat templates cut the white space around an answer. */
+static int check_leaves(const struct label_set *set, struct lora_error *err)
+{
+    int i, k;
+    for (i = 1; i < set->n; i++)
+        for (k = 0; k < i; k++)
+            if (set->leaf[i] == set->leaf[k]) return labels_alike(set->names[k], set->names[i], err);
+    return 0;
+}
+
 int label_set_make(struct label_set *set, const struct dataset *d, const struct dataset *more,
                    const struct data_options *o, const char *const *names, int n, struct lora_error *err)
 {
@@ -120,7 +137,7 @@ int label_set_make(struct label_set *set, const struct dataset *d, const struct 
         bad = data_label_ids(o, set->names[i], &ids, err) || add_path(set, ids.v, (int)ids.n, &set->leaf[i], err);
     }
     ids_free(&ids);
-    return bad ? -1 : 0;
+    return bad ? -1 : check_leaves(set, err);
 }
 
 void label_set_free(struct label_set *set)

@@ -24,11 +24,13 @@ struct label_set {
 /* The label of a row: its label, else its answer. NULL: it has none. */
 const char *row_label(const struct row *row);
 /* names: NULL takes those that occur in the rows of d and of `more` (NULL: none). A row of d whose label is
- * none of the set is an error. A label's tokens are those of a row of d that has it, else of data_label_ids. */
+ * none of the set is an error, and so are two labels of the same tokens. A label's tokens are those of a row
+ * of d that has it, else of data_label_ids. */
 int label_set_make(struct label_set *set, const struct dataset *d, const struct dataset *more,
                    const struct data_options *o, const char *const *names, int n, struct lora_error *err);
 void label_set_free(struct label_set *set);
 int label_set_find(const struct label_set *set, const char *name);      /* index, or -1 */
+int labels_alike(const char *a, const char *b, struct lora_error *err); /* -1: says that they cannot be told apart */
 
 /* How rows are laid into packs: at most `rows` of them and, beyond one row, EVALUATION_TOKENS tokens.
  * What all rows of a pack begin with, before any target, is laid down once. labels NULL: each row's own

@@ -262,6 +262,11 @@ run 0 eval $small --data "$dir/wide.jsonl" --task classify
 out "^aa        [01][.]"; out "^$(printf '\303\274\303\261\303\255')       [01][.]"        # columns of characters, not of bytes
 printf 'aa\n' >"$dir/labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
+printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":" aa"}\n' >"$dir/white.jsonl"
+run 0 eval $small --data "$dir/white.jsonl" --task classify; out "^ aa  "; out "^aa  "
+run 1 eval $small --data "$dir/white.jsonl" --task classify --chat-template llama3      # it cuts white space: one of them could never win
+err '^lora: two labels that no answer can tell apart: " aa" and "aa"$'
+run 1 eval $small --data "$dir/white.jsonl" --task classify --score generate; err 'no answer can tell apart: " aa" and "aa"$'
 
 begin "classify: what cannot win is not computed, and the answer is that of all labels"
 for i in a b d f k m p s v y; do printf '%s\n' $i "$i$i" "${i}x${i}y"; done >"$dir/labels"
