@@ -126,7 +126,7 @@ static int check_own(const struct model *m, const struct quantise *own, const st
     }
     if (!asked->type) return 0;         /* --load-in-4bit false: nothing is to be quantised, nothing is */
     if (b->quant_type < 0 && asked->type != TYPE_INT8 && own->type != TYPE_INT8) want.type = own->type;
-    if (!b->block_size) want.block = own->block;
+    if (!b->block_size && own->block) want.block = own->block;
     if (b->double_quant < 0) want.double_quant = own->double_quant;
     if (same(own, &want)) return 0;
     fail(err, "cannot use the option", "--load-in-%s, %s", asked->type == TYPE_INT8 ? "8bit" : "4bit", m->path);

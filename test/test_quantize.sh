@@ -78,6 +78,7 @@ mkdir "$dir/empty"
 expect 0 quantize --model "$model" --out "$dir/empty/" --quant-type nf4; same "$dir/empty/model.safetensors" "$q/model.safetensors"
 absent "$dir/empty.unfinished"; absent "$dir/empty/.unfinished"
 expect 2 eval --model "$q" --data "$dir/eval.jsonl" --load-in-8bit; says "load-in-8bit, $q: expected .* int8, .* found nf4"
+expect 2 eval --model "$dir/q-int8" --data "$dir/eval.jsonl" --load-in-4bit; says "or as nf4 in blocks of 64, scales in f32, found int8"
 expect 2 eval --model "$q" --data "$dir/eval.jsonl" --load-in-4bit --quant-type fp4; says "found nf4 in blocks of 64"
 expect 2 eval --model "$q" --data "$dir/eval.jsonl" --load-in-4bit --double-quant; says "scales in 8 bits, found nf4 in blocks of 64, scales in f32"
 expect 0 eval --model "$q" --data "$dir/eval.jsonl" --load-in-4bit; quiet quantising
