@@ -440,6 +440,11 @@ int writer_open(struct writer *w, const char *path, struct lora_error *err)
 {
     memset(w, 0, sizeof *w);
     w->fd = -1;
+    if (is_directory(path)) {           /* said now, not when the work is done */
+        fail(err, "cannot write", "%s", path);
+        expected(err, "a file");
+        return found(err, "a directory");
+    }
     w->path = new_string(path, err);
     w->temporary = new_array(strlen(path) + 5, 1, err);
     w->buffer = new_array(WRITER_BUFFER, 1, err);

@@ -438,10 +438,11 @@ static int read_line(struct parser *p, const char *path, int number, char *line,
     char place[600], *colon = memchr(line, ':', n), *name, *value;
     const struct option *o;
     int row;
+    int nameless = colon && strspn(line, " \t") == (size_t)(colon - line);
     name = trim(line, colon ? (size_t)(colon - line) : n);
     snprintf(place, sizeof place, "%s, line %d: %.64s", path, number, name);
-    if (!*name) return 0;
-    if (!colon) {
+    if (!*name && !nameless) return 0;
+    if (!*name || !colon) {
         fail(&p->err, "cannot read the configuration", "%s", place);
         return expected(&p->err, "name: value");
     }

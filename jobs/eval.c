@@ -71,6 +71,11 @@ struct run {
 
 /* ---- lines of rows ---- */
 
+static const char *lines_path(const struct settings *o)
+{
+    return o->task == TASK_LM ? o->token_losses : o->predictions;
+}
+
 static int lines_open(struct lines *l, const char *path, struct lora_error *err)
 {
     l->path = path;
@@ -495,7 +500,7 @@ static int evaluate(struct run *r)
     r->start = seconds_now();
     text_puts(&r->json, "{");
     stop_install();     /* before this a signal ends the program at once: there is nothing to finish */
-    if (lines_open(&r->lines, r->o->task == TASK_LM ? r->o->token_losses : r->o->predictions, r->err)
+    if (lines_open(&r->lines, lines_path(r->o), r->err)
         || lines_open(&r->json_file, r->o->json, r->err)) return -1;
     code = tasks[r->o->task](r);
     progress_done();
@@ -512,6 +517,9 @@ static int check_options(const struct settings *o)
     if (stray) return job_usage_error(&job_eval, "--%s does not go with this --task", stray);
     if (o->task == TASK_LM && o->predictions)
         return job_usage_error(&job_eval, "--predictions goes with --task classify or generate");
+    if (o->json && lines_path(o) && strcmp(o->json, "-") && !strcmp(o->json, lines_path(o)))
+        return job_usage_error(&job_eval, "--json and --%s name one file: %s",
+                               o->task == TASK_LM ? "token-losses" : "predictions", o->json);
     return 0;
 }
 

@@ -55,6 +55,8 @@ run 2 train --use-dora; last "does not have yet: --use-dora"
 run 2 eval word; err "unexpected word: word"
 run 2 eval; err "model is missing"; silent out
 run 2 eval --model m --data d --token-losses f --task classify; err "does not go with this --task"
+run 2 eval --model m --data d --token-losses f --json f; err "--json and --token-losses name one file: f$"
+run 2 eval --model m --data d --predictions f --json f --task classify; err "--json and --predictions name one file: f$"
 run 2 generate --model m; err "one of --prompt, --messages and --chat"
 run 2 eval --backend nonsense --model m --data d --batch-size -1; last "expected 1 to 4096"
 
@@ -124,6 +126,8 @@ printf 'modell: x\n' >"$dir/c"
 run 2 eval --config "$dir/c"; err "unknown option: .*c, line 1: modell"; last "did you mean --model?"
 printf 'model x\n' >"$dir/c"
 run 2 eval --config "$dir/c"; last "line 1: .*expected name: value"
+printf 'model: x\n : 3\n' >"$dir/c"
+run 2 eval --config "$dir/c"; last "cannot read the configuration: .*line 2: : expected name: value"
 printf 'batch-size: 2.5\n' >"$dir/c"
 run 2 eval --config "$dir/c"; last "line 1: batch-size: expected a whole number"
 printf 'config: other\n' >"$dir/c"
@@ -266,6 +270,8 @@ printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":" aa"}\n' >"$dir/whit
 run 0 eval $small --data "$dir/white.jsonl" --task classify; out "^ aa  "; out "^aa  "
 run 1 eval $small --data "$dir/white.jsonl" --task classify --chat-template llama3      # it cuts white space: one of them could never win
 err '^lora: two labels that no answer can tell apart: " aa" and "aa"$'
+run 1 eval $small --data "$dir/two.jsonl" --task classify --predictions "$dir"      # said before the work: no report
+last "cannot write: $dir: expected a file, found a directory"; silent out
 run 1 eval $small --data "$dir/white.jsonl" --task classify --score generate; err 'no answer can tell apart: " aa" and "aa"$'
 
 begin "classify: what cannot win is not computed, and the answer is that of all labels"
