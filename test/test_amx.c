@@ -153,13 +153,13 @@ static void test_products(void)
     }
     test_begin("products on AMX's tiles, emulated");
     CHECK(!strcmp(why, "AMX-BF16"), "%s", why);
-    CHECK(!oracle_run_compute(k, COMPUTE_BF16, &kernels_ref64, "matmul", count_faults, &faults, NULL), "%d cases", faults);
-    CHECK(!oracle_run_compute(k, COMPUTE_BF16, &kernels_ref64, "matmul_dx", count_faults, &faults, NULL), "%d cases", faults);
+    CHECK(!oracle_run_some(k, COMPUTE_BF16, 1, &kernels_ref64, "matmul", count_faults, &faults, NULL), "%d cases", faults);
+    CHECK(!oracle_run_some(k, COMPUTE_BF16, 1, &kernels_ref64, "matmul_dx", count_faults, &faults, NULL), "%d cases", faults);
     CHECK(asked > 1000, "the tiles were asked %lld times", asked);
     for (f = 1; f < FAULTS; f++) {
         fault = f;
         faults = 0;
-        oracle_run_compute(k, COMPUTE_BF16, &kernels_ref64, "matmul", one_fault, &faults, NULL);
+        oracle_run_some(k, COMPUTE_BF16, 1, &kernels_ref64, "matmul", one_fault, &faults, NULL);
         CHECK(faults, "an emulation that %s passes", names[f]);
     }
     fault = NO_FAULT;

@@ -38,7 +38,7 @@ static void must_pass(const struct kernels *k, size_t n)
         memset(&t, 0, sizeof t);
         snprintf(name, sizeof name, "%s, bf16: %s", k->name, products[i]);
         test_begin(name);
-        CHECK(!oracle_run_compute(k, COMPUTE_BF16, &kernels_ref64, products[i], tally_result, &t, NULL), "%d of %d: %s",
+        CHECK(!oracle_run_some(k, COMPUTE_BF16, 1, &kernels_ref64, products[i], tally_result, &t, NULL), "%d of %d: %s",
               t.failed, t.cases, t.first);
         CHECK_WORST(t.worst, name);
     }
@@ -53,7 +53,7 @@ static int count_faults(void *context, const struct oracle_result *r)
 static void must_reject(const struct kernels *k, int compute, const char *op, const char *what)
 {
     int faults = 0;
-    oracle_run_compute(k, compute, &kernels_ref64, op, count_faults, &faults, NULL);
+    oracle_run_some(k, compute, 1, &kernels_ref64, op, count_faults, &faults, NULL);
     CHECK(faults, "%s that %s passes all of its cases", op, what);
 }
 

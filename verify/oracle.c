@@ -54,7 +54,7 @@ struct trial {
     int weight_operand;
     double *dense;              /* the weight's numbers [rows, cols] */
     int N, M, C, V, HS, NH, NKV, S, flag, window;
-    int is_rank;                /* M is an adapter's rank, which kernel_sizes knows nothing of */
+    int rank;
     size_t n;
     double scale, eps, p;
     struct adamw_step step;
@@ -203,16 +203,11 @@ static int larger(int a, int b) { return a > b ? a : b; }
 
 static void sizes_of(struct kernel_sizes *z, const struct trial *t, int threads)
 {
-    int M = t->is_rank ? 0 : t->M, i;
-    memset(z, 0, sizeof *z);
-    z->threads = threads;
-    z->N = larger(t->N, M);
-    z->width = larger(larger(larger(t->C, M), larger(t->weight.rows, t->weight.cols)), t->NH * t->HS);
-    z->V = t->V;
-    z->HS = t->HS;
-    z->NH = t->NH;
-    z->NKV = t->NKV;
-    z->segments = t->S;
+    int i;
+    *z = (struct kernel_sizes){
+        .threads = threads, .N = larger(t->N, t->M), .V = t->V, .HS = t->HS, .NH = t->NH, .NKV = t->NKV, .segments = t->S,
+        .width = larger(larger(larger(t->C, t->M), larger(t->weight.rows, t->weight.cols)), t->NH * t->HS)
+    };
     for (i = 0; t->S && i < t->operands; i++)       /* no query sees more keys than any operand has rows */
         z->keys = larger(z->keys, (int)t->operand[i].n / (t->NKV * t->HS));
 }
@@ -266,15 +261,10 @@ static void *place_weight(const struct trial *t, struct call *x)
 /* Runs the case on a table; got[i] receives operand i. The operation's answer, or -1 without memory. */
 static int run_on(struct trial *t, const struct kernels *k, int threads, double **got, double *returned)
 {
-    struct kernel_ctx c = { 0 };
-    struct call x;
+    struct kernel_ctx c = { .threads = threads, .compute = k == &t->o->test ? t->o->compute : COMPUTE_F32 };
+    struct call x = { .k = k, .c = &c };
     void *p[MAX_OPERANDS] = { NULL }, *w, *work;
     int i, rc = 0;
-    memset(&x, 0, sizeof x);
-    c.threads = threads;
-    c.compute = k == &t->o->test ? t->o->compute : COMPUTE_F32;
-    x.k = k;
-    x.c = &c;
     work = scratch(k, &c, t);
     if (work && k->open(&c)) {
         k->release(&c, work);
@@ -366,16 +356,10 @@ static const char *operand_name(const struct trial *t, int i);
 static void describe(struct oracle_result *r, const struct trial *t)
 {
     int i;
-    memset(r, 0, sizeof *r);
-    r->supported = 1;
-    r->op = t->op;
-    r->label = t->label;
-    r->seed = t->key;
-    r->n_operands = t->operands;
+    *r = (struct oracle_result){ .op = t->op, .label = t->label, .seed = t->key, .supported = 1, .n_operands = t->operands };
     for (i = 0; i < t->operands; i++) {
         const struct operand *a = &t->operand[i];
-        struct oracle_operand view = { operand_name(t, i), a->use != IN, a->is_int, a->absent ? 0 : a->n, a->start, a->want, a->bound };
-        r->operands[i] = view;
+        r->operands[i] = (struct oracle_operand){ operand_name(t, i), a->use != IN, a->is_int, a->n, a->start, a->want, a->bound };
     }
     if (t->weight_operand < 0 && t->weight_bytes) {
         r->weight = &t->weight;
@@ -495,32 +479,21 @@ static const char *operand_name(const struct trial *t, int i)
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err)
 {
-    return oracle_run_compute(under_test, COMPUTE_F32, oracle, op, report, context, err);
-}
-
-int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
-                       oracle_report *report, void *context, struct lora_error *err)
-{
-    return oracle_run_some(under_test, compute, 1, oracle, op, report, context, err);
+    return oracle_run_some(under_test, COMPUTE_F32, 1, oracle, op, report, context, err);
 }
 
 int oracle_run_some(const struct kernels *under_test, int compute, int every, const struct kernels *oracle, const char *op,
                     oracle_report *report, void *context, struct lora_error *err)
 {
-    struct oracle o;
+    struct oracle o = {
+        .test = under_test ? *under_test : kernels_ref, .cases_alone = !under_test, .compute = compute, .every = (uint64_t)every,
+        .report = report, .context = context, .arena.size = ARENA_BYTES
+    };
     int i, known = 0;
-    memset(&o, 0, sizeof o);
-    o.compute = compute;
-    o.every = (uint64_t)every;
-    o.cases_alone = !under_test;
-    o.test = under_test ? *under_test : kernels_ref;
     if (!o.test.below && o.test.elem == sizeof(float)) o.test.below = &kernels_ref;
     kernels_complete(&o.test, &o.test);
     kernels_complete(&o.truth, oracle);
-    o.report = report;
-    o.context = context;
     o.u = o.test.elem == 8 ? ldexp(1, -53) : ldexp(1, -24);
-    o.arena.size = ARENA_BYTES;
     o.arena.base = malloc(ARENA_BYTES);
     if (!o.arena.base) return fail_memory(err, "the cases of the oracle", ARENA_BYTES);
     for (i = 0; (size_t)i < COUNT(ops); i++) {

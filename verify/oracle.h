@@ -54,11 +54,7 @@ typedef int oracle_report(void *context, const struct oracle_result *result);
 int oracle_run(const struct kernels *under_test, const struct kernels *oracle, const char *op,
                oracle_report *report, void *context, struct lora_error *err);
 
-/* The same with products of frozen weights as `compute` says. */
-int oracle_run_compute(const struct kernels *under_test, int compute, const struct kernels *oracle, const char *op,
-                       oracle_report *report, void *context, struct lora_error *err);
-
-/* The same with every `every`th case alone, for a table that is slow. */
+/* The same with products of frozen weights as `compute` says, and every `every`th case alone, for a table that is slow. */
 int oracle_run_some(const struct kernels *under_test, int compute, int every, const struct kernels *oracle, const char *op,
                     oracle_report *report, void *context, struct lora_error *err);
 

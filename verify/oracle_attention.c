@@ -85,12 +85,8 @@ static double p_error(const struct trial *t, const struct seen_keys *y)
     return 2 * y->z_error + t->o->u * (12 + 3 * sqrt(y->n) + fabs(y->lse));
 }
 
-static int call_attention(struct call *x, const struct trial *t)
-{
-    x->k->attention(x->c, x->b[0], x->b[1], x->b[2], x->b[3], x->b[4], (ints *)x->b[5], t->S, t->NH, t->NKV, t->HS,
-                    t->scale, t->window);
-    return 0;
-}
+CALL(attention, x->b[0], x->b[1], x->b[2], x->b[3], x->b[4], (ints *)x->b[5], t->S, t->NH, t->NKV, t->HS, t->scale,
+     t->window)
 
 static void attention_bounds(struct trial *t)
 {
@@ -194,13 +190,8 @@ static void try_attention(struct oracle *o, int layout, int shape, int window, d
 
 static void attention_cases(struct oracle *o) { attention_variants(o, try_attention); }
 
-static int call_attention_backward(struct call *x, const struct trial *t)
-{
-    buf **b = x->b;
-    x->k->attention_backward(x->c, b[0], b[1], b[2], b[3], b[7], b[8], b[9], b[4], b[5], b[6], (ints *)b[10], t->S,
-                             t->N, t->NH, t->NKV, t->HS, t->scale, t->window);
-    return 0;
-}
+CALL(attention_backward, x->b[0], x->b[1], x->b[2], x->b[3], x->b[7], x->b[8], x->b[9], x->b[4], x->b[5], x->b[6],
+     (ints *)x->b[10], t->S, t->N, t->NH, t->NKV, t->HS, t->scale, t->window)
 
 /* What one query and head adds to the bounds (and to a second computation) of dq, dk and dv:
  *   e = p (p_error |dout.v - D| + (2 sqrt(HS) + 3) u |dout| (|v| + |out|))    the error of ds,

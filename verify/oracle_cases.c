@@ -25,56 +25,47 @@ static void untouched(struct operand *a)
 /* The smallest normal float: what is below may be lost, in a subnormal's rounding or to 0. */
 #define TINY 1.2e-38
 
+/* call_ENTRY(): an operation with the operands and parameters of a case. (A macro because each has its own.) */
+#define CALL(entry, ...) \
+    static int call_##entry(struct call *x, const struct trial *t) \
+    { \
+        x->k->entry(x->c, __VA_ARGS__); \
+        return 0; \
+    }
+
 /* ---- moving ---- */
 
-static int call_zero(struct call *x, const struct trial *t)
-{
-    x->k->zero(x->c, x->b[0], t->n);
-    return 0;
-}
-
-static void zero_cases(struct oracle *o)
+/* Operand 0 is n numbers; with `two` operand 1 is as many more. */
+static void flat_cases(struct oracle *o, const char *op, caller *call, enum use first, int two, bounder *bounds)
 {
     struct trial t;
     size_t i;
     for (i = 0; i < COUNT(flat_sizes); i++) {
-        trial_begin(&t, o, "zero", call_zero, "n %d", flat_sizes[i]);
+        trial_begin(&t, o, op, call, "n %d", flat_sizes[i]);
         t.n = (size_t)flat_sizes[i];
-        add_operand(&t, OUT, t.n, NORMAL);
-        trial_end(&t, NULL);
+        add_operand(&t, first, t.n, NORMAL);
+        if (two) add_operand(&t, IN, t.n, WILD);
+        trial_end(&t, bounds);
     }
 }
 
-static int call_copy(struct call *x, const struct trial *t)
-{
-    x->k->copy(x->c, x->b[0], x->b[1], t->n);
-    return 0;
-}
+CALL(zero, x->b[0], t->n)
 
-static void copy_cases(struct oracle *o)
-{
-    struct trial t;
-    size_t i;
-    for (i = 0; i < COUNT(flat_sizes); i++) {
-        trial_begin(&t, o, "copy", call_copy, "n %d", flat_sizes[i]);
-        t.n = (size_t)flat_sizes[i];
-        add_operand(&t, OUT, t.n, NORMAL);
-        add_operand(&t, IN, t.n, WILD);
-        trial_end(&t, NULL);
-    }
-}
+static void zero_cases(struct oracle *o) { flat_cases(o, "zero", call_zero, OUT, 0, NULL); }
 
-static int call_gather(struct call *x, const struct trial *t)
-{
-    x->k->gather(x->c, x->b[0], x->b[1], (ints *)x->b[2], t->M, t->C);
-    return 0;
-}
+CALL(copy, x->b[0], x->b[1], t->n)
 
-static int call_scatter_add(struct call *x, const struct trial *t)
-{
-    x->k->scatter_add(x->c, x->b[0], x->b[1], (ints *)x->b[2], t->M, t->C);
-    return 0;
-}
+static void copy_cases(struct oracle *o) { flat_cases(o, "copy", call_copy, OUT, 1, NULL); }
+
+CALL(add, x->b[0], x->b[1], t->n)
+
+static void one_operation(struct trial *t) { bound_relative(t, 0, 1); }
+
+static void add_cases(struct oracle *o) { flat_cases(o, "add", call_add, INOUT, 1, one_operation); }
+
+CALL(gather, x->b[0], x->b[1], (ints *)x->b[2], t->M, t->C)
+
+CALL(scatter_add, x->b[0], x->b[1], (ints *)x->b[2], t->M, t->C)
 
 static const struct { int M, C, rows; } row_shapes[] = {
     { 0, 3, 2 }, { 1, 1, 1 }, { 2, 3, 5 }, { 7, 8, 9 }, { 8, 17, 8 }, { 15, 33, 31 }, { 65, 64, 70 }, { 33, 257, 40 }
@@ -131,11 +122,7 @@ static void scatter_add_cases(struct oracle *o)
 
 /* ---- RMSNorm ---- */
 
-static int call_rmsnorm(struct call *x, const struct trial *t)
-{
-    x->k->rmsnorm(x->c, x->b[0], x->b[1], x->b[2], t->N, t->C, t->eps);
-    return 0;
-}
+CALL(rmsnorm, x->b[0], x->b[1], x->b[2], t->N, t->C, t->eps)
 
 /* The sum of squares has no cancellation: kept in float it is off by about sqrt(C) u, as its roundings go either way
  * (docs/bounds.md), in double by nothing; rstd by half of that; then three roundings. */
@@ -180,11 +167,7 @@ static void rmsnorm_cases(struct oracle *o)
     }
 }
 
-static int call_rmsnorm_backward(struct call *x, const struct trial *t)
-{
-    x->k->rmsnorm_backward(x->c, x->b[0], x->b[1], x->b[2], x->b[3], x->b[4], t->N, t->C, t->eps, t->flag);
-    return 0;
-}
+CALL(rmsnorm_backward, x->b[0], x->b[1], x->b[2], x->b[3], x->b[4], t->N, t->C, t->eps, t->flag)
 
 /* dx: with n = x rstd, g = dout w, the mean of g n is a dot product of length C over C:
  *   3 (4 + sqrt(C)) u rstd (|g| + |n| |g||n| / C), and the addition.
@@ -247,11 +230,7 @@ static void rmsnorm_backward_cases(struct oracle *o)
 
 /* ---- rotary positions ---- */
 
-static int call_rope(struct call *x, const struct trial *t)
-{
-    x->k->rope(x->c, x->b[0], x->b[1], x->b[2], (ints *)x->b[3], t->N, t->NH, t->HS, t->flag);
-    return 0;
-}
+CALL(rope, x->b[0], x->b[1], x->b[2], (ints *)x->b[3], t->N, t->NH, t->HS, t->flag)
 
 /* Two products and their sum: 2 u (|a cos| + |b sin|). */
 static void rope_bounds(struct trial *t)
@@ -301,11 +280,7 @@ static void rope_cases(struct oracle *o)
 
 /* ---- SwiGLU ---- */
 
-static int call_swiglu(struct call *x, const struct trial *t)
-{
-    x->k->swiglu(x->c, x->b[0], x->b[1], x->b[2], t->n);
-    return 0;
-}
+CALL(swiglu, x->b[0], x->b[1], x->b[2], t->n)
 
 /* What underflows in a product may be lost: TINY times the other factors. */
 static double lost(double a, double b, double c) { return 4 * TINY * (1 + fabs(a)) * (1 + fabs(b)) * (1 + fabs(c)); }
@@ -348,12 +323,7 @@ static void swiglu_cases(struct oracle *o)
 }
 
 /* In place (flag): operand 0 is dgate and gate, operand 1 is dup and up. */
-static int call_swiglu_backward(struct call *x, const struct trial *t)
-{
-    buf **b = x->b;
-    x->k->swiglu_backward(x->c, b[0], b[1], b[2], t->flag ? b[0] : b[3], t->flag ? b[1] : b[4], t->n);
-    return 0;
-}
+CALL(swiglu_backward, x->b[0], x->b[1], x->b[2], t->flag ? x->b[0] : x->b[3], t->flag ? x->b[1] : x->b[4], t->n)
 
 /* dgate = d up s (1 + z (1 - s)): s to 4 u, so 1 - s to (4 s + 1) u. */
 static void swiglu_backward_bounds(struct trial *t)
@@ -398,11 +368,7 @@ static void swiglu_backward_cases(struct oracle *o)
 
 /* ---- dropout ---- */
 
-static int call_dropout(struct call *x, const struct trial *t)
-{
-    x->k->dropout(x->c, x->b[0], x->b[1], (ints *)x->b[2], (ints *)x->b[3], t->N, t->C, t->p, t->key, t->flag);
-    return 0;
-}
+CALL(dropout, x->b[0], x->b[1], (ints *)x->b[2], (ints *)x->b[3], t->N, t->C, t->p, t->key, t->flag)
 
 /* The mask is exact: what is dropped is 0, or stays as it was. */
 static void dropout_bounds(struct trial *t)
@@ -450,12 +416,8 @@ static void dropout_cases(struct oracle *o)
 
 /* ---- loss ---- */
 
-static int call_cross_entropy(struct call *x, const struct trial *t)
-{
-    x->k->cross_entropy(x->c, x->b[0], (ints *)x->b[1], x->b[2], (ints *)x->b[3], (ints *)x->b[4], x->b[5], t->N,
-                        t->V, t->flag, t->scale);
-    return 0;
-}
+CALL(cross_entropy, x->b[0], (ints *)x->b[1], x->b[2], (ints *)x->b[3], (ints *)x->b[4], x->b[5], t->N, t->V,
+     t->flag, t->scale)
 
 /* One row: losses to u (8 + 2 max|z| + |loss|), as z - max may be rounded before exp; a gradient to
  * u (12 + 4 max|z|) of its softmax, and two roundings of what is subtracted. */
@@ -539,11 +501,7 @@ static void cross_entropy_cases(struct oracle *o)
 
 /* ---- optimizer ---- */
 
-static int call_adamw(struct call *x, const struct trial *t)
-{
-    x->k->adamw(x->c, x->b[0], x->b[1], x->b[2], x->b[3], t->n, &t->step);
-    return 0;
-}
+CALL(adamw, x->b[0], x->b[1], x->b[2], x->b[3], t->n, &t->step)
 
 static void adamw_bounds(struct trial *t)
 {
@@ -560,24 +518,27 @@ static void adamw_bounds(struct trial *t)
     }
 }
 
+/* The first, from zeros; any other; one with an m that is the gradient. */
+static const struct adamw_step adamw_steps[] = {
+    { 1e-3, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1 },
+    { 2e-2, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 * 0.9 * 0.9, 1 - 0.95 * 0.95 * 0.95, 0.37 },
+    { 1e-3, 0, 0.95, 1e-8, 0, 1, 1 - 0.95 * 0.95, 1 }
+};
+
 static void adamw_cases(struct oracle *o)
 {
-    static const struct adamw_step steps[] = {
-        { 1e-3, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1 },
-        { 2e-2, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 * 0.9 * 0.9, 1 - 0.95 * 0.95 * 0.95, 0.37 }
-    };
     struct trial t;
     size_t i, j, k;
     for (i = 0; i < COUNT(flat_sizes); i++) {
-        for (k = 0; k < COUNT(steps); k++) {
+        for (k = 0; k < 2; k++) {
             double *m, *v;
             trial_begin(&t, o, "adamw", call_adamw, "n %d, step of kind %d", flat_sizes[i], (int)k);
             t.n = (size_t)flat_sizes[i];
-            t.step = steps[k];
+            t.step = adamw_steps[k];
             add_operand(&t, INOUT, t.n, NORMAL);
             m = add_operand(&t, INOUT, t.n, NORMAL);
             v = add_operand(&t, INOUT, t.n, NORMAL);
-            for (j = 0; m && v && j < t.n; j++) {           /* the first step starts from zeros */
+            for (j = 0; m && v && j < t.n; j++) {
                 v[j] = k ? rounded(v[j] * v[j]) : 0;
                 if (!k) m[j] = 0;
             }
@@ -672,28 +633,23 @@ static void adamw8bit_bounds(struct trial *t)
     }
 }
 
-/* From nothing, and from any state; gradients of all sizes; a block that has neither; and, with an m that is
- * the gradient, the midpoints of the map themselves beside a 1, where the lower code is right. */
+/* Gradients of all sizes; a block that has neither them nor a state; and, with the last kind of step, the midpoints of
+ * the map themselves beside a 1, where the lower code is right. */
 static void adamw8bit_cases(struct oracle *o)
 {
-    static const struct adamw_step steps[] = {
-        { 1e-3, 0.9, 0.999, 1e-8, 0, 0.1, 0.001, 1 },
-        { 2e-2, 0.9, 0.95, 1e-8, 0.1, 1 - 0.9 * 0.9 * 0.9, 1 - 0.95 * 0.95 * 0.95, 0.37 },
-        { 1e-3, 0, 0.95, 1e-8, 0, 1, 1 - 0.95 * 0.95, 1 }
-    };
     float map[256];
     static const int sizes[] = { 0, 1, 3, 8, 17, 33, 255, 256, 257, 300, 511, 512, 1023, 4099 };
     struct trial t;
     size_t i, j, k;
     dynamic_map(map, 1);
     for (i = 0; i < COUNT(sizes); i++) {
-        for (k = 0; k < COUNT(steps); k++) {
+        for (k = 0; k < COUNT(adamw_steps); k++) {
             size_t n = (size_t)sizes[i], blocks = block_count(n, MOMENT_BLOCK);
             double *codes[2], *absmax[2], *g;
             int moment;
             trial_begin(&t, o, "adamw8bit", call_adamw8bit, "n %d, step of kind %d", sizes[i], (int)k);
             t.n = n;
-            t.step = steps[k];
+            t.step = adamw_steps[k];
             add_operand(&t, INOUT, n, NORMAL);
             for (moment = 0; moment < 2; moment++) {
                 codes[moment] = add_ints(&t, INOUT, n, 0);

@@ -85,22 +85,16 @@ static void fill_weight(struct trial *t, unsigned char *p, size_t n, enum mode m
 static void add_weight(struct trial *t, int type, int rows, int cols, int head_rows, int skip, enum mode mode)
 {
     size_t n = ((size_t)rows + skip) * cols, i;
-    struct weight w = { 0 };
     float *row = arena_take(&t->o->arena, (size_t)cols, sizeof *row);
     unsigned char *bytes;
     int r;
-    w.type = type;
-    w.rows = rows;
-    w.cols = cols;
-    w.head_rows = head_rows;
-    w.offset = (size_t)skip * cols;
-    t->weight = w;
+    t->weight = (struct weight){ .type = type, .rows = rows, .cols = cols, .head_rows = head_rows, .offset = (size_t)skip * cols };
     t->dense = numbers(t, (size_t)rows * cols);
     if (left_out(t->o)) return;
     if (type == TYPE_REAL) {
         const double *x = add_operand(t, IN, n, mode);
         t->weight_operand = t->operands - 1;
-        for (i = 0; t->dense && x && i < (size_t)rows * cols; i++) t->dense[i] = x[w.offset + i];
+        for (i = 0; t->dense && x && i < (size_t)rows * cols; i++) t->dense[i] = x[t->weight.offset + i];
         return;
     }
     if (is_quantised(type)) {
@@ -165,11 +159,7 @@ static void embed_cases(struct oracle *o)
     }
 }
 
-static int call_embed_backward(struct call *x, const struct trial *t)
-{
-    x->k->embed_backward(x->c, x->b[0], x->b[1], (ints *)x->b[2], t->N, t->C);
-    return 0;
-}
+CALL(embed_backward, x->b[0], x->b[1], (ints *)x->b[2], t->N, t->C)
 
 /* count additions: count * u * (|old| + sum |dout|) */
 static void embed_backward_bounds(struct trial *t)
@@ -266,8 +256,8 @@ static void dot_add_weight(const struct trial *t, struct dot_terms *d, double a,
     d->rounding2 += off * off;
 }
 
-/* A product's variant, as t->flag keeps it. */
-static int pack_flag(enum mode mode, int bias, int accumulate) { return (int)mode + 4 * bias + 8 * accumulate; }
+/* A product's variant, in t->flag: its mode, and these. */
+enum { MODE = 3, BIAS = 4, ADD = 8 };
 
 /* out[n,o], n rows of `out` columns: K terms left(n,k) right(k,o), for all three products. */
 static void product_bounds(struct trial *t, int N, int O, int K, size_t left_n, size_t left_k, size_t right_k,
@@ -281,7 +271,7 @@ static void product_bounds(struct trial *t, int N, int O, int K, size_t left_n, 
             size_t at = (size_t)n * O + o;
             double old = out->use == INOUT ? out->start[at] : 0, b = bias ? bias[o] : 0;
             for (k = 0; k < K; k++) dot_add_weight(t, &d, left[n * left_n + k * left_k], right[k * right_k + o * right_o]);
-            out->bound[at] = dot_bound(&d, K, t->scale, fabs(old) + fabs(b), t->flag & 3, t->o->u);
+            out->bound[at] = dot_bound(&d, K, t->scale, fabs(old) + fabs(b), t->flag & MODE, t->o->u);
             check_oracle(t, out->want[at], t->scale * d.sum + b + old,
                          fabs(t->scale) * d.absolute + fabs(old) + fabs(b) + 1);
         }
@@ -290,7 +280,7 @@ static void product_bounds(struct trial *t, int N, int O, int K, size_t left_n, 
 
 static int call_matmul(struct call *x, const struct trial *t)
 {
-    return x->k->matmul(x->c, x->b[0], x->b[1], &x->w, x->b[2], t->scale, t->flag >> 3, t->N);
+    return x->k->matmul(x->c, x->b[0], x->b[1], &x->w, x->b[2], t->scale, !!(t->flag & ADD), t->N);
 }
 
 static void matmul_bounds(struct trial *t)
@@ -302,7 +292,7 @@ static void matmul_bounds(struct trial *t)
 
 static int call_matmul_dx(struct call *x, const struct trial *t)
 {
-    return x->k->matmul_dx(x->c, x->b[0], x->b[1], &x->w, t->scale, t->flag >> 3, t->N);
+    return x->k->matmul_dx(x->c, x->b[0], x->b[1], &x->w, t->scale, !!(t->flag & ADD), t->N);
 }
 
 static void matmul_dx_bounds(struct trial *t)
@@ -332,7 +322,7 @@ static void try_product(struct oracle *o, int backward, const int *shape, int ty
                 modes[mode], bias ? " bias" : "", accumulate ? " +=" : "", scale);
     t.N = N;
     t.scale = scale;
-    t.flag = pack_flag(mode, bias, accumulate);
+    t.flag = (int)mode | (bias ? BIAS : 0) | (accumulate ? ADD : 0);
     add_operand(&t, accumulate ? INOUT : OUT, (size_t)N * (backward ? I : O), mode);
     add_operand(&t, IN, (size_t)N * (backward ? O : I), mode);
     if (bias) add_operand(&t, IN, (size_t)O, mode);
@@ -419,31 +409,22 @@ static void matmul_cases(struct oracle *o) { product_cases(o, 0); }
 static void matmul_dx_cases(struct oracle *o) { product_cases(o, 1); }
 
 /* ---- an adapted linear ----
- * Operands of both directions: out or dx; h or gh; x or dout; bias; A; B. t->flag as pack_flag() has it,
- * and these. */
+ * Operands of both directions: out or dx; h or gh; x or dout; bias; A; B. t->flag has these besides. */
 enum { NO_A = 16, H_ALONE = 32, ADD_H = 64, BACKWARD = 128 };
 
 static struct weight real_operand(const struct call *x, int i, int rows, int cols)
 {
-    struct weight w = { 0 };
-    w.type = TYPE_REAL;
-    w.rows = rows;
-    w.cols = cols;
-    w.data = x->b[i];
-    return w;
+    return (struct weight){ .type = TYPE_REAL, .rows = rows, .cols = cols, .data = x->b[i] };
 }
 
 /* Where the table has the entry but cannot read w, its products are tried in its place: as not read, all the same. */
 static int call_linear(struct call *x, const struct trial *t)
 {
-    struct weight a = real_operand(x, 4, t->M, t->weight.cols), b = real_operand(x, 5, t->weight.rows, t->M);
+    struct weight a = real_operand(x, 4, t->rank, t->weight.cols), b = real_operand(x, 5, t->weight.rows, t->rank);
     const struct kernels *k = x->k;
-    struct low_rank ab;
+    const struct low_rank ab = { .a = t->flag & NO_A ? NULL : &a, .b = &b, .scale = t->scale };
     buf *out = t->flag & H_ALONE ? NULL : x->b[0];
-    int add = !!(t->flag & 8), add_h = !!(t->flag & ADD_H);
-    ab.a = t->flag & NO_A ? NULL : &a;
-    ab.b = &b;
-    ab.scale = t->scale;
+    int add = !!(t->flag & ADD), add_h = !!(t->flag & ADD_H);
     if (t->flag & BACKWARD) {
         if (k->linear_dx && !(x->unread = k->linear_dx(x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N))) return 0;
         return kernels_linear_dx(k, x->c, out, x->b[1], x->b[2], &x->w, &ab, add_h, add, t->N);
@@ -456,14 +437,14 @@ static int call_linear(struct call *x, const struct trial *t)
 static void hidden_bounds(struct trial *t, int K, const double *factor, size_t factor_k, size_t factor_j)
 {
     struct operand *h = &t->operand[1], *x = &t->operand[2];
-    int n, j, k, r = t->M;
+    int n, j, k, r = t->rank;
     for (n = 0; n < t->N; n++)
         for (j = 0; j < r; j++) {
             struct dot_terms d = { 0 };
             size_t at = (size_t)n * r + j;
             double old = h->use == INOUT ? h->start[at] : 0;
             for (k = 0; k < K; k++) dot_add(&d, x->start[(size_t)n * K + k], factor[k * factor_k + j * factor_j]);
-            h->bound[at] = dot_bound(&d, K, t->scale, fabs(old), t->flag & 3, t->o->u);
+            h->bound[at] = dot_bound(&d, K, t->scale, fabs(old), t->flag & MODE, t->o->u);
             check_oracle(t, h->want[at], t->scale * d.sum + old, fabs(t->scale) * d.absolute + fabs(old) + 1);
         }
 }
@@ -473,7 +454,7 @@ static void hidden_bounds(struct trial *t, int K, const double *factor, size_t f
 static void linear_bounds(struct trial *t)
 {
     struct operand *out = &t->operand[0], *h = &t->operand[1];
-    int backward = t->flag & BACKWARD, O = t->weight.rows, I = t->weight.cols, r = t->M, n, o, k;
+    int backward = t->flag & BACKWARD, O = t->weight.rows, I = t->weight.cols, r = t->rank, n, o, k;
     int in = backward ? O : I, wide = backward ? I : O;
     const double *x = t->operand[2].start, *bias = t->operand[3].absent ? NULL : t->operand[3].start;
     const double *first = t->operand[backward ? 5 : 4].start, *second = t->operand[backward ? 4 : 5].start;
@@ -491,7 +472,7 @@ static void linear_bounds(struct trial *t)
                 dot_add(&d, h->want[(size_t)n * r + k], f);
                 if (h->use != IN) passed_on += h->bound[(size_t)n * r + k] * fabs(f);
             }
-            out->bound[at] = dot_bound(&d, in + r, 1, fabs(old) + fabs(b), t->flag & 3, t->o->u) + passed_on;
+            out->bound[at] = dot_bound(&d, in + r, 1, fabs(old) + fabs(b), t->flag & MODE, t->o->u) + passed_on;
             check_oracle(t, out->want[at], d.sum + b + old, d.absolute + fabs(old) + fabs(b) + 1);
         }
 }
@@ -500,18 +481,17 @@ static void linear_begin(struct trial *t, struct oracle *o, const int *shape, in
 {
     int backward = flag & BACKWARD, N = shape[0], O = shape[1], I = shape[2];
     trial_begin(t, o, backward ? "linear_dx" : "linear", call_linear, "N %d O %d I %d r %d %s mode %d%s%s%s%s", N, O, I, r,
-                weight_types[type].name, mode, flag & 8 ? " +=" : "", flag & NO_A ? " without A" : "",
+                weight_types[type].name, mode, flag & ADD ? " +=" : "", flag & NO_A ? " without A" : "",
                 flag & H_ALONE ? " h alone" : "", flag & ADD_H ? " h +=" : "");
     t->N = N;
-    t->M = r;
-    t->is_rank = 1;
+    t->rank = r;
     t->scale = mode == EXACT ? -0.5 : 0.8;
-    t->flag = flag + (int)mode;
+    t->flag = flag | (int)mode;
     if (flag & H_ALONE) add_absent(t);
-    else add_operand(t, flag & 8 ? INOUT : OUT, (size_t)N * (backward ? I : O), mode);
+    else add_operand(t, flag & ADD ? INOUT : OUT, (size_t)N * (backward ? I : O), mode);
     add_operand(t, !backward && flag & NO_A ? IN : flag & ADD_H ? INOUT : OUT, (size_t)N * r, mode);
     add_operand(t, IN, (size_t)N * (backward ? O : I), mode);
-    if (flag & 4) add_operand(t, IN, (size_t)O, mode);
+    if (flag & BIAS) add_operand(t, IN, (size_t)O, mode);
     else add_absent(t);
     add_operand(t, IN, (size_t)r * I, mode);
     add_operand(t, IN, (size_t)O * r, mode);
@@ -545,12 +525,12 @@ static void linears(struct oracle *o, int backward)
         for (k = 0; k < COUNT(types); k++) {
             const int *shape = product_shapes[i];
             int r = ranks[(i + k) % COUNT(ranks)], real = types[k] == TYPE_REAL || types[k] == TYPE_F32;
-            int flag = backward | ((i + k / 2) & 1 ? 8 : 0), way = (int)(i + k / 3) % 4;
+            int flag = backward | ((i + k / 2) & 1 ? ADD : 0), way = (int)(i + k / 3) % 4;
             enum mode mode = (enum mode)((i + k / 6) % (real ? 3 : 2));
             if (way == 1) flag |= NO_A;
             if (way == 2) flag |= H_ALONE;
             if (backward && (i + k) / 2 % 2) flag |= ADD_H;
-            if (!backward && (i + k) % 2) flag |= 4;
+            if (!backward && (i + k) % 2) flag |= BIAS;
             if (!fits(types[k], shape[2]) || (!real && (i + k) % 3)) continue;      /* time */
             if (shape[0] * shape[1] * shape[2] > 600000 && types[k] != TYPE_F32) continue;
             linear_begin(&t, o, shape, r, types[k], mode, flag);
@@ -578,11 +558,7 @@ static void linear_cases(struct oracle *o) { linears(o, 0); }
 
 static void linear_dx_cases(struct oracle *o) { linears(o, BACKWARD); }
 
-static int call_matmul_dw(struct call *x, const struct trial *t)
-{
-    x->k->matmul_dw(x->c, x->b[0], x->b[1], x->b[2], t->scale, t->N, t->M, t->C);
-    return 0;
-}
+CALL(matmul_dw, x->b[0], x->b[1], x->b[2], t->scale, t->N, t->M, t->C)
 
 static void matmul_dw_bounds(struct trial *t)
 {
@@ -613,11 +589,7 @@ static void matmul_dw_cases(struct oracle *o)
     }
 }
 
-static int call_bias_backward(struct call *x, const struct trial *t)
-{
-    x->k->bias_backward(x->c, x->b[0], x->b[1], t->N, t->C);
-    return 0;
-}
+CALL(bias_backward, x->b[0], x->b[1], t->N, t->C)
 
 /* A dot product with ones: partial sums are sqrt(k) terms large, so the error is (2 sqrt(N) + 2) u |dout|. */
 static void bias_backward_bounds(struct trial *t)
