@@ -474,13 +474,26 @@ static int gguf_ignored(const struct gguf *g, const char *arch, struct text *ign
     return ignored ? text_check(ignored, err) : 0;
 }
 
+/* llama.cpp's adapters name the architecture of their base. */
+static int check_gguf_type(const struct gguf *g, struct lora_error *err)
+{
+    char *type = NULL;
+    int bad = gguf_get_string(g, "general.type", &type, err);
+    if (type && !strcmp(type, "adapter")) {
+        fail(err, "not a model", "%s: general.type", g->path);
+        bad = found(err, "adapter");
+    }
+    free(type);
+    return bad;
+}
+
 int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignored, struct lora_error *err)
 {
     char *arch = NULL;
     const struct family *f;
     int bad = -1;
     config_defaults(c);
-    if (gguf_get_string(g, "general.architecture", &arch, err)) return -1;
+    if (check_gguf_type(g, err) || gguf_get_string(g, "general.architecture", &arch, err)) return -1;
     if ((f = find_family(arch, 1, g->path, err)) && !gguf_shape(c, g, arch, err)) {
         snprintf(c->model_type, sizeof c->model_type, "%s", f->type);
         c->tied = !gguf_find(g, "output.weight");

@@ -261,6 +261,11 @@ static int run_chat(struct run *r)
         if (tty) fputs("> ", stderr);
         n = getline(&line, &size, stdin);
         if (n < 0) break;
+        if (strlen(line) != (size_t)n) {
+            fail(r->err, "cannot read a turn", "standard input");
+            bad = found(r->err, "a NUL byte");
+            break;
+        }
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = 0;
         if (n) bad = next_turn(r, &c, line);
     }

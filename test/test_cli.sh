@@ -389,6 +389,9 @@ and then?<|im_end|>
 "
 { printf '%s\n' "$said"; cat "$dir/out"; } >"$dir/want"
 same "$dir/chat" "$dir/want"
+printf 'hi\0there\n' | $EXE "$LORA" generate $small --chat --max-new-tokens 1 >"$dir/out" 2>"$dir/err"
+[ $? = 1 ] || wrong "a NUL byte in a turn"
+last "^lora: cannot read a turn: standard input: found a NUL byte$"; silent out
 
 begin "an adapter: run.json gives what was left open, and what was taken is said"
 run 0 train --model "$m" --chat-template chatml --data "$dir/all.jsonl" --prompt-template 'Say {text}:\n' --out "$dir/a" --max-steps 2 --lora-r 2 --batch-size 4 --save-steps 100 --backend ref --learning-rate 0.01 --warmup-steps 0

@@ -17,6 +17,10 @@ export_ 0 --model $data/model --adapter $data/patterns/adapter --out "$dir/a.ggu
     cmp "$dir/a.gguf" "$dir/first"
 result "a file, and the same over it" $?
 
+$EXE "$LORA" inspect --model "$dir/a.gguf" >"$dir/out" 2>"$dir/error"
+[ $? = 1 ] && [ ! -s "$dir/out" ] && has "$dir/error" "lora: not a model: $dir/a.gguf: general.type: found adapter"
+result "it is no model" $?
+
 export_ 2 --model $data/model --adapter $data/patterns/adapter && has "$dir/error" "--out are needed" &&
     export_ 2 --model $data/model --out "$dir/b.gguf" &&
     export_ 2 --model $data/model --adapter $data/patterns/adapter --adapter $data/patterns/adapter --out "$dir/b.gguf" &&
