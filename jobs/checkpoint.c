@@ -305,7 +305,7 @@ static void put_option(struct text *t, const struct json *v)
 static int same_option(const char *key, const struct json *then, const struct json *now, const char *dir, struct lora_error *err)
 {
     struct text a = { 0 }, b = { 0 };
-    int bad;
+    int bad, rows = !strcmp(key, "data") || !strcmp(key, "eval-data");
     put_option(&a, then);
     put_option(&b, now);
     bad = text_check(&a, err) || text_check(&b, err);
@@ -313,7 +313,8 @@ static int same_option(const char *key, const struct json *then, const struct js
         fail(err, "cannot resume", "%s: %s has changed", dir, key);
         expected(err, "%s", a.s);
         found(err, "%s", b.s);
-        bad = hint(err, "a resumed run goes on with the data and options it began with; --overwrite begins anew");
+        bad = hint(err, "a resumed run goes on with the data and options it began with%s; --overwrite begins anew",
+                   rows ? " (the rows as ids: their files, --eval-split, chat and prompt template)" : "");
     }
     text_free(&a);
     text_free(&b);

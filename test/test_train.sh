@@ -85,7 +85,7 @@ for option in "--learning-rate 0.02" "--seed 6" "--lora-dropout 0" "--lora-alpha
     says "has changed"
 done
 expect 1 train "$@" --data "$dir/eval.jsonl" --out "$dir/moved" --resume
-says "data has changed"
+says "data has changed"; says "rows as ids: their files, --eval-split, chat and prompt template"
 expect 1 train "$@" --model "$dir/model2" --out "$dir/moved" --resume
 says "model has changed"
 same_run "$dir/t1" "$dir/moved" 10
