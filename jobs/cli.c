@@ -131,16 +131,25 @@ struct parser {
 
 static int same_letter(char a, char b) { return (a == '_' ? '-' : a) == (b == '_' ? '-' : b); }
 
-/* Which of the words of `list`, which | parts, is name[n]? -1: none, or there is no list. */
+/* The next word of *list, which | parts, and its length; NULL: there are no more, or there is no list. */
+static const char *next_word(const char **list, size_t *n)
+{
+    const char *word = *list;
+    if (!word) return NULL;
+    *n = strcspn(word, "|");
+    *list = word[*n] ? word + *n + 1 : NULL;
+    return word;
+}
+
+/* Which word of the list is name[n]? -1: none. */
 static int word_index(const char *list, const char *name, size_t n)
 {
+    const char *word;
+    size_t length, i;
     int index;
-    for (index = 0; list; index++) {
-        size_t i = 0;
-        while (i < n && list[i] && list[i] != '|' && same_letter(list[i], name[i])) i++;
-        if (i == n && (!list[i] || list[i] == '|')) return index;
-        list = strchr(list, '|');
-        if (list) list++;
+    for (index = 0; (word = next_word(&list, &length)); index++) {
+        for (i = 0; i < n && i < length && same_letter(word[i], name[i]); i++) ;
+        if (i == n && i == length) return index;
     }
     return -1;
 }
@@ -188,24 +197,19 @@ static int distance(const char *a, size_t n, const char *b, size_t m)
 static void nearest_option(const struct job *job, const char *name, size_t n, char *out, size_t size)
 {
     const struct option *o;
-    int i, best = distance("help", 4, name, n);
+    int i, k, best = distance("help", 4, name, n);
     snprintf(out, size, "help");
-    for (i = 0; (o = option_at(job, i)); i++) {
-        const char *const list[] = { o->name, o->aliases };
-        int k;
+    for (i = 0; (o = option_at(job, i)); i++)
         for (k = 0; k < 2; k++) {
-            const char *word = list[k];
-            while (word) {
-                size_t m = strcspn(word, "|");
-                int d = distance(word, m, name, n);
-                if (d < best) {
-                    best = d;
-                    snprintf(out, size, "%.*s", (int)m, word);
-                }
-                word = word[m] ? word + m + 1 : NULL;
+            const char *list = k ? o->aliases : o->name, *word;
+            size_t length;
+            while ((word = next_word(&list, &length))) {
+                int d = distance(word, length, name, n);
+                if (d >= best) continue;
+                best = d;
+                snprintf(out, size, "%.*s", (int)length, word);
             }
         }
-    }
 }
 
 const char *nearest_word(const char *name, const char *const *words, int n)
@@ -264,10 +268,8 @@ static int read_size(const char *value, size_t *out)
 
 const char *option_choice(const struct option *o, int i, size_t *n)
 {
-    const char *word = i < 0 ? NULL : o->choices;
-    for (; i > 0 && word; i--)
-        if ((word = strchr(word, '|'))) word++;
-    *n = word ? strcspn(word, "|") : 0;
+    const char *list = i < 0 ? NULL : o->choices, *word;
+    while ((word = next_word(&list, n)) && i-- > 0) ;
     return word;
 }
 
@@ -423,15 +425,6 @@ static char *trim(char *s, size_t n)
     return s;
 }
 
-/* The row of --config FILE, or -1: a job may have a --config of its own, which is not this one. */
-static int config_row(const struct job *job)
-{
-    int row = option_find(job, "config", 6);
-    const struct option *o = row < 0 ? NULL : option_at(job, row), *c = common_options;
-    while (c->name && c != o) c++;
-    return c->name ? row : -1;
-}
-
 /* One `name: value` line. What the command line gave wins. */
 static int read_line(struct parser *p, const char *path, int number, char *line, size_t n)
 {
@@ -450,7 +443,7 @@ static int read_line(struct parser *p, const char *path, int number, char *line,
     row = option_find(p->job, name, strlen(name));
     if (row < 0) return unknown_option(p, place, name, strlen(name));
     o = option_at(p->job, row);
-    if (row == config_row(p->job)) return fail(&p->err, "a configuration cannot name another", "%s", place);
+    if (!strcmp(o->name, "config")) return fail(&p->err, "a configuration cannot name another", "%s", place);
     if (p->given[row] == WORDS) return 0;
     if (p->given[row] == CONFIG && o->type != OPTION_LIST) return fail(&p->err, "an option given twice", "%s", place);
     p->given[row] = CONFIG;
@@ -500,7 +493,8 @@ static void put_default(const struct option *o, const char *settings)
 static void put_option(const struct option *o, const char *settings)
 {
     char left[160];
-    const char *value = o->value ? o->value : o->choices ? o->choices : "";
+    const char *value = o->value ? o->value : o->choices ? o->choices : "", *list = o->aliases, *word, *before = "; also --";
+    size_t length;
     int n;
     if (o->type == OPTION_LATER) return;
     n = snprintf(left, sizeof left, "  --%s%s%s", o->name, *value ? " " : "", value);
@@ -508,15 +502,7 @@ static void put_option(const struct option *o, const char *settings)
     else printf("%-30s", left);
     printf("  %s", o->help ? o->help : "");
     put_default(o, settings);
-    if (o->aliases) {
-        const char *a;
-        fputs("; also ", stdout);
-        for (a = o->aliases; *a; a++) {
-            if (a == o->aliases || a[-1] == '|') fputs("--", stdout);
-            if (*a == '|') fputs(", ", stdout);
-            else fputc(*a, stdout);
-        }
-    }
+    for (; (word = next_word(&list, &length)); before = ", --") printf("%s%.*s", before, (int)length, word);
     fputc('\n', stdout);
 }
 
@@ -575,15 +561,14 @@ static int check_common(struct parser *p, const struct common *c)
     return 0;
 }
 
-/* The words, then the lines of --config. */
+/* The words, then the lines of --config: that of common_options, a job may have a --config of its own. */
 static int job_options(struct parser *p, int argc, char **argv)
 {
-    int i, config = config_row(p->job), bad = 0;
+    const struct common *c = p->job->more == common_options ? (const void *)p->settings : NULL;
+    int i, bad = 0;
     for (i = 0; i < argc && !bad; i++) bad = read_word(p, argc, argv, &i);
-    if (!bad && config >= 0 && p->given[config])
-        bad = read_config(p, *(const char **)(p->settings + option_at(p->job, config)->offset));
-    if (!bad && p->job->more == common_options) bad = check_common(p, (const struct common *)(void *)p->settings);
-    return bad;
+    if (!bad && c && c->config) bad = read_config(p, c->config);
+    return bad || (c && check_common(p, c));
 }
 
 static void free_lists(struct parser *p)
