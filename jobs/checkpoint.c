@@ -25,7 +25,6 @@
 
 /* Where each trained tensor of a full run lies, by id and layer. */
 struct full_source {
-    const struct config *c;
     const struct trained *list;
     int n;
     const float *values;
@@ -58,20 +57,16 @@ const float *run_floats(const struct run *r, int buffer, float **copy, struct lo
 
 int weights_write(struct run *r, const char *dir, int dtype, struct lora_error *err)
 {
-    const struct config *c = &r->session.model->config;
+    const struct model *m = r->session.model;
     float *copy;
-    const float *values = run_floats(r, LORA_PARAMETERS, &copy, err);
-    struct full_source s;
+    struct full_source s = { .values = run_floats(r, LORA_PARAMETERS, &copy, err) };
     int bad;
-    if (!values) return -1;
+    if (!s.values) return -1;
     if (r->adapter) {
-        bad = adapter_write(r->adapter, values, dir, r->session.model->path, err);
+        bad = adapter_write(r->adapter, s.values, dir, m->path, err);
     } else {
-        s.c = c;
         s.n = lora_trained(r->lora, &s.list);
-        s.values = values;
-        bad = model_write(c, dir, dtype, full_row, &s, err)
-              || session_save_beside(r->session.model, r->session.tokenizer, dir, err);
+        bad = model_write(&m->config, dir, dtype, full_row, &s, err) || session_save_beside(m, r->session.tokenizer, dir, err);
     }
     free(copy);
     return bad ? -1 : 0;
@@ -545,7 +540,7 @@ int checkpoint_clear(const char *dir, struct lora_error *err)
 
 /* Lines of steps after the state's, of evaluations after its last one (which are made again), and a last line that
  * was cut, are left out. */
-static int keep_lines(struct text *kept, const struct file_map *f, const struct train_state *s)
+static void keep_lines(struct text *kept, const struct file_map *f, const struct train_state *s)
 {
     size_t i = 0;
     while (i < f->size) {
@@ -559,7 +554,6 @@ static int keep_lines(struct text *kept, const struct file_map *f, const struct 
         json_free(&d);
         i += (size_t)(end - line) + 1;
     }
-    return kept->failed;
 }
 
 int metrics_open(struct run *r, struct lora_error *err)
@@ -568,11 +562,9 @@ int metrics_open(struct run *r, struct lora_error *err)
     struct text kept = { 0 };
     struct file_map f;
     int bad = !path;
-    if (path && file_exists(path)) {
-        if (!(bad = file_open(&f, path, err))) {
-            keep_lines(&kept, &f, &r->state);
-            file_close(&f);
-        }
+    if (path && file_exists(path) && !(bad = file_open(&f, path, err))) {
+        keep_lines(&kept, &f, &r->state);
+        file_close(&f);
     }
     if (!bad) bad = text_check(&kept, err) || file_write(path, kept.s ? kept.s : "", kept.n, err);
     if (!bad && !(r->metrics = fopen(path, "a"))) bad = fail(err, "cannot write", "%s", path);

@@ -17,10 +17,8 @@ static void put_named(struct text *t, const char *name, double x)
     json_put_number(t, x, 0);
 }
 
-static void put_choice(struct text *t, const struct option *o, int i)
+static void put_word(struct text *t, const char *word, size_t n)
 {
-    size_t n;
-    const char *word = option_choice(o, i, &n);
     if (word) json_put_string(t, word, n);
     else text_puts(t, "null");
 }
@@ -28,17 +26,19 @@ static void put_choice(struct text *t, const struct option *o, int i)
 static void put_value(struct text *t, const struct option *o, const char *settings)
 {
     const void *field = settings + o->offset;
+    const char *word;
+    size_t n;
     switch (o->type) {
     case OPTION_FLAG: text_puts(t, *(const int *)field > 0 ? "true" : "false"); break;
     case OPTION_INT: text_printf(t, "%d", *(const int *)field); break;
     case OPTION_LONG: text_printf(t, "%lld", *(const long long *)field); break;
     case OPTION_NUMBER: json_put_number(t, *(const double *)field, 0); break;
     case OPTION_SIZE: text_printf(t, "%zu", *(const size_t *)field); break;
-    case OPTION_CHARACTER:
-        if (*(const char *)field) json_put_string(t, field, 1);
-        else text_puts(t, "null");
+    case OPTION_CHARACTER: put_word(t, *(const char *)field ? field : NULL, 1); break;
+    case OPTION_CHOICE:
+        word = option_choice(o, *(const int *)field, &n);
+        put_word(t, word, n);
         break;
-    case OPTION_CHOICE: put_choice(t, o, *(const int *)field); break;
     default: json_put_text(t, *(const char *const *)field);
     }
 }

@@ -67,7 +67,7 @@ static int check_chat(const struct session *s, const struct json *root, const ch
     return 0;
 }
 
-static int check_run(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
+static int check_run(struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
     return check_weights(s, root, path, err) || check_tokenizer(s, root, path, err) || check_chat(s, root, path, err) ? -1 : 0;
 }
@@ -143,14 +143,15 @@ static char *run_path(const char *dir, struct lora_error *err)
     return is_checkpoint < 0 ? NULL : path_join(dir, is_checkpoint ? "../run.json" : "run.json", err);
 }
 
-/* Takes from an adapter's run.json, if there is one, or with `seen` compares with it. */
-static int read_run(struct session *taker, const struct session *seen, const char *dir, struct lora_error *err)
+/* What is done with an adapter's run.json: take_run() or check_run(). */
+typedef int run_reader(struct session *s, const struct json *root, const char *path, struct lora_error *err);
+
+static int read_run(struct session *s, run_reader *use, const char *dir, struct lora_error *err)
 {
     char *path = run_path(dir, err);
     struct json_document d = { NULL, NULL };
     int bad = !path;
-    if (path && file_exists(path))
-        bad = json_read(&d, path, err) || (seen ? check_run(seen, d.root, path, err) : take_run(taker, d.root, path, err));
+    if (path && file_exists(path)) bad = json_read(&d, path, err) || use(s, d.root, path, err);
     json_free(&d);
     free(path);
     return bad ? -1 : 0;
@@ -177,9 +178,9 @@ void warn_unmatched(const struct adapter *a, const char *dir)
     status("warning: %s/adapter_config.json: keys that match no adapted module, and change nothing: %s", dir, a->unmatched.s);
 }
 
-int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err)
+int session_read_adapter(struct session *s, struct adapter **a, const char *dir, struct lora_error *err)
 {
-    if (read_run(NULL, s, dir, err) || adapter_read(a, dir, &s->model->config, err)) return -1;
+    if (read_run(s, check_run, dir, err) || adapter_read(a, dir, &s->model->config, err)) return -1;
     warn_unmatched(*a, dir);
     return 0;
 }
@@ -297,7 +298,7 @@ int session_open(struct session *s, const struct common *c, const struct option_
     if (s->model->ignored.s) status("passed over in the model: %s", s->model->ignored.s);
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
-        bad = read_run(s, NULL, dir, err);
+        bad = read_run(s, take_run, dir, err);
         free(dir);
         if (bad) return -1;
     }

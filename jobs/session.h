@@ -63,7 +63,7 @@ int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_e
 int session_save_beside(const struct model *m, const struct tokenizer *t, const char *dir, struct lora_error *err);
 /* A warning of keys of its patterns that match nothing; and adapter_read() with all warnings. */
 void warn_unmatched(const struct adapter *a, const char *dir);
-int session_read_adapter(const struct session *s, struct adapter **a, const char *dir, struct lora_error *err);
+int session_read_adapter(struct session *s, struct adapter **a, const char *dir, struct lora_error *err);
 
 /* ---- base.c: how the linears of the base are quantised; struct quantise with type 0: they are not ---- */
 
