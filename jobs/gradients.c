@@ -51,8 +51,8 @@ static int open_work(struct work *w, struct lora_error *err)
     u = session_setup(&w->session, &w->session.adapter);
     u.sizes.backward = 1;
     u.sizes.keep = -1;
-    return steps_open(&w->steps, &w->data, w->data.n, 0, 0, err)
-           || step_sizes(&u.sizes, &w->steps, 1, 1, w->set->tokens_per_pack, err)
+    w->steps = (struct steps){ .data = &w->data, .per_step = w->data.n, .tokens_per_pack = w->set->tokens_per_pack, .share = 1 };
+    return steps_open(&w->steps, err) || step_sizes(&u.sizes, &w->steps, 1, err)
            || !(w->losses = new_array((size_t)u.sizes.T, sizeof *w->losses, err))
            || lora_open(&w->lora, &u, err) ? -1 : 0;
 }
@@ -62,7 +62,7 @@ static int run_packs(struct work *w, struct lora_error *err)
     double targets = (double)w->data.report.targets;
     int i, got;
     steps_seek(&w->steps, 0);
-    while ((got = step_pack(&w->steps, &w->pack, 0, 1, w->set->tokens_per_pack, err)) > 0) {
+    while ((got = step_pack(&w->steps, &w->pack, err)) > 0) {
         if (lora_train(w->lora, &w->pack, 1 / targets, w->losses, NULL, err)) return -1;
         for (i = 0; i < w->pack.T; i++) w->loss += w->pack.target_weight[i] * w->losses[i];
     }

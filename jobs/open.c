@@ -245,7 +245,13 @@ static int open_steps(struct run *r, int per_step, struct lora_error *err)
 {
     const struct train_settings *s = r->set;
     double ratio = s->warmup_ratio >= 0 ? s->warmup_ratio : s->lr_scheduler == SCHEDULE_CONSTANT ? 0 : 0.03;
-    if (steps_open(&r->steps, &r->data, per_step, !s->no_shuffle, (uint64_t)s->common.seed, err)) return -1;
+    r->steps = (struct steps){
+        .data = &r->data, .per_step = per_step, .tokens_per_pack = s->tokens_per_pack, .adapter = r->adapter ? 0 : -1,
+        /* rows made up for a plan are all alike, and with dropout each row has masks of its own */
+        .share = s->data.data && (!r->adapter || r->adapter->dropout == 0), .shuffle = !s->no_shuffle,
+        .seed = (uint64_t)s->common.seed
+    };
+    if (steps_open(&r->steps, err)) return -1;
     if (s->max_steps && s->epochs > 0)
         status("warning: --epochs %g changes nothing: --max-steps %lld says when the run ends", s->epochs, s->max_steps);
     r->total = s->max_steps ? s->max_steps : (long long)ceil((s->epochs > 0 ? s->epochs : 3) * (double)r->steps.per_epoch);
@@ -277,8 +283,7 @@ static int open_setup(struct run *r, struct lora_error *err)
     u->optim = optim_of(r->set);
     u->page_directory = r->set->out;
     u->sizes.backward = 1;
-    r->share = r->set->data.data && (!r->adapter || r->adapter->dropout == 0);    /* rows made up for a plan are all alike */
-    if (step_sizes(&u->sizes, &r->steps, r->total, r->share, r->set->tokens_per_pack, err)) return -1;
+    if (step_sizes(&u->sizes, &r->steps, r->total, err)) return -1;
     if (!(r->losses = new_array((size_t)u->sizes.T, sizeof *r->losses, err)) || open_evaluation(r, err)) return -1;
     return plan_choose(r, err);
 }

@@ -5,18 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuffle, uint64_t seed,
-               struct lora_error *err)
+int steps_open(struct steps *s, struct lora_error *err)
 {
-    memset(s, 0, sizeof *s);
-    s->data = d;
-    s->per_step = per_step < d->n ? per_step : d->n;
-    s->shuffle = shuffle;
-    s->seed = seed;
-    s->per_epoch = ((long long)d->n + s->per_step - 1) / s->per_step;
+    if (s->per_step > s->data->n) s->per_step = s->data->n;
+    s->per_epoch = ((long long)s->data->n + s->per_step - 1) / s->per_step;
     s->epoch = -1;
-    if (shuffle) s->order = new_array((size_t)d->n, sizeof *s->order, err);
-    return shuffle && !s->order ? -1 : 0;
+    if (s->shuffle) s->order = new_array((size_t)s->data->n, sizeof *s->order, err);
+    return s->shuffle && !s->order ? -1 : 0;
 }
 
 /* The first n of the rows go. */
@@ -74,7 +69,7 @@ static int read_row(struct steps *s, struct lora_error *err)
     return 0;
 }
 
-int step_pack(struct steps *s, struct pack *p, int adapter, int share, int tokens_per_pack, struct lora_error *err)
+int step_pack(struct steps *s, struct pack *p, struct lora_error *err)
 {
     long long tokens = 0;
     int n = 0;
@@ -83,15 +78,15 @@ int step_pack(struct steps *s, struct pack *p, int adapter, int share, int token
         int inputs;
         if (n == s->have && read_row(s, err)) return -1;
         inputs = pack_inputs(&s->inputs[n]);
-        if (share) inputs -= pack_common(&s->inputs[n], s->inputs, n);
-        if (n && tokens + inputs > tokens_per_pack) break;
+        if (s->share) inputs -= pack_common(&s->inputs[n], s->inputs, n);
+        if (n && tokens + inputs > s->tokens_per_pack) break;
         tokens += inputs;
     }
     if (!n) return 0;
     s->used = n;
     s->next += n;
     pack_clear(p);
-    return pack_rows(p, s->inputs, n, adapter, share, err) || pack_finish(p, err) ? -1 : 1;
+    return pack_rows(p, s->inputs, n, s->adapter, s->share, err) || pack_finish(p, err) ? -1 : 1;
 }
 
 /* ---- sizes ---- */
@@ -101,12 +96,12 @@ int step_pack(struct steps *s, struct pack *p, int adapter, int share, int token
 #define STEP_TOKENS 256
 
 /* What any step can need, in whatever order its rows come. */
-static void any_step(struct lora_sizes *z, const struct steps *s, int tokens_per_pack)
+static void any_step(struct lora_sizes *z, const struct steps *s)
 {
     const struct data_report *r = &s->data->report;
     long long longest = r->most_inputs > 1 ? r->most_inputs : 1, tokens, T;
     tokens = longest * s->per_step;
-    if (tokens > tokens_per_pack) tokens = tokens_per_pack > longest ? tokens_per_pack : longest;
+    if (tokens > s->tokens_per_pack) tokens = s->tokens_per_pack > longest ? s->tokens_per_pack : longest;
     T = (long long)r->most_targets * s->per_step;
     z->N = z->U = (int)tokens;
     z->T = (int)(T < 1 << 30 ? T : 1 << 30);
@@ -116,8 +111,7 @@ static void any_step(struct lora_sizes *z, const struct steps *s, int tokens_per
 
 /* The order of rows is known, so every pack of the run is laid once and measured: of a long run the
  * first ones, and then there must be room for any. In file order the epochs are alike. */
-int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share, int tokens_per_pack,
-               struct lora_error *err)
+int step_sizes(struct lora_sizes *z, struct steps *s, long long total, struct lora_error *err)
 {
     struct pack p;
     long long step, seen = 0, different = s->shuffle || total < s->per_epoch ? total : s->per_epoch;
@@ -126,14 +120,14 @@ int step_sizes(struct lora_sizes *z, struct steps *s, long long total, int share
     s->computed = 0;
     for (step = 0; step < different && got >= 0 && seen < MEASURED_TOKENS; step++, seen += s->tokens + STEP_TOKENS) {
         steps_seek(s, step);
-        while ((got = step_pack(s, &p, -1, share, tokens_per_pack, err)) > 0) {
+        while ((got = step_pack(s, &p, err)) > 0) {
             lora_sizes_raise(z, &p);
             s->computed += p.N;
         }
     }
     pack_free(&p);
     if (got < 0) return -1;
-    if (step < different) any_step(z, s, tokens_per_pack);
+    if (step < different) any_step(z, s);
     if (step < total) {
         double all = (double)s->computed / (double)step * (double)total;
         s->computed = all < 9e18 ? (long long)all : LLONG_MAX;

@@ -120,7 +120,7 @@ static int check_gradients(struct run *r, struct lora_error *err)
 static int train_packs(struct run *r, struct tally *y, struct lora_error *err)
 {
     int i, got;
-    while ((got = step_pack(&r->steps, &r->pack, r->adapter ? 0 : -1, r->share, r->set->tokens_per_pack, err)) > 0) {
+    while ((got = step_pack(&r->steps, &r->pack, err)) > 0) {
         if (lora_train(r->lora, &r->pack, 1.0 / (double)r->steps.targets, r->losses, NULL, err)) return -1;
         for (i = 0; i < r->pack.T; i++) y->loss += r->pack.target_weight[i] * r->losses[i];
         y->computed += r->pack.N;

@@ -42,9 +42,14 @@ int train_check(const struct job *job, const struct train_settings *set, int nee
 /* A step is the next per_step rows of the epoch's order; an epoch's last may have fewer. They are read as packs
  * are laid: memory holds those of one pack. */
 struct steps {
+    /* said before steps_open(), the rest zero: */
     const struct dataset *data;
-    int per_step, shuffle;
+    int per_step, tokens_per_pack;
+    int adapter;                /* of all rows: 0, or -1: none */
+    int share;                  /* what rows begin with in common is computed once */
+    int shuffle;
     uint64_t seed;
+    /* and what follows from it */
     long long per_epoch;
     int *order;                 /* [data->n] of `epoch`; NULL: as they are */
     long long epoch;
@@ -59,19 +64,17 @@ struct steps {
     int longest;                /* and the inputs of the longest of them */
     long long computed;         /* tokens of all packs of the run (step_sizes) */
 };
-int steps_open(struct steps *s, const struct dataset *d, int per_step, int shuffle, uint64_t seed,
-               struct lora_error *err);
+int steps_open(struct steps *s, struct lora_error *err);
 void steps_close(struct steps *s);
 void steps_seek(struct steps *s, long long step);       /* from 0 */
 
 /* Fills p with the step's next rows, until one would go over tokens_per_pack; a longer row is a pack alone.
- * 1, or 0 when the step has no more rows, or -1. share: what rows begin with in common is computed once. */
-int step_pack(struct steps *s, struct pack *p, int adapter, int share, int tokens_per_pack, struct lora_error *err);
+ * 1, or 0 when the step has no more rows, or -1. */
+int step_pack(struct steps *s, struct pack *p, struct lora_error *err);
 /* What the packs of the steps 0 .. total - 1 need, and how many tokens they compute (s->computed):
  * measured, as rows whose beginnings are shared need less than rows apart; of a very long run a part
  * is measured, the sizes are then those that any step can need, and the tokens an estimate. */
-int step_sizes(struct lora_sizes *sizes, struct steps *s, long long total, int share, int tokens_per_pack,
-               struct lora_error *err);
+int step_sizes(struct lora_sizes *sizes, struct steps *s, long long total, struct lora_error *err);
 
 /* ---- the run ---- */
 
@@ -91,7 +94,6 @@ struct run {
     struct dataset data, eval;
     struct data_report report;      /* of the training rows */
     struct adapter *adapter;        /* NULL: full */
-    int share;                      /* common beginnings once; with dropout each row has its own masks */
     uint64_t init_hash;             /* of --init-adapter's values */
     struct steps steps;
     long long total, warmup;        /* steps */
