@@ -51,16 +51,13 @@ static void *copy_of(const void *p, size_t count, size_t size, struct lora_error
 static int take_row(struct reader *r, const struct data_entry *e, struct row *row, struct lora_error *err)
 {
     size_t n = r->ids.n;
-    row->n = (int)n;
-    row->n_targets = e->n_targets;
-    row->source = e->source;
-    row->prompt_n = r->prompt_n;
-    row->label = r->label;
-    row->completion = r->completion;
+    *row = (struct row){
+        .n = (int)n, .n_targets = e->n_targets, .source = e->source, .prompt_n = r->prompt_n,
+        .ids = copy_of(r->ids.v, n, sizeof *row->ids, err), .mask = copy_of(r->mask.s, n, 1, err),
+        .labels = r->has_labels ? copy_of(r->targets.v, n, sizeof *row->labels, err) : NULL,
+        .label = r->label, .completion = r->completion
+    };
     r->label = r->completion = NULL;
-    row->ids = copy_of(r->ids.v, n, sizeof *row->ids, err);
-    row->mask = copy_of(r->mask.s, n, 1, err);
-    if (r->has_labels) row->labels = copy_of(r->targets.v, n, sizeof *row->labels, err);
     return row->ids && row->mask && (row->labels || !r->has_labels) ? 0 : -1;
 }
 
@@ -322,9 +319,8 @@ static int check_split(const struct dataset *d, const struct dataset *held, stru
 
 static int start(struct dataset *d, const struct data_options *o, struct lora_error *err)
 {
-    memset(d, 0, sizeof *d);
-    d->hash = HASH_START;
-    if (!(d->files = new_array(1, sizeof *d->files, err))) return -1;
+    *d = (struct dataset){ .hash = HASH_START, .files = new_array(1, sizeof *d->files, err) };
+    if (!d->files) return -1;
     d->files->o = *o;
     reader_start(&d->files->reader, &d->files->o, err);
     return 0;
@@ -350,9 +346,7 @@ int data_read_split(struct dataset *d, double f, struct dataset *held, const cha
                     const struct data_options *o, struct lora_error *err)
 {
     int bad;
-    memset(held, 0, sizeof *held);
-    held->hash = HASH_START;
-    held->borrowed = 1;
+    *held = (struct dataset){ .hash = HASH_START, .borrowed = 1 };
     bad = start(d, o, err) || read_files(d, f, held, paths, err) || count_duplicates(held, err)
           || check_split(d, held, err);
     if (bad) {

@@ -507,9 +507,7 @@ void reader_free(struct reader *r)
 
 void reader_start(struct reader *r, const struct data_options *o, struct lora_error *err)
 {
-    memset(r, 0, sizeof *r);
-    r->o = o;
-    r->err = err;
+    *r = (struct reader){ .o = o, .err = err };
 }
 
 /* ---- the report ---- */

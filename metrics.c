@@ -10,10 +10,10 @@ static double ratio(double part, double whole) { return whole > 0 ? part / whole
 
 int classification_open(struct classification *c, int n, struct lora_error *err)
 {
-    memset(c, 0, sizeof *c);
-    c->n = n;
-    c->classes = new_array((size_t)n, sizeof *c->classes, err);
-    c->confusion = new_array((size_t)n, ((size_t)n + 1) * sizeof *c->confusion, err);
+    *c = (struct classification){
+        .n = n, .classes = new_array((size_t)n, sizeof *c->classes, err),
+        .confusion = new_array((size_t)n, ((size_t)n + 1) * sizeof *c->confusion, err)
+    };
     if (c->classes && c->confusion) return 0;
     classification_free(c);
     return -1;

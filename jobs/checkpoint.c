@@ -222,13 +222,10 @@ static int hash_file(uint64_t *hash, const char *dir, const char *name, struct l
 static int state_write(struct run *r, const char *dir, struct lora_error *err)
 {
     const struct train_state *s = &r->state;
-    const char *files[3];
+    const char *const files[] = { r->adapter ? "adapter_config.json" : "config.json", weights_file(r), MOMENTS };
     char *path = path_join(dir, STATE, err);
     struct text t = { 0 };
     int i, bad = !path;
-    files[0] = r->adapter ? "adapter_config.json" : "config.json";
-    files[1] = weights_file(r);
-    files[2] = MOMENTS;
     text_printf(&t, "{\"step\":%lld,\"epoch\":", s->step);
     json_put_number(&t, (double)s->step / (double)r->steps.per_epoch, 9);
     text_printf(&t, ",\"eval_step\":%lld,\"best_step\":%lld,\"best\":", s->eval_step, s->best_step);

@@ -55,9 +55,7 @@ static int random_row(void *ctx, int id, int layer, int row, float *out, struct 
 static int initializer_range(double *std, const char *path, struct lora_error *err)
 {
     struct json_document d = { 0 };
-    int bad = json_read(&d, path, err);
-    *std = 0.02;
-    if (!bad) bad = json_get_number(d.root, "initializer_range", std, path, err);
+    int bad = json_read(&d, path, err) || json_get_number(d.root, "initializer_range", std, path, err);
     json_free(&d);
     return bad;
 }
@@ -89,18 +87,14 @@ static int check_out(const char *out, struct lora_error *err)
 static int make(const struct settings *set, struct lora_error *err)
 {
     struct config c;
-    struct source s;
-    struct quantise how;
+    struct source s = { &c, (uint64_t)set->seed, 0.02 };    /* Transformers' initializer_range, where none is given */
+    struct quantise how = { 0 };
     char text[80];
-    int plain = set->quant_type < 0;
-    s.c = &c;
-    s.seed = (uint64_t)set->seed;
-    if (plain) memset(&how, 0, sizeof how);
-    else if (base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
+    if (set->quant_type >= 0 && base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
     stop_install();
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
         || check_out(set->out, err) || make_directory(set->out, err)
-        || model_write_quantised(&c, set->out, dtypes[set->dtype], plain ? NULL : &how, random_row, &s,
+        || model_write_quantised(&c, set->out, dtypes[set->dtype], how.type ? &how : NULL, random_row, &s,
                                  usable_threads(set->threads), err)
         || copy_tokenizer(set->config, set->out, err)) return -1;
     status("%s: %lld parameters, normal with deviation %g; linears %s", set->out, config_parameters(&c), s.std,

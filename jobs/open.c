@@ -291,8 +291,7 @@ static int open_setup(struct run *r, struct lora_error *err)
 int run_open(struct run *r, const struct train_settings *set, struct lora_error *err)
 {
     long long per_step = (long long)set->batch_size * set->accumulation;
-    memset(r, 0, sizeof *r);
-    r->set = set;
+    *r = (struct run){ .set = set };
     if (per_step > 1 << 20) {
         fail(err, "wrong value", "--batch-size x --gradient-accumulation-steps");
         expected(err, "at most %d rows a step", 1 << 20);

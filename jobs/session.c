@@ -343,21 +343,15 @@ int session_lora(const struct session *s, const struct lora_sizes *sizes, struct
 
 void session_data_options(const struct session *s, const struct data_settings *d, struct data_options *o)
 {
-    memset(o, 0, sizeof *o);
-    o->tokenizer = s->tokenizer;
-    o->chat = s->chat;
-    o->prompt_template = s->prompt_template;
-    o->text_column = d->text_column;
-    o->label_column = d->label_column;
-    o->csv_delimiter = d->csv_delimiter;
-    o->max_length = s->model->config.max_positions;
-    if (d->max_length > o->max_length)
-        status("warning: --max-length %d is beyond the model's %d positions", d->max_length, o->max_length);
-    if (d->max_length) o->max_length = d->max_length;
-    o->on_overlong = d->on_overlong;
-    o->vocab = s->model->config.V;
-    o->labels = (const char *const *)s->labels;
-    o->n_labels = s->n_labels;
+    int positions = s->model->config.max_positions;
+    if (d->max_length > positions)
+        status("warning: --max-length %d is beyond the model's %d positions", d->max_length, positions);
+    *o = (struct data_options){
+        .tokenizer = s->tokenizer, .chat = s->chat, .prompt_template = s->prompt_template, .vocab = s->model->config.V,
+        .text_column = d->text_column, .label_column = d->label_column, .csv_delimiter = d->csv_delimiter,
+        .max_length = d->max_length ? d->max_length : positions, .on_overlong = d->on_overlong,
+        .labels = (const char *const *)s->labels, .n_labels = s->n_labels
+    };
 }
 
 void session_note_prompt(const struct session *s, const struct dataset *d)
