@@ -438,6 +438,7 @@ static inline void test_cache(const char *backend)
     s.sizes.backward = 0;
     whole = must_open(&s);
     s.sizes.keys = 40;
+    s.sizes.U = 1;              /* and logits of one row at a time */
     cached = must_open(&s);
     for (n = 3; n <= 8; n++) {
         pack_clear(&p);

@@ -209,6 +209,90 @@ static void test_refused_packs(void)
 }
 
 /* The plan is what is taken, and too little memory is an error before anything runs. */
+/* A pack that is as large as the plan in everything is taken, and one that is larger in anything, or has an id that the model
+ * has not, is refused by name. */
+static void test_too_large(void)
+{
+    enum { N, S, T, U, POSITIONS, KEYS, ADAPTER, ID, NEGATIVE, TARGET, NEGATIVE_TARGET, CASES };
+    static const char *const names[CASES] = { "tokens", "segments", "targets", "rows with a target", "positions", "keys", "adapters" };
+    static const struct { int id, target; } ids[CASES] = { [ID] = { 29, 4 }, [NEGATIVE] = { -1, 4 }, [TARGET] = { 3, 29 }, [NEGATIVE_TARGET] = { 3, -1 } };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, 0, "all-linear");
+    struct lora_setup s;
+    struct pack p = { 0 };
+    double losses[8];
+    int i, past[1] = { 5 };
+    float logits[29];
+    test_begin("a pack that is larger than the plan is refused by name");
+    tiny_open(&t, &c, 11);
+    CHECK(c.V == 29);
+    for (i = -1; i < CASES; i++) {
+        struct lora_error err = { "", "", "", "", "" };
+        struct lora *l;
+        int one[2] = { 3, 28 }, target = 4, bad;
+        if (i >= ID) one[1] = ids[i].id, target = ids[i].target;
+        pack_clear(&p);
+        CHECK(!pack_segment(&p, one, 2, -1, 0, 0, NULL, NULL) && !pack_cached(&p, one, 2, 1, 3, -1, 0, i == ADAPTER, NULL, NULL));
+        CHECK(!pack_target(&p, 0, 1, target, 1, NULL) && !pack_target(&p, 0, 1, 28, 1, NULL) && !pack_target(&p, 1, 1, 0, 1, NULL));
+        CHECK(!pack_finish(&p, NULL) && p.N == 4 && p.S == 2 && p.T == 3 && p.U == 2 && p.keys == 4);
+        s = make_setup(&t.model, &a, "ref");
+        s.sizes = (struct lora_sizes){ .N = 4 - (i == N), .S = 2 - (i == S), .T = 3 - (i == T), .U = 2 - (i == U),
+                                       .positions = 3 - (i == POSITIONS), .keys = 4 - (i == KEYS) };
+        l = must_open(&s);
+        bad = lora_eval(l, &p, losses, NULL, &err);
+        CHECK(bad == (i < 0 ? 0 : -1), "case %d", i);
+        if (i >= 0 && i < ID) CHECK(!strcmp(err.what, "the pack is larger than the plan") && !strcmp(err.where, names[i]), "%s: %s", err.what, err.where);
+        if (i >= ID) CHECK(!strcmp(err.what, "bad token id") && strstr(err.expected, "0 to 28"), "%s: %s", err.what, err.expected);
+        if (i < 0) {
+            past[0] = 3;
+            CHECK(!lora_logits(l, past, 1, logits, NULL));
+            past[0] = 4;
+            CHECK(lora_logits(l, past, 1, logits, &err) == -1 && !strcmp(err.where, "row"));
+        }
+        lora_close(l);
+    }
+    pack_free(&p);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
+/* Losses and the likeliest ids come in the order in which targets were added, whatever rows they are of. */
+static void test_order(void)
+{
+    enum { LENGTH = 12 };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, 0, "all-linear");
+    struct rows r = make_rows(c.V);
+    struct lora_setup s = make_setup(&t.model, &a, "ref");
+    struct lora *l;
+    struct pack p = { 0 };
+    double losses[2][LENGTH];
+    int best[2][LENGTH], turn, i, seen = 0;
+    test_begin("targets in any order");
+    tiny_open(&t, &c, 11);
+    l = must_open(&s);
+    for (turn = 0; turn < 2; turn++) {
+        pack_clear(&p);
+        CHECK(!pack_segment(&p, r.ids[2], LENGTH, -1, 0, 0, NULL, NULL));
+        for (i = 0; i < LENGTH; i++) {
+            int at = turn ? LENGTH - 1 - i : i;
+            CHECK(!pack_target(&p, 0, at, r.ids[2][at + 1], 1, NULL));
+        }
+        CHECK(!pack_finish(&p, NULL) && !lora_eval(l, &p, losses[turn], best[turn], NULL));
+    }
+    for (i = 0; i < LENGTH; i++) {
+        CHECK(losses[0][i] == losses[1][LENGTH - 1 - i] && best[0][i] == best[1][LENGTH - 1 - i]);
+        seen += best[0][i] != best[1][i];
+    }
+    CHECK(seen > 0, "the same id everywhere");
+    lora_close(l);
+    pack_free(&p);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
 static void test_plan(void)
 {
     struct config c = tiny_config();
@@ -312,6 +396,51 @@ static void test_masks(const char *backend)
     tiny_close(&t);
 }
 
+/* Rows of the base stand between those of an adapter that trains, with dropout and without: what each row does in a pack of its own. */
+static void test_base_between(const char *backend, int fused, double dropout)
+{
+    struct config c = tiny_config();
+    struct tiny t;
+    struct rows r = make_rows(c.V);
+    struct adapter *a;
+    struct lora_setup s;
+    struct lora *l;
+    struct pack p = { 0 };
+    struct worst w = { 0, 0, 0, 0, 0 };
+    double losses[2][64];
+    float *g[2];
+    size_t n;
+    int apart, i, done = 0;
+    test_begin_with(backend, fused ? ", fused" : "", "rows of the base between those that train");
+    c.fused = fused;
+    a = make_adapter(&c, 3, dropout, "all-linear");
+    tiny_open(&t, &c, 11);
+    s = make_setup(&t.model, &a, backend);
+    l = must_open(&s);
+    n = lora_trained_size(l);
+    for (apart = 0; apart < 2; apart++) {
+        g[apart] = malloc(n * sizeof **g);
+        lora_zero_gradients(l);
+        for (i = done = 0; i < r.n; i++) {
+            CHECK(!pack_row(&p, r.ids[i], r.mask[i], r.len[i], i % 2 ? -1 : 0, i, NULL));
+            if (!apart && i + 1 < r.n) continue;
+            CHECK(!pack_finish(&p, NULL) && !lora_train(l, &p, 1.0 / count_targets(&r), losses[apart] + done, NULL, NULL));
+            done += p.T;
+            pack_clear(&p);
+        }
+        lora_get(l, LORA_GRADIENTS, g[apart]);
+    }
+    CHECK(done == count_targets(&r));
+    for (i = 0; i < done; i++) worst_add(&w, fabs(losses[0][i] - losses[1][i]), 1e-5, (size_t)i);
+    worst_add_gradients(&w, g[0], g[1], n);
+    CHECK_WORST(w, "losses and gradients");
+    for (i = 0; i < 2; i++) free(g[i]);
+    lora_close(l);
+    pack_free(&p);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
 /* Dropout is training's alone: evaluated, an adapter that has it is the one that has none. */
 static void test_evaluation(const char *backend)
 {
@@ -331,8 +460,8 @@ static void test_evaluation(const char *backend)
         a[i] = make_adapter(&c, 3, i ? 0.5 : 0, "all-linear");
         s = make_setup(&t.model, &a[i], backend);
         l = must_open(&s);
-        CHECK(!lora_eval(l, &p, losses[i], NULL, NULL));
         if (i) CHECK(!lora_train(l, &p, 1, losses[2], NULL, NULL));
+        CHECK(!lora_eval(l, &p, losses[i], NULL, NULL));
         lora_close(l);
     }
     CHECK(!memcmp(losses[0], losses[1], (size_t)p.T * sizeof **losses), "dropout in evaluation");
@@ -487,6 +616,8 @@ int main(void)
         test_adapters(backend);
         test_cache(backend);
         test_masks(backend);
+        test_base_between(backend, 0, 0.3);
+        test_base_between(backend, 1, 0);
         test_evaluation(backend);
         test_steps(backend);
     }
@@ -494,6 +625,8 @@ int main(void)
     test_backends();
     test_labels();
     test_refused_packs();
+    test_too_large();
+    test_order();
     test_plan();
     test_not_finite();
     return test_end();
