@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the test programs and scripts, two at a time (TEST_JOBS: so many), sums their counts, and ends with one line. A
-# program whose last line is not a count has died: a failure. Each line has the seconds that the test took.
+# program whose last line is not a count has died: a failure. So is one that counts nothing at all, or whose exit status
+# is not that of its count. Each line has the seconds that the test took.
 # Threads that wait must not spin: tests use more of them than there are processors.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 
@@ -12,6 +13,7 @@ if [ "$1" = --one ]; then
     *.sh) sh "$3" ;;
     *)    $EXE "$3" ;;
     esac >"$name.part" 2>&1 </dev/null
+    echo $? >"$name.status"
     echo $(($(date +%s) - start)) >"$name.seconds"
     mv "$name.part" "$name.out"
     echo "$3"
@@ -35,6 +37,12 @@ show() {
 FAIL $name ended without its count"; last="0 passed, 1 failed, 0 skipped" ;;
     esac
     p=${last%% passed*}; f=${last#*passed, }; f=${f%% failed*}; s=${last#*failed, }; s=${s%% skipped*}
+    status=$(cat "$folder/$name.status" 2>/dev/null)
+    if [ "$f" = 0 ] && { [ "$status" != 0 ] || [ $((p + s)) = 0 ]; }; then
+        f=1 last="$p passed, 1 failed, $s skipped"
+        output="$output
+FAIL $name: exit status $status"
+    fi
     printf '%-24s %4s s  %s\n' "${name%.sh}" "$seconds" "$last"
     [ "$f" = 0 ] && [ -z "$VERBOSE" ] && printf '%s\n' "$output" | grep '^skip ' | sed 's/^/    /'
     { [ "$f" != 0 ] || [ -n "$VERBOSE" ]; } && printf '%s\n' "$output" | sed 's/^/    /'
