@@ -42,6 +42,17 @@ tiny_config() {
 END
 }
 tiny_rows() { for i in 1 2 3 4 5 6 7 8; do echo "{\"input_ids\":[1,$i,9,1$i,2],\"labels\":[-100,$i,9,1$i,2]}"; done; }
+# Rows of 3 to 20 tokens that begin alike by threes; targets in the last part. $1 rows, seed $2
+rows() {
+    awk -v n="$1" -v x="$2" 'function r(m) { x = (x * 16807) % 2147483647; return x % m }
+    BEGIN { for (i = 0; i < n; i++) {
+        len = 3 + r(18); from = 1 + r(len - 1); ids = ""; labels = ""
+        for (t = 0; t < len; t++) {
+            v = t < 2 ? 5 + int(i / 3) % 7 : 3 + r(94)
+            ids = ids (t ? "," : "") v; labels = labels (t ? "," : "") (t < from ? -100 : v)
+        }
+        print "{\"input_ids\":[" ids "],\"labels\":[" labels "]}" } }'
+}
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 # same_losses RUN RUN N BOUND: of N steps each, no farther apart than that part of them
 same_losses() {

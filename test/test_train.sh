@@ -20,17 +20,6 @@ same_run() {    # adapters, the last state, metrics
 }
 
 tiny_config 32 3 48 >"$dir/config.json"
-# Rows of 3 to 20 tokens that begin alike by threes; targets in the last part. $1 rows, seed $2
-rows() {
-    awk -v n="$1" -v x="$2" 'function r(m) { x = (x * 16807) % 2147483647; return x % m }
-    BEGIN { for (i = 0; i < n; i++) {
-        len = 3 + r(18); from = 1 + r(len - 1); ids = ""; labels = ""
-        for (t = 0; t < len; t++) {
-            v = t < 2 ? 5 + int(i / 3) % 7 : 3 + r(94)
-            ids = ids (t ? "," : "") v; labels = labels (t ? "," : "") (t < from ? -100 : v)
-        }
-        print "{\"input_ids\":[" ids "],\"labels\":[" labels "]}" } }'
-}
 rows 40 7 >"$dir/rows.jsonl"
 rows 12 99 >"$dir/eval.jsonl"
 model=$dir/model
@@ -234,6 +223,10 @@ mkdir "$dir/t2/checkpoint-7.unfinished"
 expect 1 train "$@" --out "$dir/t2"
 says "there is a run already"
 [ -e "$dir/t2/checkpoint-7.unfinished" ] || wrong "a run that may still be there lost what it was writing"
+mkdir "$dir/adapter"
+cp "$dir/t1/adapter_model.safetensors" "$dir/adapter"
+expect 1 train "$@" --out "$dir/adapter"
+says "there is a run already"
 expect 1 train "$@" --out "$dir/config.json"
 says "cannot read the directory: $dir/config.json: found Not a directory"
 expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
@@ -397,7 +390,7 @@ says "^warning: another chat template than the adapter was trained with: expecte
 begin "what must not happen stops the run: a loss that is not finite, a gradient that cannot be zero"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --batch-size 8 --epochs 2
 expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 0 --lora-alpha 1e30 --out "$dir/nan"
-says "not finite: step "
+says "^lora: the loss is not finite: step 2, layer 0, "
 mkdir "$dir/zero"
 echo '{"peft_type":"LORA","r":2,"target_modules":["model.layers.1.self_attn.v_proj"]}' >"$dir/zero/adapter_config.json"
 p=base_model.model.model.layers.1.self_attn.v_proj.lora_
