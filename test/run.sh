@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the test programs and scripts, two at a time (TEST_JOBS: so many), sums their counts, and ends with one line. A
 # program whose last line is not a count has died: a failure. So is one that counts nothing at all, or whose exit status
-# is not that of its count. Each line has the seconds that the test took.
+# is not that of its count, and, where there is a timeout(1) as GNU's, one that takes half an hour (TEST_LIMIT: seconds).
+# Each line has the seconds that the test took.
 # Threads that wait must not spin: tests use more of them than there are processors.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 
@@ -9,9 +10,11 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 if [ "$1" = --one ]; then
     name=$2/$(basename "$3")
     start=$(date +%s)
+    limit="timeout --foreground ${TEST_LIMIT:-1800}"
+    $limit true 2>/dev/null || limit=
     case $3 in
-    *.sh) sh "$3" ;;
-    *)    $EXE "$3" ;;
+    *.sh) $limit sh "$3" ;;
+    *)    $limit $EXE "$3" ;;
     esac >"$name.part" 2>&1 </dev/null
     echo $? >"$name.status"
     echo $(($(date +%s) - start)) >"$name.seconds"

@@ -4,7 +4,7 @@
 here=$PWD
 mkdir -p "$dir/test"
 one() { printf '#!/bin/sh\n%s\n' "$2" >"$dir/test/test_$1.sh"; }    # one NAME COMMANDS: a test script
-run() { (cd "$dir" && sh "$here/test/run.sh") >"$dir/log" 2>&1; code=$?; }
+run() { (cd "$dir" && TEST_LIMIT=5 sh "$here/test/run.sh") >"$dir/log" 2>&1; code=$?; }
 
 begin "tests that pass or are skipped"
 one good 'echo "ok   a"; echo "2 passed, 0 failed, 0 skipped"'
@@ -13,10 +13,12 @@ run
 [ "$code" = 0 ] && [ "$(tail -n 1 "$dir/log")" = "2 passed, 0 failed, 1 skipped" ] || { wrong "exit $code"; cat "$dir/log"; }
 says "^    skip b: it is not here$"
 
-begin "one that fails, dies, ends early, counts nothing, or ends with another status than its count"
+hangs='exec sleep 60'
+timeout --foreground 1 true 2>/dev/null || hangs='exit 1'
+begin "one that fails, dies, hangs, ends early, counts nothing, or ends with another status than its count"
 for fault in 'echo "FAIL c"; echo "1 passed, 1 failed, 0 skipped"; exit 1' 'echo "ok   d"; kill -9 $$' 'echo "1 passed, 0 failed, 0 skipped"; kill -9 $$' \
              'echo "ok   e"' 'exit 0' 'echo "0 passed, 0 failed, 0 skipped"' 'echo "1 passed, 0 failed, 0 skipped"; exit 3' \
-             'echo "1 passed, 0 failed, 0 skipped"; echo "more"'; do
+             'echo "1 passed, 0 failed, 0 skipped"; echo "more"' "$hangs"; do
     one faulty "$fault"
     run
     [ "$code" = 1 ] || wrong "exit $code: $fault"
