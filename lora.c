@@ -557,8 +557,8 @@ static int name_broken(struct lora *l, const buf *b, size_t n, int layer, const 
     long long i = l->k->not_finite(&l->ctx, b, n);
     size_t width = l->N > 0 ? n / (size_t)l->N : 0;
     if (i < 0) return 0;
-    if (layer < 0) fail(err, "the loss is not finite", "%s, row %zu", name, width ? (size_t)i / width : 0);
-    else fail(err, "the loss is not finite", "layer %d, %s, row %zu", layer, name, width ? (size_t)i / width : 0);
+    if (layer < 0) fail(err, "the loss is not finite", "%s, token %zu of the pack", name, width ? (size_t)i / width : 0);
+    else fail(err, "the loss is not finite", "layer %d, %s, token %zu of the pack", layer, name, width ? (size_t)i / width : 0);
     expected(err, "finite numbers");
     return found(err, "NaN or infinity");
 }

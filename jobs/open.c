@@ -123,7 +123,8 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
     if (interval(s->eval_steps, 1, &unused)) return job_usage_error(job, "--eval-steps: a number from 1, epoch or no");
     if (interval(s->save_steps, 1, &unused)) return job_usage_error(job, "--save-steps: a number from 1, epoch or no");
     if ((s->patience || s->load_best || s->eval_task == TASK_CLASSIFY) && (!has_eval || !strcmp(s->eval_steps, "no")))
-        return job_usage_error(job, "--early-stopping-patience, --load-best and --eval-task need --eval-data or --eval-split");
+        return job_usage_error(job, "--early-stopping-patience, --load-best and --eval-task need --eval-data or --eval-split%s",
+                               has_eval ? ", and --eval-steps other than no" : "");
     if (s->metric >= METRIC_ACCURACY && s->eval_task != TASK_CLASSIFY)
         return job_usage_error(job, "--metric-for-best accuracy and macro_f1 need --eval-task classify");
     return 0;

@@ -390,7 +390,9 @@ says "^warning: another chat template than the adapter was trained with: expecte
 begin "what must not happen stops the run: a loss that is not finite, a gradient that cannot be zero"
 set -- --model "$model" --data "$dir/rows.jsonl" --lora-r 2 --batch-size 8 --epochs 2
 expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 0 --lora-alpha 1e30 --out "$dir/nan"
-says "^lora: the loss is not finite: step 2, layer 0, "
+says "^lora: the loss is not finite: step 2, layer 0, [a-z_]*, token [0-9]* of the pack: found NaN or infinity$"
+expect 2 train "$@" --eval-data "$dir/eval.jsonl" --eval-steps no --load-best --out "$dir/nan"
+says "need --eval-data or --eval-split, and --eval-steps other than no"
 mkdir "$dir/zero"
 echo '{"peft_type":"LORA","r":2,"target_modules":["model.layers.1.self_attn.v_proj"]}' >"$dir/zero/adapter_config.json"
 p=base_model.model.model.layers.1.self_attn.v_proj.lora_
