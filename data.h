@@ -86,8 +86,8 @@ struct dataset {
     uint64_t hash;              /* of all rows' ids and masks, in order */
 };
 
-/* paths: one or more files, separated by commas. Rows without targets are counted and left out. What o
- * points to must live as long as d. */
+/* paths: one or more files, separated by commas. Rows without targets are counted and left out; without any row to use it
+ * is an error. What o points to must live as long as d. */
 int data_read(struct dataset *d, const char *paths, const struct data_options *o, struct lora_error *err);
 /* The same, with a share of the rows (0 < f < 1), chosen by their hash, in `held` instead. d has the files
  * of both, and must be freed last. */

@@ -40,10 +40,6 @@ static int open_work(struct work *w, struct lora_error *err)
     if (session_open(&w->session, &w->set->common, &w->set->adapters, 0, err)) return -1;
     session_data_options(&w->session, &w->set->data, &w->rows);
     if (data_read(&w->data, w->set->data.data, &w->rows, err)) return -1;
-    if (!w->data.n) {
-        fail(err, "nothing to differentiate", "%s", w->set->data.data);
-        return expected(err, "rows with targets");
-    }
     if (w->session.adapter->dropout > 0) {
         status("dropout %g of the adapter is left out", w->session.adapter->dropout);
         w->session.adapter->dropout = 0;

@@ -94,7 +94,7 @@ struct kernels;
 size_t memory_limit(const struct common *c, const struct kernels *k);
 
 /* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
- * left through its errors, so that what is half written goes; job_error() knows it. */
+ * left through its errors, so that what is half written goes; job_run() knows it. */
 void stop_install(void);
 int stop_signal(void);
 int stop_check(struct lora_error *err);
@@ -107,6 +107,8 @@ int output_begin(struct output *o, const char *dir, struct lora_error *err);
 int output_check(const char *dir, struct lora_error *err);      /* new or empty? For jobs that work long before they begin */
 int output_commit(struct output *o, struct lora_error *err);
 void output_end(struct output *o);
+/* An --out that is the model itself, which is being read, is refused; kind: "directory" or "file". */
+int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err);
 
 /* JSON for --json: writes text to FILE, or to stdout for "-". */
 int job_write_json(const char *path, const struct text *json, struct lora_error *err);

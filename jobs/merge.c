@@ -90,9 +90,7 @@ static int open_session(struct merging *g, struct lora_error *err)
 /* Before a model is loaded and measured, which may take minutes. */
 static int check_out(const struct settings *set, struct lora_error *err)
 {
-    if (!same_file(set->common.model, set->out)) return output_check(set->out, err);
-    fail(err, "cannot write over the model", "%s", set->out);
-    return expected(err, "another directory for --out");
+    return output_spares(set->common.model, set->out, "directory", err) || output_check(set->out, err) ? -1 : 0;
 }
 
 static int choose_base(struct merging *g, struct lora_error *err)
@@ -148,9 +146,7 @@ static int open_rows(struct merging *g, struct lora_error *err)
     if (data_read(&g->d, g->set->data.data, &g->rows, err)) return -1;
     report_rows("data", &g->d.report);
     session_note_prompt(&g->s, &g->d);
-    if (g->d.n) return 0;
-    fail(err, "nothing to evaluate", "%s", g->set->data.data);
-    return expected(err, "rows with targets");
+    return 0;
 }
 
 /* ---- losses ---- */

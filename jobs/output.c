@@ -65,3 +65,10 @@ void output_end(struct output *o)
     free(o->path);
     memset(o, 0, sizeof *o);
 }
+
+int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err)
+{
+    if (!same_file(model, out)) return 0;
+    fail(err, "cannot write over the model", "%s", out);
+    return expected(err, "another %s for --out", kind);
+}

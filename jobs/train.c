@@ -312,10 +312,7 @@ static int prepare_out(struct run *r, struct lora_error *err)
 {
     const char *out = r->set->out;
     int any;
-    if (same_file(r->set->common.model, out)) {
-        fail(err, "cannot write over the model", "%s", out);
-        return expected(err, "another directory for --out");
-    }
+    if (output_spares(r->set->common.model, out, "directory", err)) return -1;
     if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
     if (!r->set->resume && (any = checkpoint_any(out, err))) {
         if (any < 0) return -1;

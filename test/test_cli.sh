@@ -191,6 +191,12 @@ grep -q "rows of" "$dir/err" && wrong "it read the rows before it looked at --ou
 run 0 merge --model "$m" --out "$dir/empty"
 same "$m/tokenizer.json" "$dir/empty/tokenizer.json"
 
+begin "nothing is written over the model that is read"
+for words in merge "train --overwrite --backend ref --data $dir/t.jsonl"; do
+    run 1 $words --model "$m" --out "$m"; last "^lora: cannot write over the model: $m: expected another directory for --out$"
+    [ -f "$m/model.safetensors" ] || wrong "$words took the model away"
+done
+
 begin "lm: the report is the mean of the token losses, however rows are packed"
 printf '%s\n' '{"text":"one two"}' '{"text":""}' '{"text":"three"}' '{"text":"one two three four five six seven"}' >"$dir/t.jsonl"
 run 0 eval $small --data "$dir/t.jsonl" --token-losses "$dir/l1" --json "$dir/j"
