@@ -20,12 +20,18 @@ struct tally {
 
 static void put_pair(struct text *t, const char *name, double x)
 {
-    if (!t->n) text_puts(t, "{");
     json_put_key(t, name);
     json_put_number(t, x, 9);
 }
 
-static int put_line(struct run *r, struct text *t, struct lora_error *err)
+static void start_line(struct text *t, const struct run *r)
+{
+    text_puts(t, "{");
+    put_pair(t, "step", (double)r->state.step);
+    put_pair(t, "epoch", (double)r->state.step / (double)r->steps.per_epoch);
+}
+
+static int end_line(struct run *r, struct text *t, struct lora_error *err)
 {
     int bad;
     text_puts(t, "}\n");
@@ -36,14 +42,11 @@ static int put_line(struct run *r, struct text *t, struct lora_error *err)
     return bad;
 }
 
-static double epoch_of(const struct run *r, long long step) { return (double)step / (double)r->steps.per_epoch; }
-
 static int record_step(struct run *r, const struct tally *y, struct lora_error *err)
 {
     double seconds = seconds_now() - y->start;
     struct text t = { 0 };
-    put_pair(&t, "step", (double)r->state.step);
-    put_pair(&t, "epoch", epoch_of(r, r->state.step));
+    start_line(&t, r);
     put_pair(&t, "loss", y->loss / (double)r->steps.targets);
     put_pair(&t, "grad_norm", y->norm);
     put_pair(&t, "learning_rate", y->rate);
@@ -52,7 +55,7 @@ static int record_step(struct run *r, const struct tally *y, struct lora_error *
     put_pair(&t, "computed_tokens", (double)y->computed);
     put_pair(&t, "tokens_per_second", seconds > 0 ? (double)r->steps.tokens / seconds : 0);
     put_pair(&t, "seconds", seconds);
-    return put_line(r, &t, err);
+    return end_line(r, &t, err);
 }
 
 /* ---- what must not happen ---- */
@@ -226,14 +229,13 @@ static int evaluate(struct run *r, struct lora_error *err)
     int code = evaluate_lm(&e, r->lora, &f, err);
     value[METRIC_LOSS] = -f.loss;
     value[METRIC_TOKEN_ACCURACY] = f.token_accuracy;
-    put_pair(&t, "step", (double)r->state.step);
-    put_pair(&t, "epoch", epoch_of(r, r->state.step));
+    start_line(&t, r);
     put_pair(&t, "eval_loss", f.loss);
     put_pair(&t, "eval_token_accuracy", f.token_accuracy);
     put_pair(&t, "eval_target_tokens", (double)f.targets);
     if (!code && r->labels.n) code = classify(r, &t, value, err);
     put_pair(&t, "eval_seconds", seconds_now() - start);
-    if (code || put_line(r, &t, err)) {
+    if (code || end_line(r, &t, err)) {
         text_free(&t);
         return code > 0 ? 1 : -1;
     }
