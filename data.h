@@ -103,7 +103,7 @@ const struct data_entry *data_entry(const struct dataset *d, int i);
 /* Bytes of memory that d takes, windows of its files and the labels included. */
 size_t data_memory(const struct dataset *d);
 
-/* The prompt template with text, and the options' labels, in its places; to be freed, or NULL. */
+/* The prompt template with text, and the options' labels, in its places; to be freed, or NULL: {labels} without any is an error. */
 char *data_prompt(const struct data_options *o, const char *prompt_template, const char *text,
                   struct lora_error *err);
 

@@ -283,6 +283,11 @@ static char *fill_prompt(const char *template, const char *text, const struct te
 {
     struct text out = { NULL, 0, 0, 0 };
     const char *p = template;
+    if (!labels->n && strstr(template, "{labels}")) {
+        fail(err, "nothing for {labels} to stand for", "the prompt template");
+        expected(err, "rows of text and label, or an adapter that was trained on them");
+        return NULL;
+    }
     text_puts(&out, "");
     while (*p) {
         if (!strncmp(p, "{text}", 6)) text_puts(&out, text), p += 6;

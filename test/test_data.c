@@ -248,6 +248,11 @@ static void test_templates(void)
     prompt = data_prompt(&o, "{document}\\n{labels}{text}", "T", &err);
     CHECK(prompt && !strcmp(prompt, "T\np, qT"), "%s", prompt ? prompt : "");
     free(prompt);
+    o.labels = NULL;
+    o.n_labels = 0;
+    CHECK(!data_prompt(&o, "{labels}{text}", "T", &err) && !strcmp(err.what, "nothing for {labels} to stand for"), "%s", err.what);
+    o.prompt_template = "{labels} {document}";
+    check_refused("s.jsonl", "{\"document\":\"a\",\"summary\":\"y\"}", &o, "the prompt template", "text and label");
     o.prompt_template = "no place";
     check_refused("t.jsonl", two, &o, "--prompt-template", "{text}");
     test_begin("columns renamed; keys that are not used are named");

@@ -414,8 +414,10 @@ static int read_rows(const char *out, struct lora_error *err)
     o.prompt_template = "{labels} {text}";
     bad = tokenizer_open(&t, in_scratch("words"), err) || !(o.chat = chat_find("chatml", err));
     o.tokenizer = t;
-    if (!bad) bad = data_read_split(&d, 0.5, &e, paths, &o, err) || data_label_ids(&o, "ab", &ids, err)
-                 || !(prompt = data_prompt(&o, o.prompt_template, "b", err));
+    if (!bad) bad = data_read_split(&d, 0.5, &e, paths, &o, err) || data_label_ids(&o, "ab", &ids, err);
+    o.labels = (const char *const *)d.labels;
+    o.n_labels = d.n_labels;
+    if (!bad) bad = !(prompt = data_prompt(&o, o.prompt_template, "b", err));
     for (i = 0; i < d.n && !bad; i++) bad = data_row(&d, i, &row, err);
     for (i = 0; i < e.n && !bad; i++) bad = data_row(&e, i, &row, err);
     row_free(&row);
