@@ -143,7 +143,9 @@ static int next_jsonl(struct records *r, const struct json **record, struct lora
     const char *line;
     size_t n;
     int got = next_line(r, &line, &n, err);
-    return got > 0 ? parse(r, line, n, record, err) : got;
+    if (got <= 0) return got;
+    if (parse(r, line, n, record, err) > 0) return 1;
+    return r->line == r->first_line && !memchr(line, '{', n) ? hint(err, "a table's name ends in .csv, plain text's in .txt") : -1;
 }
 
 /* A table saved in an older encoding would be trained on as it is: its letters would be bytes of no text. */

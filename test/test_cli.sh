@@ -178,6 +178,8 @@ printf 'text\tlabel\na\tb\n' >"$dir/tab.csv"
 run 0 eval $small --data "$dir/tab.csv" --csv-delimiter tab; err "rows of text and label"
 run 1 eval $small --data "$dir/semi.csv" --text-column body; err "expected one of the known forms, the text in body, found keys"
 run 1 eval $small --data "$dir/semi.csv"; err "found keys text;label$"; last "^hint: .*--csv-delimiter"
+cp "$dir/tab.csv" "$dir/tab.tsv"
+run 1 eval $small --data "$dir/tab.tsv" --csv-delimiter tab; err "found 't'$"; last "^hint: a table's name ends in .csv"
 printf 'text;label\na, b;c\n' >"$dir/semi.csv"
 run 1 eval $small --data "$dir/semi.csv"; err "line 2: expected 1 field, as in the header, found 2$"; last "^hint: .*--csv-delimiter"
 
