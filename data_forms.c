@@ -362,7 +362,7 @@ static int put_text(struct reader *r, const struct json *v)
 static int id_of(struct reader *r, const struct json *v, const char *name, int *out)
 {
     *out = 0;
-    if (v && v->type == JSON_NUMBER && v->number >= INT_MIN && v->number <= INT_MAX
+    if (v->type == JSON_NUMBER && v->number >= INT_MIN && v->number <= INT_MAX
         && v->number == (int)v->number) {
         *out = (int)v->number;
         return 0;
@@ -374,7 +374,7 @@ static int id_of(struct reader *r, const struct json *v, const char *name, int *
 /* As Transformers has it: labels[i] is what the logits at i - 1 are to give, mostly input_ids[i]. */
 static int check_label(struct reader *r, int id)
 {
-    if (id >= 0 && !(r->o->vocab && id >= r->o->vocab)) return 0;
+    if (id == -100 || (id >= 0 && !(r->o->vocab && id >= r->o->vocab))) return 0;
     reader_fail(r, "a label that the model does not have");
     if (r->o->vocab) expected(r->err, "-100, or an id below %d", r->o->vocab);
     else expected(r->err, "-100, or an id");
@@ -383,23 +383,24 @@ static int check_label(struct reader *r, int id)
 
 static int put_ids(struct reader *r, const struct json *v)
 {
-    const struct json *ids = field(v, "input_ids"), *labels = field(v, "labels"), *id, *label = NULL, *mask;
+    const struct json *ids = field(v, "input_ids"), *labels = field(v, "labels"), *id, *label, *mask;
     if (ids->type != JSON_ARRAY || (labels && (labels->type != JSON_ARRAY || labels->n != ids->n))) {
         reader_fail(r, "cannot read the row");
         return expected(r->err, "input_ids to be an array, and labels one of the same length");
     }
-    if (labels) label = labels->child;
+    label = labels ? labels->child : NULL;
     for (id = ids->child; id; id = id->next) {
         int token, target;
         if (id_of(r, id, "input_ids", &token)) return -1;
-        target = token;
-        if (labels && id_of(r, label, "labels", &target)) return -1;
         if (token < 0) return reader_fail(r, "a negative id in input_ids");
-        if (labels && target != -100 && check_label(r, target)) return -1;
+        target = token;
+        if (label) {
+            if (id_of(r, label, "labels", &target) || check_label(r, target)
+                || ids_add(&r->targets, target == -100 ? token : target, r->err)) return -1;
+            r->has_labels |= target != -100 && target != token;
+            label = label->next;
+        }
         if (put_id(r, token, target != -100)) return -1;
-        if (labels && ids_add(&r->targets, target == -100 ? token : target, r->err)) return -1;
-        if (target != -100 && target != token) r->has_labels = 1;
-        if (labels) label = label->next;
     }
     mask = field(v, "attention_mask");
     for (mask = mask ? mask->child : NULL; mask; mask = mask->next)

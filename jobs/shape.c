@@ -44,15 +44,15 @@ static int shape_scales(struct weight *w, const struct quantise *how, struct lor
 static int shape_weights(struct model *m, const struct quantise *base, struct lora_error *err)
 {
     int id = -1, layer = 0;
-    m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err);
-    while (m->weights && tensor_next(&m->config, &id, &layer)) {
+    if (!(m->weights = new_array((size_t)m->config.L * T_COUNT, sizeof *m->weights, err))) return -1;
+    while (tensor_next(&m->config, &id, &layer)) {
         struct weight *w = &m->weights[layer * T_COUNT + id];
         w->type = base && base->type && tensor_specs[id].linear ? base->type : TYPE_BF16;
         w->rows = tensor_rows(&m->config, id);
         w->cols = tensor_cols(&m->config, id);
         if (w->type != TYPE_BF16 && shape_scales(w, base, err)) return -1;
     }
-    return m->weights ? 0 : -1;
+    return 0;
 }
 
 int shape_open(struct model **out, const char *path, const struct quantise *base, struct lora_error *err)
@@ -62,10 +62,7 @@ int shape_open(struct model **out, const char *path, const struct quantise *base
     int bad = !m || !config || config_read(&m->config, config, &m->ignored, err) || !(m->path = new_string(path, err))
               || shape_weights(m, base, err);
     free(config);
-    if (!bad) {
-        *out = m;
-        return 0;
-    }
-    if (m) model_close(m);
-    return -1;
+    if (bad) model_close(m);
+    else *out = m;
+    return bad ? -1 : 0;
 }
