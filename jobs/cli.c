@@ -119,7 +119,8 @@ int job_write_json(const char *path, const struct text *json, struct lora_error 
 /* Who gave an option. */
 enum { NOBODY, WORDS, CONFIG };
 
-/* What is wrong with one option: its place ("--lora-r" or "FILE, line 3: lora-r") is in err. */
+/* Words and lines on their way into settings. What is wrong is in err, with its place: "--lora-r", or "FILE, line 3:
+ * lora-r". */
 struct parser {
     const struct job *job;
     char *settings;

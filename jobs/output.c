@@ -34,8 +34,7 @@ int output_begin(struct output *o, const char *dir, struct lora_error *err)
     if (output_check(dir, err)) return -1;
     if (!(o->path = new_string_n(dir, n, err))
         || !(o->temporary = new_array(n + sizeof UNFINISHED, 1, err))) return -1;
-    memcpy(o->temporary, o->path, n);
-    memcpy(o->temporary + n, UNFINISHED, sizeof UNFINISHED);
+    sprintf(o->temporary, "%s" UNFINISHED, o->path);
     if (file_exists(o->temporary) && remove_tree(o->temporary, err)) return -1;
     return make_directory(o->temporary, err);
 }
