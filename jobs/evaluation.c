@@ -57,9 +57,10 @@ static int child_node(struct label_set *set, int parent, int token, struct lora_
 {
     int i;
     for (i = parent + 1; i < set->n_nodes; i++)
-        if (set->nodes[i].parent == parent && set->nodes[i].token == token) return i;
-    if (grow_array((void **)&set->nodes, &set->capacity, (size_t)set->n_nodes + 1, sizeof *set->nodes, err)) return -1;
-    set->nodes[set->n_nodes] = (struct label_node){ token, parent, 0 };
+        if (set->nodes[i].parent == parent && set->ids.v[i] == token) return i;
+    if (grow_array((void **)&set->nodes, &set->capacity, (size_t)set->n_nodes + 1, sizeof *set->nodes, err)
+        || ids_add(&set->ids, token, err)) return -1;
+    set->nodes[set->n_nodes] = (struct label_node){ parent, 0 };
     if (set->n_nodes) {
         set->nodes[parent].children++;
         if (parent && set->nodes[parent].children == 1) set->tokens++;
@@ -144,76 +145,47 @@ void label_set_free(struct label_set *set)
 {
     words_free(&set->words);
     free(set->nodes);
+    ids_free(&set->ids);
     free(set->leaf);
     memset(set, 0, sizeof *set);
 }
 
 /* ---- rows into packs ---- */
 
-/* Where a node stands in the pack: its segment and the index in it. */
-struct place { int segment, index; };
+/* What a row's next pack does with a node: leaves it out; has it as an input; and predicts its children besides. */
+enum use { LEFT_OUT, PASSED, EXPANDED };
 
-/* What a pack does with a node: not in it; an input; one whose children are predicted besides. */
-enum { LEFT_OUT, PASSED, EXPANDED };
+/* A node of the set behind a row's prompt. */
+struct branch {
+    double loss;                /* of the path from the prompt to here; -1: not known */
+    int done;                   /* its children's losses are known */
+    enum use use;
+    int segment, index;         /* where it stands in the pack */
+};
 
-/* The prompt from token `from` on, behind segment `prefix`; then the nodes of the tree that are to be inputs: one right
- * after its parent that is the only child goes on in the parent's segment, any other begins one behind it. Children are
- * made after their parents, so one pass in order does it. */
-static int lay_labels(const struct evaluation *e, const struct row *row, const unsigned char *use, int from, int prefix,
-                      struct pack *p, struct place *places, int *run, struct lora_error *err)
-{
-    const struct label_set *set = e->labels;
-    int i, k, n;
-    if (row->prompt_n < 1) return fail(err, "a row without a prompt", "row %d", row->source + 1);
-    if (pack_segment(p, row->ids + from, row->prompt_n - from, prefix, e->adapter, 0, &places[0].segment, err)) return -1;
-    places[0].index = row->prompt_n - from - 1;
-    for (i = 1; i < set->n_nodes; i += n) {
-        n = 1;
-        if (!use[i] || !set->nodes[i].children) continue;
-        run[0] = set->nodes[i].token;
-        while (set->nodes[i + n - 1].children == 1 && set->nodes[i + n].parent == i + n - 1
-               && use[i + n] && set->nodes[i + n].children) {
-            run[n] = set->nodes[i + n].token;
-            n++;
-        }
-        if (pack_segment(p, run, n, places[set->nodes[i].parent].segment, e->adapter, 0, &places[i].segment, err)) return -1;
-        for (k = 0; k < n; k++) {
-            places[i + k].segment = places[i].segment;
-            places[i + k].index = k;
-        }
-    }
-    for (i = 1; i < set->n_nodes; i++) {
-        const struct place *at = &places[set->nodes[i].parent];
-        if (use[set->nodes[i].parent] == EXPANDED
-            && pack_target(p, at->segment, at->index, set->nodes[i].token, 1, err)) return -1;
-    }
-    return 0;
-}
-
-/* What packs are laid with. */
+/* What packs are laid with, and what one gave. */
 struct laying {
     const struct evaluation *e;
     struct pack pack;
-    struct place *places;       /* [n_nodes] */
-    int *run;                   /* [n_nodes] */
-    unsigned char *use;         /* [e->rows, n_nodes]: LEFT_OUT ... A row whose node 0 is left out is not in the pack */
+    struct branch *trees;       /* [e->rows, n_nodes]. A row whose node 0 is left out is not in the pack */
     int first, n;               /* rows of the pack */
     int shared;                 /* what they all begin with */
     struct row *rows;           /* [e->rows + 1]: `have` of them from the first on, read ahead of the pack */
     int have;
+    double *losses;             /* [T] */
+    int *best;                  /* [T] */
+    size_t losses_capacity, best_capacity;
 };
 
 static int start_laying(struct laying *y, const struct evaluation *e, struct lora_error *err)
 {
-    size_t n = e->labels ? (size_t)e->labels->n_nodes : 0, uses = n * (size_t)e->rows;
+    size_t n = e->labels ? (size_t)e->labels->n_nodes * (size_t)e->rows : 0, i;
     memset(y, 0, sizeof *y);
     y->e = e;
-    y->places = new_array(n, sizeof *y->places, err);
-    y->run = new_array(n, sizeof *y->run, err);
-    y->use = new_array(uses, 1, err);
+    y->trees = new_array(n, sizeof *y->trees, err);
     y->rows = new_array((size_t)e->rows + 1, sizeof *y->rows, err);
-    if (!y->places || !y->run || !y->use || !y->rows) return -1;
-    memset(y->use, EXPANDED, uses);     /* the whole tree */
+    if (!y->trees || !y->rows) return -1;
+    for (i = 0; i < n; i++) y->trees[i].use = EXPANDED;
     return 0;
 }
 
@@ -223,9 +195,14 @@ static void end_laying(struct laying *y)
     for (i = 0; i < y->have; i++) row_free(&y->rows[i]);
     free(y->rows);
     pack_free(&y->pack);
-    free(y->places);
-    free(y->run);
-    free(y->use);
+    free(y->trees);
+    free(y->losses);
+    free(y->best);
+}
+
+static struct branch *tree_of(const struct laying *y, int row)
+{
+    return y->e->labels ? y->trees + (size_t)row * (size_t)y->e->labels->n_nodes : NULL;
 }
 
 /* On to the next pack: the last one's rows go. */
@@ -245,6 +222,41 @@ static int lay_row(const struct evaluation *e, const struct row *row, int from, 
 {
     const struct pack_input in = { row->ids, row->mask, row->n, 0, row->labels };
     return pack_row_behind(p, &in, from, prefix, e->adapter, err);
+}
+
+/* How many inputs from node i on are one segment: each but the first is the only child of the one before it. */
+static int in_line(const struct label_set *set, const struct branch *tree, int i)
+{
+    const struct label_node *nodes = set->nodes;
+    int n = 0;
+    while (i + n < set->n_nodes && tree[i + n].use && nodes[i + n].children
+           && (!n || (nodes[i + n].parent == i + n - 1 && nodes[i + n - 1].children == 1))) n++;
+    return n;
+}
+
+/* The prompt from token `from` on, behind segment `prefix`; then the nodes of the tree that are inputs, behind their
+ * parents, which were made before them; then what is predicted. A leaf is never an input. */
+static int lay_labels(const struct evaluation *e, const struct row *row, struct branch *tree, int from, int prefix,
+                      struct pack *p, struct lora_error *err)
+{
+    const struct label_set *set = e->labels;
+    int i, k, n, segment;
+    if (row->prompt_n < 1) return fail(err, "a row without a prompt", "row %d", row->source + 1);
+    if (pack_segment(p, row->ids + from, row->prompt_n - from, prefix, e->adapter, 0, &tree->segment, err)) return -1;
+    tree->index = row->prompt_n - from - 1;
+    for (i = 1; i < set->n_nodes; i += n ? n : 1) {
+        if (!(n = in_line(set, tree, i))) continue;
+        if (pack_segment(p, set->ids.v + i, n, tree[set->nodes[i].parent].segment, e->adapter, 0, &segment, err)) return -1;
+        for (k = 0; k < n; k++) {
+            tree[i + k].segment = segment;
+            tree[i + k].index = k;
+        }
+    }
+    for (i = 1; i < set->n_nodes; i++) {
+        const struct branch *parent = &tree[set->nodes[i].parent];
+        if (parent->use == EXPANDED && pack_target(p, parent->segment, parent->index, set->ids.v[i], 1, err)) return -1;
+    }
+    return 0;
 }
 
 static int tokens_of(const struct evaluation *e, const struct row *row)
@@ -304,9 +316,9 @@ static int lay_rows(struct laying *y, struct lora_error *err)
     if (y->shared && pack_segment(&y->pack, y->rows[0].ids, y->shared, -1, e->adapter, 0, &prefix, err)) return -1;
     for (i = 0; i < y->n; i++) {
         const struct row *row = &y->rows[i];
-        const unsigned char *use = e->labels ? y->use + (size_t)i * (size_t)e->labels->n_nodes : NULL;
-        if (!use ? lay_row(e, row, y->shared, prefix, &y->pack, err)
-            : *use && lay_labels(e, row, use, y->shared, prefix, &y->pack, y->places, y->run, err)) return -1;
+        struct branch *tree = tree_of(y, i);
+        if (!tree ? lay_row(e, row, y->shared, prefix, &y->pack, err)
+            : tree->use && lay_labels(e, row, tree, y->shared, prefix, &y->pack, err)) return -1;
     }
     return pack_finish(&y->pack, err);
 }
@@ -325,25 +337,16 @@ int evaluation_sizes(const struct evaluation *e, struct lora_sizes *z, struct lo
 
 /* ---- figures ---- */
 
-/* What a pack gave: [T] */
-struct outcome { double *losses; int *best; size_t losses_capacity, best_capacity; };
-
-static void outcome_free(struct outcome *o)
-{
-    free(o->losses);
-    free(o->best);
-}
-
 /* The rows in a pack, forwards. An infinite loss is a token of probability 0 or a broken model: which is said. */
-static int run_rows(struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
+static int run_rows(struct laying *y, struct lora *l, struct lora_error *err)
 {
     int t;
     if (lay_rows(y, err)
-        || grow_array((void **)&o->losses, &o->losses_capacity, (size_t)y->pack.T, sizeof *o->losses, err)
-        || grow_array((void **)&o->best, &o->best_capacity, (size_t)y->pack.T, sizeof *o->best, err)
-        || lora_eval(l, &y->pack, o->losses, o->best, err)) return -1;
+        || grow_array((void **)&y->losses, &y->losses_capacity, (size_t)y->pack.T, sizeof *y->losses, err)
+        || grow_array((void **)&y->best, &y->best_capacity, (size_t)y->pack.T, sizeof *y->best, err)
+        || lora_eval(l, &y->pack, y->losses, y->best, err)) return -1;
     for (t = 0; t < y->pack.T; t++) {
-        if (o->losses[t] - o->losses[t] == 0) continue;
+        if (y->losses[t] - y->losses[t] == 0) continue;
         if (!lora_find_not_finite(l, &y->pack, err)) fail(err, "a loss is not finite", "row %d", y->rows[0].source + 1);
         return -1;
     }
@@ -352,50 +355,44 @@ static int run_rows(struct laying *y, struct lora *l, struct outcome *o, struct 
 
 /* Runs all packs; run() computes one's rows and gives them away. */
 static int run_all(const struct evaluation *e, struct lora *l,
-                   int (*run)(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err),
-                   void *ctx, struct lora_error *err)
+                   int (*run)(struct laying *y, struct lora *l, struct lm_figures *f, struct lora_error *err),
+                   struct lm_figures *f, struct lora_error *err)
 {
     struct laying y;
-    struct outcome o = { NULL, NULL, 0, 0 };
     int got = start_laying(&y, e, err) ? -1 : 1;
     while (got > 0 && (got = next_rows(&y, err)) > 0) {
-        if (run(ctx, &y, l, &o, err)) got = -1;
+        if (run(&y, l, f, err)) got = -1;
         else if (e->each && e->each(e->ctx, y.first + y.n)) break;
     }
     end_laying(&y);
-    outcome_free(&o);
     return got;
 }
 
-struct lm_sums { struct lm_figures *f; double sum; long long hits; };
-
-static int run_lm(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
+/* Sums, until all are done. */
+static int run_lm(struct laying *y, struct lora *l, struct lm_figures *f, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
     const double *losses;
-    struct lm_sums *s = ctx;
     int t, i;
-    if (run_rows(y, l, o, err)) return -1;
-    losses = o->losses;
+    if (run_rows(y, l, err)) return -1;
     for (t = 0; t < y->pack.T; t++) {
-        s->sum += losses[t];
-        s->hits += o->best[t] == y->pack.target_id[t];
+        f->loss += y->losses[t];
+        f->token_accuracy += y->best[t] == y->pack.target_id[t];
     }
-    s->f->targets += y->pack.T;
-    for (i = 0; i < y->n && e->losses; losses += y->rows[i++].n_targets)
+    f->targets += y->pack.T;
+    for (i = 0, losses = y->losses; i < y->n && e->losses; losses += y->rows[i++].n_targets)
         if (e->losses(e->ctx, &y->rows[i], losses, err)) return -1;
     return 0;
 }
 
 int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f, struct lora_error *err)
 {
-    struct lm_sums s = { f, 0, 0 };
     int code;
     memset(f, 0, sizeof *f);
-    code = run_all(e, l, run_lm, &s, err);
+    code = run_all(e, l, run_lm, f, err);
     if (f->targets) {
-        f->loss = s.sum / (double)f->targets;
-        f->token_accuracy = (double)s.hits / (double)f->targets;
+        f->loss /= (double)f->targets;
+        f->token_accuracy /= (double)f->targets;
     }
     return code;
 }
@@ -405,98 +402,86 @@ int evaluate_lm(const struct evaluation *e, struct lora *l, struct lm_figures *f
  * than a whole label need not be computed. First the path of the row's own label, which is the answer of a good model, then
  * all behind the likeliest node that is left, then behind all that may still win. */
 
-/* losses[i]: of node i's path from the prompt on; -1: not known. done[i]: its children's are. */
-struct tree { double *losses; unsigned char *done; };
+static void start_tree(const struct label_set *set, struct branch *tree, int own)
+{
+    int i;
+    for (i = 0; i < set->n_nodes; i++) tree[i] = (struct branch){ .loss = i ? -1 : 0, .use = LEFT_OUT };
+    for (i = set->leaf[own]; i; i = set->nodes[i].parent) tree[set->nodes[i].parent].use = EXPANDED;
+}
 
-/* The label of the least loss among those that are known, the first of equals, or -1. */
-static int likeliest(const struct label_set *set, const double *losses)
+/* The losses of the targets that lay_labels() made of the tree, in its order; how many they were. */
+static int take_losses(const struct label_set *set, struct branch *tree, const double *losses)
+{
+    int i, n = 0;
+    for (i = 1; i < set->n_nodes; i++) {
+        struct branch *parent = &tree[set->nodes[i].parent];
+        if (parent->use != EXPANDED) continue;
+        tree[i].loss = parent->loss + losses[n++];
+        parent->done = 1;
+    }
+    return n;
+}
+
+/* The label of the least loss among those that are known, the first of equals; there is one. */
+static int likeliest(const struct label_set *set, const struct branch *tree)
 {
     int label, best = -1;
     for (label = 0; label < set->n; label++) {
-        double loss = losses[set->leaf[label]];
-        if (loss >= 0 && (best < 0 || loss < losses[set->leaf[best]])) best = label;
+        double loss = tree[set->leaf[label]].loss;
+        if (loss >= 0 && (best < 0 || loss < tree[set->leaf[best]].loss)) best = label;
     }
     return best;
 }
 
 /* May a label behind the node, whose children are not known, still be the answer? */
-static int may_win(const struct label_set *set, const struct tree *t, int node, double least)
+static int may_win(const struct label_set *set, const struct branch *tree, int node, double least)
 {
-    return set->nodes[node].children && !t->done[node] && t->losses[node] >= 0 && t->losses[node] <= least;
+    const struct branch *t = &tree[node];
+    return set->nodes[node].children && !t->done && t->loss >= 0 && t->loss <= least;
 }
 
-/* What the row's next pack has of the tree. 0: the answer is known. */
-static int choose_nodes(const struct label_set *set, const struct tree *t, int own, int round, unsigned char *use)
+/* What the row's next pack has of the tree: what is behind the likeliest node that may win, or behind all of them.
+ * 0: the answer is known. */
+static int choose_nodes(const struct label_set *set, struct branch *tree, int all)
 {
-    double least;
+    double least = tree[set->leaf[likeliest(set, tree)]].loss;
     int i, first = 0;
-    memset(use, LEFT_OUT, (size_t)set->n_nodes);
-    if (!round) {
-        for (i = set->leaf[own]; i; i = set->nodes[i].parent) use[set->nodes[i].parent] = EXPANDED;
-        return 1;
+    for (i = 0; i < set->n_nodes; i++) {
+        tree[i].use = LEFT_OUT;
+        if (i && may_win(set, tree, i, least) && (!first || tree[i].loss < tree[first].loss)) first = i;
     }
-    least = t->losses[set->leaf[likeliest(set, t->losses)]];
-    for (i = 1; i < set->n_nodes; i++)
-        if (may_win(set, t, i, least) && (!first || t->losses[i] < t->losses[first])) first = i;
     if (!first) return 0;
     for (i = 1; i < set->n_nodes; i++)
-        if (i == first || (round > 1 && may_win(set, t, i, least)) || use[set->nodes[i].parent] == EXPANDED) use[i] = EXPANDED;
+        if (i == first || (all && may_win(set, tree, i, least)) || tree[set->nodes[i].parent].use) tree[i].use = EXPANDED;
     for (i = set->n_nodes - 1; i; i--)
-        if (use[i] && !use[set->nodes[i].parent]) use[set->nodes[i].parent] = PASSED;
+        if (tree[i].use && !tree[set->nodes[i].parent].use) tree[set->nodes[i].parent].use = PASSED;
     return 1;
 }
 
-/* The losses of a pack's targets, in the order in which lay_labels() made them, to their nodes; how many they were. */
-static int take_losses(const struct label_set *set, const unsigned char *use, const double *losses, struct tree *t)
-{
-    int i, n = 0;
-    for (i = 1; i < set->n_nodes; i++) {
-        int parent = set->nodes[i].parent;
-        if (use[parent] != EXPANDED) continue;
-        t->losses[i] = t->losses[parent] + losses[n++];
-        t->done[parent] = 1;
-    }
-    return n;
-}
-
-/* ctx: a tree for each of e->rows rows, one after the other. */
-static int run_labels(void *ctx, struct laying *y, struct lora *l, struct outcome *o, struct lora_error *err)
+static int run_labels(struct laying *y, struct lora *l, struct lm_figures *f, struct lora_error *err)
 {
     const struct evaluation *e = y->e;
     const struct label_set *set = e->labels;
-    const struct tree *trees = ctx;
-    size_t n = (size_t)set->n_nodes, i;
-    int round, left, t;
-    memset(trees->done, 0, n * (size_t)y->n);
-    for (i = 0; i < n * (size_t)y->n; i++) trees->losses[i] = i % n ? -1 : 0;
-    for (round = 0; ; round++) {
-        for (left = 0, i = 0; i < (size_t)y->n; i++) {
-            struct tree tree = { trees->losses + i * n, trees->done + i * n };
-            left += choose_nodes(set, &tree, label_set_find(set, row_label(&y->rows[i])), round, y->use + i * n);
-        }
-        if (!left) break;
-        if (run_rows(y, l, o, err)) return -1;
-        for (t = 0, i = 0; i < (size_t)y->n; i++) {
-            struct tree tree = { trees->losses + i * n, trees->done + i * n };
-            t += take_losses(set, y->use + i * n, o->losses + t, &tree);
+    int round, i, left = 1;
+    (void)f;
+    for (i = 0; i < y->n; i++) start_tree(set, tree_of(y, i), label_set_find(set, row_label(&y->rows[i])));
+    for (round = 1; left; round++) {
+        const double *losses;
+        if (run_rows(y, l, err)) return -1;
+        for (left = i = 0, losses = y->losses; i < y->n; i++) {
+            losses += take_losses(set, tree_of(y, i), losses);
+            left += choose_nodes(set, tree_of(y, i), round > 1);
         }
     }
-    for (i = 0; i < (size_t)y->n; i++) {
-        int label = likeliest(set, trees->losses + i * n);
-        if (e->label(e->ctx, &y->rows[i], label, -trees->losses[i * n + (size_t)set->leaf[label]], err)) return -1;
+    for (i = 0; i < y->n; i++) {
+        const struct branch *tree = tree_of(y, i);
+        int label = likeliest(set, tree);
+        if (e->label(e->ctx, &y->rows[i], label, -tree[set->leaf[label]].loss, err)) return -1;
     }
     return 0;
 }
 
 int evaluate_labels(const struct evaluation *e, struct lora *l, struct lora_error *err)
 {
-    size_t n = (size_t)e->labels->n_nodes * (size_t)e->rows;
-    struct tree trees;
-    int code = -1;
-    trees.losses = new_array(n, sizeof *trees.losses, err);
-    trees.done = new_array(n, 1, err);
-    if (trees.losses && trees.done) code = run_all(e, l, run_labels, &trees, err);
-    free(trees.losses);
-    free(trees.done);
-    return code;
+    return run_all(e, l, run_labels, NULL, err);
 }

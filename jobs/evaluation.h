@@ -9,12 +9,13 @@ enum { TASK_LM, TASK_CLASSIFY, TASK_GENERATE };        /* --task, and --eval-tas
 
 /* A set of labels as a tree of tokens behind the prompt: labels that begin alike share what is
  * alike, so each row computes a different token once, and what cannot win not at all. Node 0 is the prompt's last token. */
-struct label_node { int token, parent, children; };
+struct label_node { int parent, children; };
 struct label_set {
     struct words words;
     char **names;               /* [n] in order of bytes */
     int n;
     struct label_node *nodes;   /* every node but 0 is a target, predicted where its parent stands */
+    struct ids ids;             /* [n_nodes] their tokens */
     int n_nodes;
     int *leaf;                  /* [n] each label's last node */
     int tokens;                 /* nodes that are inputs: tokens that a row adds to its prompt */
