@@ -120,6 +120,7 @@ $(BUILD)/%_avx512.o: LORA_CFLAGS += -O3 $(AVX512_FLAGS) -DWIDE
 $(BUILD)/%_neon.o: LORA_CFLAGS += -O3 $(NEON_FLAGS)
 $(BUILD)/%_bf16.o: LORA_CFLAGS += -O3 $(BF16_FLAGS)
 $(BUILD)/%_amx.o: LORA_CFLAGS += $(AMX_FLAGS)
+$(BUILD)/jobs/measure.o: LORA_CFLAGS += $(if $(BF16_FLAGS),-DHAVE_BF16)
 
 # gemm_vec.c and its like are compiled for each: see vectors.h.
 COMPILE_VECTORS = $(CC) $(LORA_CFLAGS) -MMD -MP -c -o $@ $<

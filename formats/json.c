@@ -524,6 +524,18 @@ void json_put_number(struct text *t, double x, int significant)
     text_puts(t, s);
 }
 
+void json_put_figure(struct text *t, const char *key, double x)
+{
+    json_put_key(t, key);
+    json_put_number(t, x, 9);
+}
+
+void json_put_pair(struct text *t, const char *key, const char *value)
+{
+    json_put_key(t, key);
+    json_put_text(t, value);
+}
+
 void json_put(struct text *t, const struct json *v)
 {
     const struct json *c;

@@ -51,6 +51,9 @@ void json_put_text(struct text *t, const char *s);
 /* "key": of a member, with a comma before it unless it is the first of its object. Its value comes next. */
 void json_put_key(struct text *t, const char *key);
 void json_put_number(struct text *t, double x, int digits);
+/* Whole members: a figure of 9 digits, as the contract has them; a text. */
+void json_put_figure(struct text *t, const char *key, double x);
+void json_put_pair(struct text *t, const char *key, const char *value);
 /* The value again as compact JSON text. */
 void json_put(struct text *t, const struct json *v);
 

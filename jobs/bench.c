@@ -101,6 +101,7 @@ struct product {
 struct products {
     struct product list[4 * T_COUNT * MAX_TYPES];
     int n;
+    size_t x, y, w, rows;       /* the most elements of an input, an output and a weight, and rows of a weight */
     double share;               /* of the time of its threads that this process got */
     double peaks[MAX_ROUNDS], peaks_bf16[MAX_ROUNDS], bandwidths[MAX_ROUNDS];
 };
@@ -110,6 +111,8 @@ static double product_flops(const struct product *p, int r)
     double n = p->N;
     return p->kind <= BACKWARD_X ? 2 * n * p->O * p->I : (p->kind == LORA_FORWARD ? 2 : 4) * n * r * ((double)p->O + p->I);
 }
+
+static void at_least(size_t *size, size_t n) { if (n > *size) *size = n; }
 
 static void add_product(struct products *s, const char *name, int O, int I, int N, int kind, int type, double times, int r)
 {
@@ -126,6 +129,10 @@ static void add_product(struct products *s, const char *name, int O, int I, int 
     *p = (struct product){ .O = O, .I = I, .N = N, .kind = kind, .type = type, .times = times };
     snprintf(p->name, sizeof p->name, "%s", name);
     p->flops = product_flops(p, r);
+    at_least(&s->x, (size_t)I * (size_t)N);
+    at_least(&s->y, (size_t)O * (size_t)N);
+    at_least(&s->w, (size_t)O * (size_t)I);
+    at_least(&s->rows, (size_t)O);
 }
 
 /* The same product over each type of weights: they stand, and are measured, one beside the other. */
@@ -141,7 +148,6 @@ static void list_products(struct products *s, const struct bench *b)
 {
     const struct config *c = &b->shape;
     int kind, id, head = b->targets < 160 ? b->targets : 160;
-    s->n = 0;
     for (kind = 0; kind < KINDS; kind++)
         for (id = 0; id < T_COUNT; id++)
             if (tensor_present(c, id) && tensor_specs[id].linear)
@@ -158,25 +164,6 @@ struct memory {
     struct quantised scales[MAX_TYPES];
 };
 
-/* The most elements of an input 'x', an output 'y' or a weight 'w', and the most rows 'r' of a weight. */
-static size_t largest(const struct products *s, int what)
-{
-    size_t most = 0;
-    int i;
-    for (i = 0; i < s->n; i++) {
-        const struct product *p = &s->list[i];
-        size_t n = (size_t)(what == 'x' ? p->I : p->O) * (size_t)(what == 'w' ? p->I : what == 'r' ? 1 : p->N);
-        if (n > most) most = n;
-    }
-    return most;
-}
-
-static void fill(float *x, size_t n, float size)
-{
-    size_t i;
-    for (i = 0; i < n; i++) x[i] = size * (float)((long long)(random_bits(1, i) % 2001) - 1000);
-}
-
 static void release(struct memory *m)
 {
     int i;
@@ -186,11 +173,11 @@ static void release(struct memory *m)
 
 static int reserve_weights(struct memory *m, const struct products *s, const struct bench *b, struct lora_error *err)
 {
-    size_t rows = largest(s, 'r'), cols = (largest(s, 'w') + rows - 1) / rows;
+    size_t cols = (s->w + s->rows - 1) / s->rows;
     int i, bad = 0;
     cols = (cols + 255) / 256 * 256;        /* whole blocks of any type */
     for (i = 0; i < b->n_types && !bad; i++)
-        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)rows, (int)cols, err)
+        bad = bench_weight(&m->weights[i], b, &b->types[i], (int)s->rows, (int)cols, err)
               || table_weight(&m->t, &m->there[i], &m->scales[i], &m->weights[i], err);
     return bad;
 }
@@ -209,7 +196,7 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
     na = (size_t)widest * (size_t)b->rank;
     if (widest > sizes.width) sizes.width = widest;
     return table_open(&m->t, b->kernels, &sizes, b->common.compute, err)
-           || !(m->x = table_buf(&m->t, largest(s, 'x'), err)) || !(m->y = table_buf(&m->t, largest(s, 'y'), err))
+           || !(m->x = table_buf(&m->t, s->x, err)) || !(m->y = table_buf(&m->t, s->y, err))
            || !(m->h = table_buf(&m->t, nh, err)) || !(m->a = table_buf(&m->t, na, err)) || !(m->b = table_buf(&m->t, na, err))
            || !(m->da = table_buf(&m->t, na, err)) || !(m->db = table_buf(&m->t, na, err))
            || reserve_weights(m, s, b, err) ? -1 : 0;
@@ -218,14 +205,13 @@ static int reserve(struct memory *m, const struct products *s, const struct benc
 /* Ordinary numbers into what products read: they grow when results are added to them. */
 static int refill(struct memory *m, const struct products *s, const struct bench *b, struct lora_error *err)
 {
-    size_t nx = largest(s, 'x'), ny = largest(s, 'y'), n = nx > ny ? nx : ny;
+    size_t nh = (size_t)b->tokens * (size_t)b->rank, n = s->x > s->y ? s->x : s->y, i;
     float *values = new_array(n, sizeof *values, err);
     if (!values) return -1;
-    fill(values, n, 1e-4f);
-    m->t.k.up(&m->t.ctx, m->x, values, nx);
-    m->t.k.up(&m->t.ctx, m->y, values, ny);
-    n = (size_t)b->rank;
-    m->t.k.up(&m->t.ctx, m->h, values, (size_t)b->tokens * n < nx ? (size_t)b->tokens * n : nx);
+    for (i = 0; i < n; i++) values[i] = 1e-4f * (float)((long long)(random_bits(1, i) % 2001) - 1000);
+    m->t.k.up(&m->t.ctx, m->x, values, s->x);
+    m->t.k.up(&m->t.ctx, m->y, values, s->y);
+    m->t.k.up(&m->t.ctx, m->h, values, nh < s->x ? nh : s->x);
     free(values);
     return 0;
 }

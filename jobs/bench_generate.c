@@ -32,12 +32,10 @@ static double weights_read(const struct model *m)
 static int prepare(struct runner *r, const struct bench *b, int type, struct model *file, struct lora_error *err)
 {
     int i, length = b->prompt > b->new_tokens + 1 ? b->prompt : b->new_tokens + 1;
-    r->s.model = file;
     if (!file && bench_model(&r->made, b, &b->types[type], err)) return -1;
-    if (!file) r->s.model = r->made;
-    r->s.kernels = b->kernels;
-    r->s.threads = b->threads;
-    r->s.max_memory = memory_limit(&b->common, b->kernels);
+    r->s = (struct session){
+        .model = file ? file : r->made, .kernels = b->kernels, .threads = b->threads, .max_memory = memory_limit(&b->common, b->kernels)
+    };
     r->bytes = weights_read(r->s.model);
     r->all = new_array((size_t)b->batch, sizeof *r->all, err);
     r->list = new_array((size_t)b->batch, sizeof *r->list, err);

@@ -130,15 +130,9 @@ static int open_lora(struct run *r, const struct evaluation *e, struct lora **l)
 
 /* ---- figures, printed and as JSON ---- */
 
-static void put_number(struct text *json, const char *key, double x)
-{
-    json_put_key(json, key);
-    json_put_number(json, x, 9);
-}
-
 static void put_figure(struct run *r, const char *key, const char *name, double x)
 {
-    put_number(&r->json, key, x);
+    json_put_figure(&r->json, key, x);
     text_printf(&r->report, "%-16s %.4f\n", name, x);
 }
 
@@ -146,12 +140,6 @@ static void put_count(struct text *json, const char *key, long long n)
 {
     json_put_key(json, key);
     text_printf(json, "%lld", n);
-}
-
-static void put_pair(struct text *t, const char *key, const char *value)
-{
-    json_put_key(t, key);
-    json_put_text(t, value);
 }
 
 /* ---- lm ---- */
@@ -270,10 +258,10 @@ static int take_prediction(struct run *r, const struct row *row, int predicted, 
     int truth = label_set_find(set, row_label(row));
     classification_add(&r->scores, truth, predicted);
     text_printf(t, "{\"row\":%d", row->source);
-    put_pair(t, "label", set->names[truth]);
-    put_pair(t, "prediction", predicted < 0 ? NULL : set->names[predicted]);
-    if (text) put_pair(t, "text", text);
-    else put_number(t, "log_probability", score);
+    json_put_pair(t, "label", set->names[truth]);
+    json_put_pair(t, "prediction", predicted < 0 ? NULL : set->names[predicted]);
+    if (text) json_put_pair(t, "text", text);
+    else json_put_figure(t, "log_probability", score);
     text_puts(t, "}\n");
     return lines_put(&r->lines, t, err);
 }
@@ -335,9 +323,9 @@ static void put_classes(struct run *r)
         text_printf(&r->report, "  %9.4f  %6.4f  %6.4f  %7lld\n", s->precision, s->recall, s->f1, s->support);
         json_put_key(&r->json, set->names[i]);
         text_puts(&r->json, "{");
-        put_number(&r->json, "precision", s->precision);
-        put_number(&r->json, "recall", s->recall);
-        put_number(&r->json, "f1", s->f1);
+        json_put_figure(&r->json, "precision", s->precision);
+        json_put_figure(&r->json, "recall", s->recall);
+        json_put_figure(&r->json, "f1", s->f1);
         put_count(&r->json, "support", s->support);
         text_puts(&r->json, "}");
     }
@@ -455,10 +443,10 @@ static int take_answer(void *ctx, const struct row *row, const char *answer, str
     r->matches += match;
     r->f1 += one;
     text_printf(t, "{\"row\":%d", row->source);
-    put_pair(t, "completion", row->completion);
-    put_pair(t, "prediction", answer);
+    json_put_pair(t, "completion", row->completion);
+    json_put_pair(t, "prediction", answer);
     put_count(t, "exact_match", match);
-    put_number(t, "token_f1", one);
+    json_put_figure(t, "token_f1", one);
     text_puts(t, "}\n");
     return lines_put(&r->lines, t, err);
 }
@@ -479,7 +467,7 @@ static int write_results(struct run *r)
     double seconds = seconds_now() - r->start;
     put_count(&r->json, "rows", r->d.n);
     put_count(&r->json, "tokens", r->d.report.tokens);
-    put_number(&r->json, "seconds", seconds);
+    json_put_figure(&r->json, "seconds", seconds);
     text_puts(&r->json, "}\n");
     text_printf(&r->report, "%-16s %d\n%-16s %.1f\n", "rows", r->d.n, "seconds", seconds);
     if (text_check(&r->report, r->err)) return -1;

@@ -41,20 +41,13 @@ static int feed_shared(struct generator *g, const int *ids, int n, struct lora_e
 int generator_open(struct generator *g, const struct session *s, int slots, int slot_length,
                    const int *shared, int n_shared, struct lora_error *err)
 {
-    struct lora_sizes z;
+    struct lora_sizes z = { .U = slots, .S = slots + (n_shared > 0), .positions = slot_length + n_shared };
     size_t V = (size_t)s->model->config.V;
-    memset(g, 0, sizeof *g);
-    memset(&z, 0, sizeof z);
-    g->session = s;
-    g->slots = slots;
-    g->slot_length = slot_length;
+    *g = (struct generator){ .session = s, .slots = slots, .slot_length = slot_length };
     g->tokens = slot_length < PASS / slots ? slots * slot_length : PASS;
     if (g->tokens < slots) g->tokens = slots;
     find_stops(g);
     z.N = g->tokens;
-    z.U = slots;
-    z.S = slots + (n_shared > 0);
-    z.positions = slot_length + n_shared;
     if (slot_length > (INT32_MAX - n_shared) / slots) return fail(err, "the cache is too large",
                                                                   "%d sequences of %d tokens", slots, slot_length);
     z.keys = slots * slot_length + n_shared;

@@ -67,40 +67,41 @@ static int run_packs(struct work *w, struct lora_error *err)
     return w->loss - w->loss == 0 ? 0 : lora_find_not_finite(w->lora, &w->pack, err);
 }
 
-/* F32, or F64 from a table of doubles. */
+/* Elements of `elem` bytes: F32 or F64. */
+static int put_tensors(struct st_writer *out, const char *path, const struct trained *list, int n, const char *g, size_t elem,
+                       struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        const size_t dims[] = { (size_t)list[i].rows, (size_t)list[i].cols };
+        if (st_writer_add(out, list[i].name, elem == sizeof(double) ? TYPE_F64 : TYPE_F32, dims, 2, err)) return -1;
+    }
+    if (st_writer_begin(out, path, err)) return -1;
+    for (i = 0; i < n; i++)
+        if (st_writer_put(out, g + list[i].offset * elem, (size_t)list[i].rows * (size_t)list[i].cols * elem, err)) return -1;
+    return 0;
+}
+
 static int write_gradients(struct work *w, struct lora_error *err)
 {
     const struct trained *list;
-    int i, n = lora_trained(w->lora, &list), doubles = w->session.kernels->elem == sizeof(double);
-    size_t elem = doubles ? sizeof(double) : sizeof(float), size = lora_trained_size(w->lora), j;
+    int n = lora_trained(w->lora, &list), doubles = w->session.kernels->elem == sizeof(double), bad;
+    size_t elem = doubles ? sizeof(double) : sizeof(float), size = lora_trained_size(w->lora), i;
     char *g = new_array(size, elem, err);
     struct st_writer out;
-    memset(&out, 0, sizeof out);
     if (!g) return -1;
+    memset(&out, 0, sizeof out);
     if (doubles) lora_get64(w->lora, LORA_GRADIENTS, (double *)g);
     else lora_get(w->lora, LORA_GRADIENTS, (float *)g);
-    if (lora_check(w->lora, err)) {
-        free(g);
-        return -1;
-    }
-    for (j = 0; j < size; j++) {
-        double x = doubles ? ((double *)g)[j] : ((float *)g)[j];
+    for (i = 0; i < size; i++) {
+        double x = doubles ? ((double *)g)[i] : ((float *)g)[i];
         w->norm += x * x;
     }
-    for (i = 0; i < n; i++) {
-        const size_t dims[] = { (size_t)list[i].rows, (size_t)list[i].cols };
-        if (st_writer_add(&out, list[i].name, doubles ? TYPE_F64 : TYPE_F32, dims, 2, err)) goto bad;
-    }
-    if (st_writer_begin(&out, w->set->out, err)) goto bad;
-    for (i = 0; i < n; i++)
-        if (st_writer_put(&out, g + list[i].offset * elem, (size_t)list[i].rows * (size_t)list[i].cols * elem, err))
-            goto bad;
+    bad = lora_check(w->lora, err) || put_tensors(&out, w->set->out, list, n, g, elem, err);
+    if (bad) st_writer_abandon(&out);
+    else bad = st_writer_commit(&out, err);
     free(g);
-    return st_writer_commit(&out, err);
-bad:
-    free(g);
-    st_writer_abandon(&out);
-    return -1;
+    return bad ? -1 : 0;
 }
 
 static int run(void *settings, struct lora_error *err)

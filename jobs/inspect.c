@@ -57,11 +57,6 @@ static void add_tensor(struct listing *l, const char *name, int type, size_t byt
     }
 }
 
-static void put_sum(struct text *json, const struct sum *s)
-{
-    text_printf(json, "{\"tensors\": %lld, \"parameters\": %lld, \"bytes\": %lld}", s->tensors, s->parameters, s->bytes);
-}
-
 /* Totals, in both forms. */
 static void finish(struct listing *l)
 {
@@ -72,8 +67,8 @@ static void finish(struct listing *l)
         if (!s->tensors) continue;
         text_printf(&l->lines, "%-5s %lld tensors, %lld parameters, %lld bytes\n", weight_types[type].name,
                     s->tensors, s->parameters, s->bytes);
-        text_printf(&l->json, "%s\"%s\": ", n++ ? ", " : "", weight_types[type].name);
-        put_sum(&l->json, s);
+        text_printf(&l->json, "%s\"%s\": {\"tensors\": %lld, \"parameters\": %lld, \"bytes\": %lld}", n++ ? ", " : "",
+                    weight_types[type].name, s->tensors, s->parameters, s->bytes);
     }
     text_printf(&l->lines, "all   %lld tensors, %lld parameters, %lld bytes\n", l->all.tensors, l->all.parameters,
                 l->all.bytes);

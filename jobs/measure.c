@@ -1,5 +1,6 @@
 /* measure.c - see measure.h. */
 #include "measure.h"
+#include "../bf16.h"
 
 #include <string.h>
 
@@ -56,6 +57,8 @@ int table_weight(struct table *t, struct weight *there, struct quantised *scales
     return 0;
 }
 
+/* ---- peaks ---- */
+
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
 
 /* GFLOP/s, the best of several: what comes between makes it less, nothing makes it more. */
@@ -108,6 +111,13 @@ double measure_peak(int threads)
     if (__builtin_cpu_supports("avx512f")) wide = best_of(chains512, threads);
     return wide > narrow ? wide : narrow;
 }
+
+#ifdef HAVE_BF16
+/* Each lane multiplies two pairs, which are the halves of x's and y's numbers here. */
+#define DOT_BF16(sum, x, y) _mm512_dpbf16_ps(sum, (__m512bh)(x), (__m512bh)(y))
+CHAINS(chains_bf16, "avx512f,avx512bf16", __m512, _mm512_set1_ps, DOT_BF16)
+#endif
+
 #elif defined(__GNUC__) && defined(__aarch64__)
 #include <arm_neon.h>
 
@@ -139,3 +149,13 @@ double measure_peak(int threads)
     return 0;
 }
 #endif
+
+double measure_peak_bf16(int threads)
+{
+#ifdef HAVE_BF16
+    char by[64];
+    if (bf16_usable(by, sizeof by) && !strcmp(by, "AVX512-BF16")) return 2 * best_of(chains_bf16, threads);
+#endif
+    (void)threads;
+    return 0;
+}

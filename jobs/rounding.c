@@ -19,11 +19,10 @@ struct sums {
 
 static struct weight_error error_of(const struct sums *s, int column)
 {
-    struct weight_error e;
-    e.mean_square = s->numbers > 0 ? s->noise[column] / s->numbers : 0;
-    e.largest = s->largest[column];
-    e.snr = s->noise[column] > 0 ? 10 * log10(s->signal / s->noise[column]) : INFINITY;
-    return e;
+    return (struct weight_error){
+        .mean_square = s->numbers > 0 ? s->noise[column] / s->numbers : 0, .largest = s->largest[column],
+        .snr = s->noise[column] > 0 ? 10 * log10(s->signal / s->noise[column]) : INFINITY
+    };
 }
 
 /* ---- int4 ---- */

@@ -18,17 +18,11 @@ struct tally {
 
 /* ---- metrics.jsonl ---- */
 
-static void put_pair(struct text *t, const char *name, double x)
-{
-    json_put_key(t, name);
-    json_put_number(t, x, 9);
-}
-
 static void start_line(struct text *t, const struct run *r)
 {
     text_puts(t, "{");
-    put_pair(t, "step", (double)r->state.step);
-    put_pair(t, "epoch", (double)r->state.step / (double)r->steps.per_epoch);
+    json_put_figure(t, "step", (double)r->state.step);
+    json_put_figure(t, "epoch", (double)r->state.step / (double)r->steps.per_epoch);
 }
 
 static int end_line(struct run *r, struct text *t, struct lora_error *err)
@@ -47,14 +41,14 @@ static int record_step(struct run *r, const struct tally *y, struct lora_error *
     double seconds = seconds_now() - y->start;
     struct text t = { 0 };
     start_line(&t, r);
-    put_pair(&t, "loss", y->loss / (double)r->steps.targets);
-    put_pair(&t, "grad_norm", y->norm);
-    put_pair(&t, "learning_rate", y->rate);
-    put_pair(&t, "tokens", (double)r->steps.tokens);
-    put_pair(&t, "target_tokens", (double)r->steps.targets);
-    put_pair(&t, "computed_tokens", (double)y->computed);
-    put_pair(&t, "tokens_per_second", seconds > 0 ? (double)r->steps.tokens / seconds : 0);
-    put_pair(&t, "seconds", seconds);
+    json_put_figure(&t, "loss", y->loss / (double)r->steps.targets);
+    json_put_figure(&t, "grad_norm", y->norm);
+    json_put_figure(&t, "learning_rate", y->rate);
+    json_put_figure(&t, "tokens", (double)r->steps.tokens);
+    json_put_figure(&t, "target_tokens", (double)r->steps.targets);
+    json_put_figure(&t, "computed_tokens", (double)y->computed);
+    json_put_figure(&t, "tokens_per_second", seconds > 0 ? (double)r->steps.tokens / seconds : 0);
+    json_put_figure(&t, "seconds", seconds);
     return end_line(r, &t, err);
 }
 
@@ -211,9 +205,9 @@ static int classify(struct run *r, struct text *t, double value[4], struct lora_
         classification_score(c);
         value[METRIC_ACCURACY] = c->accuracy;
         value[METRIC_MACRO_F1] = c->macro_f1;
-        put_pair(t, "eval_accuracy", c->accuracy);
-        put_pair(t, "eval_macro_f1", c->macro_f1);
-        put_pair(t, "eval_weighted_f1", c->weighted_f1);
+        json_put_figure(t, "eval_accuracy", c->accuracy);
+        json_put_figure(t, "eval_macro_f1", c->macro_f1);
+        json_put_figure(t, "eval_weighted_f1", c->weighted_f1);
     }
     classification_free(c);
     return code;
@@ -230,11 +224,11 @@ static int evaluate(struct run *r, struct lora_error *err)
     value[METRIC_LOSS] = -f.loss;
     value[METRIC_TOKEN_ACCURACY] = f.token_accuracy;
     start_line(&t, r);
-    put_pair(&t, "eval_loss", f.loss);
-    put_pair(&t, "eval_token_accuracy", f.token_accuracy);
-    put_pair(&t, "eval_target_tokens", (double)f.targets);
+    json_put_figure(&t, "eval_loss", f.loss);
+    json_put_figure(&t, "eval_token_accuracy", f.token_accuracy);
+    json_put_figure(&t, "eval_target_tokens", (double)f.targets);
     if (!code && r->labels.n) code = classify(r, &t, value, err);
-    put_pair(&t, "eval_seconds", seconds_now() - start);
+    json_put_figure(&t, "eval_seconds", seconds_now() - start);
     if (code || end_line(r, &t, err)) {
         text_free(&t);
         return code > 0 ? 1 : -1;

@@ -57,26 +57,19 @@ static void show_failure(const struct figures *f, const struct oracle_result *r)
     fputc('\n', f->out);
 }
 
-static void json_number(struct text *json, const char *key, double x)
-{
-    json_put_key(json, key);
-    json_put_number(json, x, 9);
-}
-
 static void json_failure(const struct figures *f, const struct oracle_result *r)
 {
-    text_puts(f->json, f->failed == 1 ? "{\"case\":" : ",{\"case\":");
-    json_put_text(f->json, r->label);
-    text_printf(f->json, ",\"seed\":%llu,\"fault\":", (unsigned long long)r->seed);
-    json_put_text(f->json, r->fault);
+    text_puts(f->json, f->failed == 1 ? "{" : ",{");
+    json_put_pair(f->json, "case", r->label);
+    text_printf(f->json, ",\"seed\":%llu", (unsigned long long)r->seed);
+    json_put_pair(f->json, "fault", r->fault);
     if (r->operand) {
-        text_puts(f->json, ",\"operand\":");
-        json_put_text(f->json, r->operand);
+        json_put_pair(f->json, "operand", r->operand);
         text_printf(f->json, ",\"index\":%zu", r->index);
-        json_number(f->json, "expected", r->expected);
-        json_number(f->json, "found", r->found);
-        json_number(f->json, "error", r->err);
-        json_number(f->json, "bound", r->bound);
+        json_put_figure(f->json, "expected", r->expected);
+        json_put_figure(f->json, "found", r->found);
+        json_put_figure(f->json, "error", r->err);
+        json_put_figure(f->json, "bound", r->bound);
     }
     text_puts(f->json, "}");
 }
@@ -106,7 +99,7 @@ static int verify_op(const struct settings *set, const struct kernels *k, const 
     text_printf(f->json, "%s\n{\"op\":\"%s\",\"failures\":[", f->json->s && f->json->s[f->json->n - 1] == '}' ? "," : "", op);
     if (oracle_run_some(k, set->compute, 1, &kernels_ref64, op, take_result, f, err) < 0) return -1;
     text_printf(f->json, "],\"cases\":%d,\"unsupported\":%d,\"failed\":%d", f->cases, f->unsupported, f->failed);
-    json_number(f->json, "worst_share", f->share);
+    json_put_figure(f->json, "worst_share", f->share);
     text_puts(f->json, "}");
     fprintf(f->out, "%-18s %6d %8d %8d  %9.2f %%  %s\n", op, f->cases, f->unsupported, f->failed, 100 * f->share, f->worst);
     fflush(f->out);
@@ -219,16 +212,12 @@ static int dump_case(void *context, const struct oracle_result *r)
 static int dump_op(const struct settings *set, const char *op, struct text *labels, struct lora_error *err)
 {
     struct st_writer w;
-    struct dump d;
+    struct dump d = { .w = &w, .labels = labels, .err = err };
     char name[64], *path;
     int bad;
     memset(&w, 0, sizeof w);
-    memset(&d, 0, sizeof d);
     snprintf(name, sizeof name, "%s.safetensors", op);
     if (!(path = path_join(set->dump, name, err))) return -1;
-    d.w = &w;
-    d.labels = labels;
-    d.err = err;
     for (d.writing = 0, bad = 0; !bad && d.writing < 2; d.writing++) {
         if (d.writing) bad = st_writer_begin(&w, path, err);
         for (d.pass = 0; !bad && d.pass < 3; d.pass++) {
