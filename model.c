@@ -281,6 +281,31 @@ static int take_shards(struct model *m, struct lora_error *err)
     return 0;
 }
 
+static const char *shard_name(const struct safetensors *s)
+{
+    const char *slash = strrchr(s->path, '/');
+    return slash ? slash + 1 : s->path;
+}
+
+/* The tensor of an entry of the index lies in the shard that the entry names, or in none: an index may name what the
+ * model does not need (check_complete() asks for the rest). In another one, index and shards are not of one model.
+ * Transformers reads the shards one after the other and never looks, unless it leaves them on disk. */
+static int check_entry(const struct model *m, const struct json *entry, const char *path, struct lora_error *err)
+{
+    const struct safetensors *other = NULL;
+    int i;
+    for (i = 0; i < m->n_shards; i++) {
+        if (!safetensors_find(&m->shards[i], entry->key)) continue;
+        if (!strcmp(shard_name(&m->shards[i]), entry->string)) return 0;
+        other = &m->shards[i];
+    }
+    if (!other) return 0;
+    fail(err, "the index and its files do not agree", "%s, line %d: %s", path, entry->line, entry->key);
+    expected(err, "this tensor in %s", entry->string);
+    found(err, "it in %s", shard_name(other));
+    return hint(err, "the files may be of several downloads or versions: get them all again");
+}
+
 /* model.safetensors.index.json: every shard it names, once. */
 static int open_index(struct model *m, const char *path, struct lora_error *err)
 {
@@ -297,19 +322,16 @@ static int open_index(struct model *m, const char *path, struct lora_error *err)
         bad = m->shards ? 0 : -1;
     }
     for (v = bad ? NULL : map->child; v && !bad; v = v->next) {
-        const char *base;
-        int i, there = 0;
+        int i;
         if (v->type != JSON_STRING || !v->n || strchr(v->string, '/') || strlen(v->string) != v->n) {
             fail(err, "bad index", "%s, line %d: %s", path, v->line, v->key);
             bad = expected(err, "the name of a file in the same directory");
             break;
         }
-        for (i = 0; i < m->n_shards && !there; i++) {
-            base = strrchr(m->shards[i].path, '/');
-            there = !strcmp(base ? base + 1 : m->shards[i].path, v->string);
-        }
-        if (!there) bad = open_shard(m, v->string, err);
+        for (i = 0; i < m->n_shards && strcmp(shard_name(&m->shards[i]), v->string); i++) { }
+        if (i == m->n_shards) bad = open_shard(m, v->string, err);
     }
+    for (v = bad ? NULL : map->child; v && !bad; v = v->next) bad = check_entry(m, v, path, err);
     json_free(&d);
     return bad;
 }

@@ -203,11 +203,15 @@ static void test_directories(void)
         for (i = part; i < s.n; i += 2)
             text_printf(&index, "%s\"%s\": \"%s\"", index.n > 40 ? ", " : "", s.tensors[i].name, name);
     }
-    text_puts(&index, "}}");
+    text_puts(&index, ", \"of.no.shard\": \"part-0.safetensors\"}}");      /* Transformers passes over it */
     put_file("model.safetensors.index.json", index.s, index.n);
     CHECK(!model_open(&m, folder, &err), "%s: %s", err.what, err.where);
     if (m) CHECK(m->n_shards == 2 && rows_equal(&t.model, m, TYPE_F32));
     model_close(m);
+    strstr(strstr(index.s, s.tensors[3].name), "part-1")[5] = '0';
+    put_file("model.safetensors.index.json", index.s, index.n);
+    CHECK(model_open(&m, folder, &err) && strstr(err.where, s.tensors[3].name), "a wrong shard: %s", err.where);
+    CHECK(strstr(err.expected, "part-0.safetensors") && strstr(err.found, "part-1.safetensors"), "%s, %s", err.expected, err.found);
     CHECK(!unlink(in_folder("part-1.safetensors")));
     CHECK(model_open(&m, folder, &err) && strstr(err.where, "part-1.safetensors") != NULL, "%s", err.where);
     put_file("model.safetensors.index.json", "{\"weight_map\": {\"x\": \"../y\"}}", 29);
