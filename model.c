@@ -111,11 +111,14 @@ long long config_parameters(const struct config *c)
     return sum;
 }
 
+struct weight *model_slot(const struct model *m, int id, int layer)
+{
+    return &m->weights[(size_t)(tensor_layered(id) ? layer : 0) * T_COUNT + (size_t)id];
+}
+
 const struct weight *model_weight(const struct model *m, int id, int layer)
 {
-    const struct weight *w;
-    if (id == T_HEAD && m->config.tied) id = T_EMBED;
-    w = &m->weights[(size_t)(tensor_layered(id) ? layer : 0) * T_COUNT + (size_t)id];
+    const struct weight *w = model_slot(m, id == T_HEAD && m->config.tied ? T_EMBED : id, layer);
     return w->rows ? w : NULL;
 }
 
@@ -126,7 +129,6 @@ static int set_weight(struct model *m, int id, int layer, int type, const size_t
                       const void *data, const char *file, const char *name, struct lora_error *err)
 {
     const struct config *c = &m->config;
-    struct weight *w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
     size_t rows = (size_t)tensor_rows(c, id), cols = (size_t)tensor_cols(c, id);
     int vector = tensor_specs[id].cols == '1';
     size_t r = n_dims ? dims[m->is_gguf && n_dims == 2] : 0, k = n_dims == 2 ? dims[!m->is_gguf] : 1;
@@ -141,10 +143,7 @@ static int set_weight(struct model *m, int id, int layer, int type, const size_t
         expected(err, "F32, F16, BF16 or a supported block type");
         return found(err, "%s", weight_types[type].name);
     }
-    w->type = type;
-    w->rows = (int)rows;
-    w->cols = (int)cols;
-    w->data = data;
+    *model_slot(m, id, layer) = (struct weight){ .type = type, .rows = (int)rows, .cols = (int)cols, .data = data };
     return 0;
 }
 
@@ -167,12 +166,11 @@ void model_hash(struct model *m)
     m->hash = config_hash(&m->config, HASH_START);
     for (layer = 0; layer < m->config.L; layer++)
         for (id = 0; id < T_COUNT; id++) {
-            const struct weight *w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
-            if (w->rows && !(id == T_HEAD && m->config.tied)) m->hash = hash_ends(w, hash_bytes(m->hash, &id, sizeof id));
+            const struct weight *w = layer && !tensor_layered(id) ? NULL : model_weight(m, id, layer);
+            if (w && !(id == T_HEAD && m->config.tied)) m->hash = hash_ends(w, hash_bytes(m->hash, &id, sizeof id));
         }
 }
 
-/* Which row of the table has this name; -1: none. The layer is the number in it. */
 int model_find_tensor(const struct config *c, const char *name, int gguf, int *layer)
 {
     char text[128];
@@ -209,22 +207,20 @@ static int check_tied(const struct model *m, struct lora_error *err)
 /* Every tensor of the table must be there. With tied embeddings either name may be left out. */
 static int check_complete(struct model *m, struct lora_error *err)
 {
-    struct config *c = &m->config;
+    const struct config *c = &m->config;
     char name[128];
-    int id, layer;
+    int id = -1, layer = 0;
     if (c->tied && check_tied(m, err)) return -1;
     if (c->tied && !m->weights[T_EMBED].rows) m->weights[T_EMBED] = m->weights[T_HEAD];
-    for (layer = 0; layer < c->L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            if (!tensor_present(c, id) || (layer && !tensor_layered(id)) || (id == T_HEAD && c->tied)) continue;
-            if (m->weights[(size_t)layer * T_COUNT + (size_t)id].rows) continue;
-            put_name(name, sizeof name, m->is_gguf ? tensor_specs[id].gguf : tensor_specs[id].hf, layer);
-            fail(err, "missing tensor", "%s: %s", m->path, name);
-            expected(err, "[%d, %d]", tensor_rows(c, id), tensor_cols(c, id));
-            found(err, "nothing of that name");
-            if (id == T_HEAD) hint(err, "tie_word_embeddings: true says that the embeddings are the head");
-            return -1;
-        }
+    while (tensor_next(c, &id, &layer)) {
+        if (model_weight(m, id, layer)) continue;
+        put_name(name, sizeof name, m->is_gguf ? tensor_specs[id].gguf : tensor_specs[id].hf, layer);
+        fail(err, "missing tensor", "%s: %s", m->path, name);
+        expected(err, "[%d, %d]", tensor_rows(c, id), tensor_cols(c, id));
+        found(err, "nothing of that name");
+        if (id == T_HEAD) hint(err, "tie_word_embeddings: true says that the embeddings are the head");
+        return -1;
+    }
     return 0;
 }
 
@@ -254,7 +250,7 @@ static int take_shard(struct model *m, const struct safetensors *s, struct lora_
         id = model_find_tensor(&m->config, t->name, 0, &layer);
         if (id < 0 && quantised_part(m, t->name)) continue;
         if (id < 0) return unknown_tensor(s->path, t->name, err);
-        w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
+        w = model_slot(m, id, layer);
         if (w->rows) return fail(err, "the same tensor twice", "%s: %s", s->path, t->name);
         type = quantised_type(m, id, t);
         if (type >= 0 ? quantised_take(m, w, id, type, t, s->path, err)
@@ -270,14 +266,6 @@ static int open_shard(struct model *m, const char *name, struct lora_error *err)
     free(path);
     if (bad) return -1;
     m->n_shards++;
-    return 0;
-}
-
-/* When all are open: parts of a quantised weight may lie in several. */
-static int take_shards(struct model *m, struct lora_error *err)
-{
-    int i;
-    for (i = 0; i < m->n_shards; i++) if (take_shard(m, &m->shards[i], err)) return -1;
     return 0;
 }
 
@@ -339,19 +327,19 @@ static int open_index(struct model *m, const char *path, struct lora_error *err)
 static int open_directory(struct model *m, struct lora_error *err)
 {
     char *config = path_join(m->path, "config.json", err);
-    char *whole = config ? path_join(m->path, "model.safetensors", err) : NULL;
-    char *index = whole ? path_join(m->path, "model.safetensors.index.json", err) : NULL;
-    int bad = !index || config_read(&m->config, config, &m->ignored, err) || new_weights(m, err) ? -1 : 0;
-    if (!bad && file_exists(index) && !file_exists(whole)) {
+    char *whole = path_join(m->path, "model.safetensors", err);
+    char *index = path_join(m->path, "model.safetensors.index.json", err);
+    int i, bad = !config || !whole || !index || config_read(&m->config, config, &m->ignored, err) || new_weights(m, err);
+    if (!bad && file_exists(index) && !file_exists(whole))
         bad = open_index(m, index, err);
-    } else if (!bad) {
-        m->shards = new_array(1, sizeof *m->shards, err);
-        bad = !m->shards || open_shard(m, "model.safetensors", err) ? -1 : 0;
-    }
+    else if (!bad)
+        bad = !(m->shards = new_array(1, sizeof *m->shards, err)) || open_shard(m, "model.safetensors", err);
     free(config);
     free(whole);
     free(index);
-    return bad || take_shards(m, err) ? -1 : check_complete(m, err);
+    /* when all are open: parts of a quantised weight may lie in several */
+    for (i = 0; i < m->n_shards && !bad; i++) bad = take_shard(m, &m->shards[i], err);
+    return bad ? -1 : check_complete(m, err);
 }
 
 static int open_gguf(struct model *m, struct lora_error *err)
@@ -369,7 +357,7 @@ static int open_gguf(struct model *m, struct lora_error *err)
         if (id < 0) return unknown_tensor(m->path, t->name, err);
         if (set_weight(m, id, layer, t->type, t->dims, t->n_dims, t->data, m->path, t->name, err)) return -1;
         if (f->gguf_permuted && (id == T_WQ || id == T_WK || id == T_BQ || id == T_BK))
-            m->weights[(size_t)layer * T_COUNT + (size_t)id].head_rows = m->config.HS;
+            model_slot(m, id, layer)->head_rows = m->config.HS;
     }
     return check_complete(m, err);
 }
@@ -407,18 +395,6 @@ void model_close(struct model *m)
 
 /* ---- writing ---- */
 
-/* Calls each(ctx, id, layer) for every tensor of the file, in its order. */
-static int each_tensor(const struct config *c, int (*each)(void *ctx, int id, int layer), void *ctx)
-{
-    int id, layer, n;
-    for (id = 0; id < T_COUNT; id++) {
-        if (!tensor_present(c, id) || (id == T_HEAD && c->tied)) continue;
-        n = tensor_layered(id) ? c->L : 1;
-        for (layer = 0; layer < n; layer++) if (each(ctx, id, layer)) return -1;
-    }
-    return 0;
-}
-
 struct writing {
     const struct config *c;
     const struct quantise *how;     /* of the linears, or NULL */
@@ -431,35 +407,39 @@ struct writing {
     struct lora_error *err;
 };
 
-static int is_quantised(const struct writing *x, int id) { return x->how && tensor_specs[id].linear; }
+/* What lies in the file one after the other: quantised linears, which take multiples of 8 bytes; what is plain; the
+ * single bytes of INT8. */
+enum section { QUANTISED, PLAIN, FORMATS, SECTIONS };
 
-static int name_quantised(void *ctx, int id, int layer)
+static int in_section(const struct writing *x, int section, int id)
 {
-    struct writing *x = ctx;
-    char name[128];
-    if (!is_quantised(x, id)) return 0;
-    return quantised_add(&x->w, tensor_name(name, sizeof name, id, layer), x->how, tensor_rows(x->c, id),
-                         tensor_cols(x->c, id), x->dtype, x->err);
+    int quantised = x->how && tensor_specs[id].linear;
+    if (section == PLAIN) return !quantised;
+    return quantised && (section == QUANTISED || x->how->type == TYPE_INT8);
 }
 
-static int name_plain(void *ctx, int id, int layer)
+/* Names the tensors of the file in its order, or puts them. */
+static int each_tensor(struct writing *x, int (*one)(struct writing *x, int section, int id, int layer))
 {
-    struct writing *x = ctx;
-    char name[128];
-    size_t dims[2];
-    if (is_quantised(x, id)) return 0;
-    dims[0] = (size_t)tensor_rows(x->c, id);
-    dims[1] = (size_t)tensor_cols(x->c, id);
-    return st_writer_add(&x->w, tensor_name(name, sizeof name, id, layer), x->dtype, dims,
-                         tensor_specs[id].cols == '1' ? 1 : 2, x->err);
+    int section, id, layer, n;
+    for (section = 0; section < SECTIONS; section++)
+        for (id = 0; id < T_COUNT; id++) {
+            if (!tensor_present(x->c, id) || (id == T_HEAD && x->c->tied) || !in_section(x, section, id)) continue;
+            n = tensor_layered(id) ? x->c->L : 1;
+            for (layer = 0; layer < n; layer++) if (one(x, section, id, layer)) return -1;
+        }
+    return 0;
 }
 
-static int name_format(void *ctx, int id, int layer)
+static int name_tensor(struct writing *x, int section, int id, int layer)
 {
-    struct writing *x = ctx;
     char name[128];
-    if (!is_quantised(x, id) || x->how->type != TYPE_INT8) return 0;
-    return quantised_add_format(&x->w, tensor_name(name, sizeof name, id, layer), x->err);
+    int rows = tensor_rows(x->c, id), cols = tensor_cols(x->c, id);
+    size_t dims[2] = { (size_t)rows, (size_t)cols };
+    tensor_name(name, sizeof name, id, layer);
+    if (section == QUANTISED) return quantised_add(&x->w, name, x->how, rows, cols, x->dtype, x->err);
+    if (section == FORMATS) return quantised_add_format(&x->w, name, x->err);
+    return st_writer_add(&x->w, name, x->dtype, dims, tensor_specs[id].cols == '1' ? 1 : 2, x->err);
 }
 
 /* Rows of one tensor, for weight_quantise. */
@@ -488,14 +468,12 @@ static int put_row(struct writing *x, int id, int layer)
     return st_writer_put(&x->w, x->half, (size_t)n * sizeof *x->half, x->err);
 }
 
-static int put_quantised(void *ctx, int id, int layer)
+static int put_quantised(struct writing *x, int id, int layer)
 {
-    struct writing *x = ctx;
     struct source_tensor tensor = { x, id, layer };
     struct weight w;
     char name[128];
     int bad;
-    if (!is_quantised(x, id)) return 0;
     if (weight_quantise(&w, x->how, tensor_rows(x->c, id), tensor_cols(x->c, id), tensor_row, &tensor, x->threads,
                         tensor_name(name, sizeof name, id, layer), x->err)) return -1;
     bad = quantised_put(&x->w, &w, x->dtype, x->err);
@@ -503,30 +481,19 @@ static int put_quantised(void *ctx, int id, int layer)
     return bad;
 }
 
-static int put_plain(void *ctx, int id, int layer)
+static int put_tensor(struct writing *x, int section, int id, int layer)
 {
-    struct writing *x = ctx;
     int r;
-    if (is_quantised(x, id)) return 0;
+    if (section == QUANTISED) return put_quantised(x, id, layer);
+    if (section == FORMATS) return quantised_put_format(&x->w, x->err);
     for (r = 0; r < tensor_rows(x->c, id); r++)
-        if (x->source(x->source_ctx, id, layer, r, x->row, x->err)
-            || put_row(x, id, layer)) return -1;
+        if (x->source(x->source_ctx, id, layer, r, x->row, x->err) || put_row(x, id, layer)) return -1;
     return 0;
 }
 
-static int put_format(void *ctx, int id, int layer)
-{
-    struct writing *x = ctx;
-    (void)layer;
-    return is_quantised(x, id) && x->how->type == TYPE_INT8 ? quantised_put_format(&x->w, x->err) : 0;
-}
-
-/* In the file: quantised linears, which take multiples of 8 bytes, what is plain, single bytes. */
 static int write_tensors(struct writing *x, const char *file)
 {
-    if (each_tensor(x->c, name_quantised, x) || each_tensor(x->c, name_plain, x) || each_tensor(x->c, name_format, x)
-        || st_writer_begin(&x->w, file, x->err) || each_tensor(x->c, put_quantised, x) || each_tensor(x->c, put_plain, x)
-        || each_tensor(x->c, put_format, x)) {
+    if (each_tensor(x, name_tensor) || st_writer_begin(&x->w, file, x->err) || each_tensor(x, put_tensor)) {
         st_writer_abandon(&x->w);
         return -1;
     }
@@ -536,19 +503,11 @@ static int write_tensors(struct writing *x, const char *file)
 int model_write_quantised(const struct config *c, const char *dir, int dtype, const struct quantise *how,
                           model_row_source *row, void *ctx, int threads, struct lora_error *err)
 {
-    struct writing x;
+    struct writing x = { .c = c, .how = how, .dtype = dtype, .threads = threads, .source = row, .source_ctx = ctx, .err = err };
     size_t widest = (size_t)(c->C > c->F ? c->C : c->F);
     char *file = NULL, *config = NULL;
     int bad;
-    memset(&x, 0, sizeof x);
     if (widest < (size_t)c->NH * (size_t)c->HS) widest = (size_t)c->NH * (size_t)c->HS;
-    x.c = c;
-    x.how = how;
-    x.dtype = dtype;
-    x.threads = threads;
-    x.source = row;
-    x.source_ctx = ctx;
-    x.err = err;
     x.row = new_array(widest, sizeof *x.row, err);
     x.half = new_array(widest, sizeof *x.half, err);
     bad = !x.row || !x.half || (how && quantise_check(how, err)) || make_directory(dir, err)

@@ -5,9 +5,11 @@
 #include "model.h"
 #include "formats/safetensors.h"
 
-/* model.c: sets m->hash. */
+/* model.c: where a tensor's weight stands, of no rows as long as the model has none. */
+struct weight *model_slot(const struct model *m, int id, int layer);
+/* Sets m->hash. */
 void model_hash(struct model *m);
-/* Which row of the table has this name; -1: none. */
+/* Which row of the table has this name; -1: none. The layer is the number in it. */
 int model_find_tensor(const struct config *c, const char *name, int gguf, int *layer);
 
 /* With all shards open. The type that a file's tensor `id` is quantised in, from what lies beside it; -1: plain. */

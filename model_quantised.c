@@ -214,7 +214,8 @@ static int take_4bit(struct reading *r, struct weight *w, const struct st_tensor
     int twice;
     absmax = find_part(r->m, part_name(name, r->weight, ABSMAX));
     twice = absmax && absmax->type == TYPE_U8;
-    if (size_mul(&count, (size_t)w->rows, (size_t)w->cols) || check_codes(r, codes, count / 2 + count % 2) || read_state(r, &s, w->type, w->rows, w->cols, twice)) return -1;
+    if (size_mul(&count, (size_t)w->rows, (size_t)w->cols) || check_codes(r, codes, count / 2 + count % 2)
+        || read_state(r, &s, w->type, w->rows, w->cols, twice)) return -1;
     scales = block_count(count, s.block);
     if (!(absmax = get_part(r, ABSMAX, twice ? TYPE_U8 : TYPE_F32, scales))
         || (twice && (!(nested = get_part(r, NESTED_ABSMAX, TYPE_F32, block_count(scales, s.nested_block)))
@@ -262,17 +263,8 @@ static int take_int8(struct reading *r, struct weight *w, const struct st_tensor
 int quantised_take(const struct model *m, struct weight *w, int id, int type, const struct st_tensor *t, const char *file,
                    struct lora_error *err)
 {
-    struct reading r;
-    struct weight new = { 0 };
-    memset(&r, 0, sizeof r);
-    r.m = m;
-    r.file = file;
-    r.weight = t->name;
-    r.err = err;
-    new.type = type;
-    new.rows = tensor_rows(&m->config, id);
-    new.cols = tensor_cols(&m->config, id);
-    new.data = t->data;
+    struct reading r = { .m = m, .file = file, .weight = t->name, .err = err };
+    struct weight new = { .type = type, .rows = tensor_rows(&m->config, id), .cols = tensor_cols(&m->config, id), .data = t->data };
     if (type == TYPE_INT8 ? take_int8(&r, &new, t) : take_4bit(&r, &new, t)) return -1;
     *w = new;
     return 0;
@@ -290,30 +282,23 @@ static void forget(const struct model *m, const struct weight *w)
     for (i = 0; i < m->n_shards; i++) file_forget(&m->shards[i].map, w->data, bytes);
 }
 
-static struct weight *linear(const struct model *m, int id, int layer)
-{
-    struct weight *w = &m->weights[(size_t)layer * T_COUNT + (size_t)id];
-    return tensor_specs[id].linear && w->rows ? w : NULL;
-}
-
 int model_quantise(struct model *m, const struct quantise *how, int threads, struct lora_error *err)
 {
-    int layer, id;
+    int id = -1, layer = 0;
     char name[128];
-    for (layer = 0; layer < m->config.L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            struct weight *w = linear(m, id, layer), made;
-            if (!w) continue;
-            tensor_name(name, sizeof name, id, layer);
-            if (w->q) {
-                fail(err, "cannot quantise", "%s: %s", m->path, name);
-                expected(err, "a model that is not quantised by bitsandbytes");
-                return found(err, "%s", weight_types[w->type].name);
-            }
-            if (weight_quantise(&made, how, w->rows, w->cols, weight_row, w, threads, name, err)) return -1;
-            forget(m, w);
-            *w = made;
+    while (tensor_next(&m->config, &id, &layer)) {
+        struct weight *w = model_slot(m, id, layer), made;
+        if (!tensor_specs[id].linear) continue;
+        tensor_name(name, sizeof name, id, layer);
+        if (w->q) {
+            fail(err, "cannot quantise", "%s: %s", m->path, name);
+            expected(err, "a model that is not quantised by bitsandbytes");
+            return found(err, "%s", weight_types[w->type].name);
         }
+        if (weight_quantise(&made, how, w->rows, w->cols, weight_row, w, threads, name, err)) return -1;
+        forget(m, w);
+        *w = made;
+    }
     model_hash(m);
     return 0;
 }
@@ -335,13 +320,7 @@ static size_t piece_bytes(const struct piece *p)
 
 static void add_piece(struct piece *pieces, int *n, int part, int type, size_t rows, size_t cols, const void *data)
 {
-    struct piece *p = &pieces[(*n)++];
-    p->part = part;
-    p->type = type;
-    p->n_dims = cols ? 2 : 1;
-    p->dims[0] = rows;
-    p->dims[1] = cols;
-    p->data = data;
+    pieces[(*n)++] = (struct piece){ part, type, cols ? 2 : 1, { rows, cols }, data };
 }
 
 /* Floats first: the group begins at a multiple of 8. plain_map: FP4's table without a minus zero, as in
@@ -414,14 +393,11 @@ int quantised_add(struct st_writer *f, const char *name, const struct quantise *
 
 int quantised_put(struct st_writer *f, const struct weight *w, int dtype, struct lora_error *err)
 {
-    struct quantise how;
+    const struct quantise how = { w->type, w->q->block, w->type != TYPE_INT8 && !w->q->absmax };
     struct piece pieces[8];
     struct text state = { NULL, 0, 0, 0 };
     float map[16];
     int i, n, bad = 0;
-    how.type = w->type;
-    how.block = w->q->block;
-    how.double_quant = w->type != TYPE_INT8 && !w->q->absmax;
     for (i = 0; w->q->code && i < 16; i++) map[i] = w->q->code[i] + 0.0f;
     n = list_pieces(pieces, &how, w->rows, w->cols, w, map);
     for (i = 0; i < n && !bad; i++) bad = st_writer_put(f, pieces[i].data, piece_bytes(&pieces[i]), err);
