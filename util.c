@@ -184,19 +184,7 @@ static int fail_file(struct lora_error *err, const char *what, const char *path)
     return found(err, "%s", strerror(e));
 }
 
-static int read_all(int fd, unsigned char *data, size_t n)
-{
-    while (n) {
-        ssize_t got = read(fd, data, n);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return -1;
-        data += got;
-        n -= (size_t)got;
-    }
-    return 0;
-}
-
-/* What has no size, a pipe or a terminal, up to its end. */
+/* What cannot be mapped, a pipe or a terminal, up to its end. */
 static int read_stream(int fd, struct file_map *f, const char *path, struct lora_error *err)
 {
     enum { PART = 1 << 16 };
@@ -218,8 +206,13 @@ static int read_stream(int fd, struct file_map *f, const char *path, struct lora
     return -1;
 }
 
-static int fail_directory(struct lora_error *err, const char *path)
+/* A descriptor of what is no directory, and what it is; or -1. */
+static int open_file(const char *path, struct stat *s, struct lora_error *err)
 {
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return fail_file(err, "cannot open", path);
+    if (!fstat(fd, s) && !S_ISDIR(s->st_mode)) return fd;
+    close(fd);
     fail(err, "cannot read", "%s", path);
     expected(err, "a file");
     return found(err, "a directory");
@@ -228,39 +221,19 @@ static int fail_directory(struct lora_error *err, const char *path)
 int file_open(struct file_map *f, const char *path, struct lora_error *err)
 {
     struct stat s;
-    int fd = open(path, O_RDONLY);
+    int fd = open_file(path, &s, err), bad = 0;
     memset(f, 0, sizeof *f);
-    if (fd < 0) return fail_file(err, "cannot open", path);
-    if (fstat(fd, &s) || S_ISDIR(s.st_mode)) {
-        close(fd);
-        return fail_directory(err, path);
-    }
-    if (!S_ISREG(s.st_mode)) {
-        int bad = read_stream(fd, f, path, err);
-        close(fd);
-        return bad;
-    }
-    f->size = (size_t)s.st_size;
-    if (f->size) {
-        void *p = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (fd < 0) return -1;
+    if (S_ISREG(s.st_mode) && s.st_size) {
+        void *p = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p != MAP_FAILED) {
-            f->mapping = p;
-            f->data = p;
+            f->data = f->mapping = p;
+            f->size = (size_t)s.st_size;
         }
     }
-    if (!f->data) {
-        unsigned char *data = malloc(f->size ? f->size : 1);
-        if (!data || read_all(fd, data, f->size)) {
-            if (data) fail_file(err, "cannot read", path);
-            else fail_memory(err, path, f->size);
-            free(data);
-            close(fd);
-            return -1;
-        }
-        f->data = data;
-    }
+    if (!f->mapping) bad = read_stream(fd, f, path, err);
     close(fd);
-    return 0;
+    return bad;
 }
 
 void file_forget(const struct file_map *f, const void *p, size_t n)
@@ -414,14 +387,9 @@ static int copy_stream(int from, const char *path, long long *copied, struct lor
 int file_reread(const char *path, long long *copied, struct lora_error *err)
 {
     struct stat s;
-    int fd = open(path, O_RDONLY), copy;
+    int fd = open_file(path, &s, err), copy;
     *copied = -1;
-    if (fd < 0) return fail_file(err, "cannot open", path);
-    if (fstat(fd, &s) || S_ISDIR(s.st_mode)) {
-        close(fd);
-        return fail_directory(err, path);
-    }
-    if (S_ISREG(s.st_mode)) return fd;
+    if (fd < 0 || S_ISREG(s.st_mode)) return fd;
     copy = copy_stream(fd, path, copied, err);
     close(fd);
     return copy;
