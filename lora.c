@@ -21,7 +21,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- linears ------------------------------------------------------------------------------- */
 
@@ -41,11 +40,7 @@ static int drops(const struct lora *l) { return l->training && l->dropout > 0; }
 
 static struct low_rank low_rank(const struct branch *b)
 {
-    struct low_rank ab;
-    ab.a = &b->a;
-    ab.b = &b->b;
-    ab.scale = b->scale;
-    return ab;
+    return (struct low_rank){ .a = &b->a, .b = &b->b, .scale = b->scale };
 }
 
 static void linear(struct lora *l, buf *out, buf *h, const buf *x, const struct linear *lin,
@@ -345,7 +340,7 @@ static int too_large(struct lora_error *err, const char *what, int planned, int 
 static int check_pack(const struct lora *l, const struct pack *p, struct lora_error *err)
 {
     const struct lora_sizes *z = &l->sizes;
-    int i, keys = z->keys > 0 ? z->keys : p->N;
+    int i, bad = 0, keys = z->keys > 0 ? z->keys : p->N;
     if (p->N > z->N) return too_large(err, "tokens", z->N, p->N);
     if (p->S > z->S) return too_large(err, "segments", z->S, p->S);
     if (p->T > z->T) return too_large(err, "targets", z->T, p->T);
@@ -353,12 +348,10 @@ static int check_pack(const struct lora *l, const struct pack *p, struct lora_er
     if (p->keys > keys) return too_large(err, "keys", keys, p->keys);
     for (i = 0; i < p->N; i++) {
         if (p->pos[i] >= z->positions) return too_large(err, "positions", z->positions, p->pos[i] + 1);
-        if (p->ids[i] < 0 || p->ids[i] >= l->c->V) break;
+        bad |= p->ids[i] < 0 || p->ids[i] >= l->c->V;
     }
-    if (i == p->N) {
-        for (i = 0; i < p->T; i++) if (p->target_id[i] < 0 || p->target_id[i] >= l->c->V) break;
-        if (i == p->T) return 0;
-    }
+    for (i = 0; i < p->T; i++) bad |= p->target_id[i] < 0 || p->target_id[i] >= l->c->V;
+    if (!bad) return 0;
     fail(err, "bad token id", "pack");
     return expected(err, "ids from 0 to %d", l->c->V - 1);
 }
@@ -384,10 +377,7 @@ static int load_pack(struct lora *l, const struct pack *p, struct lora_error *er
             continue;
         }
         if (grow_array((void **)&l->runs, &l->runs_capacity, l->n_runs + 1, sizeof *l->runs, err)) return -1;
-        last = &l->runs[l->n_runs++];
-        last->start = s->q_start;
-        last->n = s->q_len;
-        last->adapter = s->adapter;
+        l->runs[l->n_runs++] = (struct run){ s->q_start, s->q_len, s->adapter };
     }
     k->up_ints(ctx, l->ids, p->ids, (size_t)p->N);
     k->up_ints(ctx, l->pos, p->pos, (size_t)p->N);
@@ -430,28 +420,29 @@ static int bring_losses(struct lora *l, const struct pack *p, double *losses, in
     return sorted && tops ? 0 : -1;
 }
 
-int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err)
+/* Forward and the loss, in training the gradients too. */
+static int run_pack(struct lora *l, const struct pack *p, int training, double grad_scale, double *losses, int *best,
+                    struct lora_error *err)
 {
     if (load_pack(l, p, err)) return -1;
-    l->training = 0;
+    l->training = training;
     forward(l, p);
-    loss(l, p, 0, 0);
+    loss(l, p, training, grad_scale);
+    if (training) backward(l, p);
     return check_supported(l, err) || bring_losses(l, p, losses, best, err) || lora_check(l, err) ? -1 : 0;
+}
+
+int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err)
+{
+    return run_pack(l, p, 0, 0, losses, best, err);
 }
 
 int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
                struct lora_error *err)
 {
-    if (!l->sizes.backward || !l->n_trained) {
-        fail(err, "cannot train", "lora_train");
-        return expected(err, "a setup with an adapter or full, and sizes.backward");
-    }
-    if (load_pack(l, p, err)) return -1;
-    l->training = 1;
-    forward(l, p);
-    loss(l, p, 1, grad_scale);
-    backward(l, p);
-    return check_supported(l, err) || bring_losses(l, p, losses, best, err) || lora_check(l, err) ? -1 : 0;
+    if (l->sizes.backward && l->n_trained) return run_pack(l, p, 1, grad_scale, losses, best, err);
+    fail(err, "cannot train", "lora_train");
+    return expected(err, "a setup with an adapter or full, and sizes.backward");
 }
 
 int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err)
@@ -519,7 +510,8 @@ static void step_all(struct lora *l, const struct adamw_step *s)
 
 int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err)
 {
-    struct adamw_step s;
+    struct adamw_step s = { .lr = h->learning_rate, .beta1 = h->beta1, .beta2 = h->beta2, .eps = h->eps,
+                            .weight_decay = h->weight_decay, .grad_scale = 1 };
     double sum;
     if (!l->grads) {
         fail(err, "cannot step", "lora_step");
@@ -533,15 +525,9 @@ int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct l
         fail(err, "the gradient's norm is not finite", "all trained tensors");
         return found(err, "%g", sum);
     }
-    s.lr = h->learning_rate;
-    s.beta1 = h->beta1;
-    s.beta2 = h->beta2;
-    s.eps = h->eps;
-    s.weight_decay = h->weight_decay;
     l->steps++;
     s.correction1 = 1 - pow(h->beta1, (double)l->steps);
     s.correction2 = 1 - pow(h->beta2, (double)l->steps);
-    s.grad_scale = 1;
     if (h->max_grad_norm > 0 && h->max_grad_norm < *norm + 1e-6)    /* as torch.nn.utils.clip_grad_norm_ */
         s.grad_scale = h->max_grad_norm / (*norm + 1e-6);
     step_all(l, &s);

@@ -27,18 +27,12 @@ void lora_sizes_raise(struct lora_sizes *z, const struct pack *p)
 
 /* ---- the table of trained tensors ---- */
 
-static int add_trained(struct lora *l, size_t *capacity, int id, int layer, int is_b, int rows, int cols,
-                       struct lora_error *err)
+static size_t area(int rows, int cols) { return (size_t)rows * (size_t)cols; }
+
+static int add_trained(struct lora *l, size_t *capacity, const struct trained *t, struct lora_error *err)
 {
-    struct trained *t;
     if (grow_array((void **)&l->trained, capacity, (size_t)l->n_trained + 1, sizeof *t, err)) return -1;
-    t = &l->trained[l->n_trained++];
-    memset(t, 0, sizeof *t);
-    t->id = id;
-    t->layer = layer;
-    t->is_b = is_b;
-    t->rows = rows;
-    t->cols = cols;
+    l->trained[l->n_trained++] = *t;
     return 0;
 }
 
@@ -46,18 +40,16 @@ static int add_trained(struct lora *l, size_t *capacity, int id, int layer, int 
 static int table_full(struct lora *l, struct lora_error *err)
 {
     size_t capacity = 0;
-    int id, layer, i;
+    int id, layer;
     for (layer = 0; layer < l->c->L; layer++)
         for (id = 0; id < T_COUNT; id++) {
+            struct trained t = { .id = id, .layer = layer, .is_b = -1, .offset = l->n_params,
+                                 .rows = tensor_rows(l->c, id), .cols = tensor_cols(l->c, id) };
             if (!tensor_present(l->c, id) || (!tensor_layered(id) && layer) || (id == T_HEAD && l->c->tied)) continue;
-            if (add_trained(l, &capacity, id, layer, -1, tensor_rows(l->c, id), tensor_cols(l->c, id), err)) return -1;
+            tensor_name(t.name, sizeof t.name, id, layer);
+            if (add_trained(l, &capacity, &t, err)) return -1;
+            l->n_params += area(t.rows, t.cols);
         }
-    for (i = 0; i < l->n_trained; i++) {
-        struct trained *t = &l->trained[i];
-        tensor_name(t->name, sizeof t->name, t->id, t->layer);
-        t->offset = l->n_params;
-        l->n_params += (size_t)t->rows * (size_t)t->cols;
-    }
     l->lowest_layer = 0;
     l->lowest_id = T_EMBED;
     return 0;
@@ -66,32 +58,26 @@ static int table_full(struct lora *l, struct lora_error *err)
 /* A and B of the first adapter, which is the one that trains; the values of others follow it. */
 static int table_adapters(struct lora *l, const struct lora_setup *s, struct lora_error *err)
 {
+    const struct adapter *first = s->n_adapters ? s->adapters[0] : NULL;
     size_t capacity = 0;
     int i, j;
-    l->lowest_layer = l->c->L;
     for (i = 0; i < s->n_adapters; i++) {
         const struct adapter *a = s->adapters[i];
         l->adapter_start[i] = l->n_params;
         l->n_params += a->size;
-        for (j = 0; j < a->n; j++) {
-            const struct adapted *m = &a->modules[j];
-            struct trained *t;
-            l->max_r = max_int(l->max_r, m->r);
-            if (i) continue;
-            if (add_trained(l, &capacity, m->id, m->layer, 0, m->r, m->cols, err)
-                || add_trained(l, &capacity, m->id, m->layer, 1, m->rows, m->r, err)) return -1;
-            t = &l->trained[l->n_trained - 2];
-            adapter_tensor_name(t[0].name, sizeof t->name, m, 0);
-            adapter_tensor_name(t[1].name, sizeof t->name, m, 1);
-            t[0].offset = m->a;
-            t[1].offset = m->b;
-            if (m->layer < l->lowest_layer || (m->layer == l->lowest_layer && m->id < l->lowest_id)) {
-                l->lowest_layer = m->layer;
-                l->lowest_id = m->id;
-            }
-        }
+        for (j = 0; j < a->n; j++) l->max_r = max_int(l->max_r, a->modules[j].r);
     }
-    if (s->n_adapters) l->dropout = s->adapters[0]->dropout;
+    for (i = 0; first && i < first->n; i++) {
+        const struct adapted *m = &first->modules[i];
+        struct trained a = { .id = m->id, .layer = m->layer, .is_b = 0, .rows = m->r, .cols = m->cols, .offset = m->a };
+        struct trained b = { .id = m->id, .layer = m->layer, .is_b = 1, .rows = m->rows, .cols = m->r, .offset = m->b };
+        adapter_tensor_name(a.name, sizeof a.name, m, 0);
+        adapter_tensor_name(b.name, sizeof b.name, m, 1);
+        if (add_trained(l, &capacity, &a, err) || add_trained(l, &capacity, &b, err)) return -1;
+    }
+    l->lowest_layer = first && first->n ? first->modules[0].layer : l->c->L;
+    l->lowest_id = first && first->n ? first->modules[0].id : 0;
+    if (first) l->dropout = first->dropout;
     return 0;
 }
 
@@ -105,7 +91,7 @@ static int table_moments(struct lora *l, struct lora_error *err)
     if (!(l->moments = new_array((size_t)l->n_trained, sizeof *l->moments, err))) return -1;
     for (i = 0; i < l->n_trained; i++) {
         struct moments *m = &l->moments[i];
-        size_t n = (size_t)l->trained[i].rows * (size_t)l->trained[i].cols;
+        size_t n = area(l->trained[i].rows, l->trained[i].cols);
         m->in_8bit = n >= MOMENT_8BIT_LEAST;
         m->first = m->in_8bit ? l->n_codes : l->n_moments;
         m->block = l->n_blocks;
@@ -129,8 +115,6 @@ static buf *take(struct lora *l, struct arena *a, size_t count)
 /* Element `offset` of a buffer; of one that is not there, as when only counting, NULL. */
 static buf *part(const struct lora *l, const buf *p, size_t offset) { return p ? at(l->k, p, offset) : NULL; }
 
-static size_t area(int rows, int cols) { return (size_t)rows * (size_t)cols; }
-
 /* Where a trained tensor lies, or -1. */
 static long long full_offset(const struct lora *l, int id, int layer)
 {
@@ -142,13 +126,7 @@ static long long full_offset(const struct lora *l, int id, int layer)
 
 static struct weight real_weight(const struct lora *l, size_t offset, int rows, int cols)
 {
-    struct weight w;
-    memset(&w, 0, sizeof w);
-    w.type = TYPE_REAL;
-    w.rows = rows;
-    w.cols = cols;
-    w.data = part(l, l->params, offset);
-    return w;
+    return (struct weight){ .type = TYPE_REAL, .rows = rows, .cols = cols, .data = part(l, l->params, offset) };
 }
 
 /* A matrix: the trained one under `full`, else the model's own bytes (copied when the backend has its
@@ -213,9 +191,7 @@ static int linear_first(const struct config *c, int i)
 
 static struct linear *layer_linear(struct layer *y, int i)
 {
-    struct linear *all[7];
-    all[0] = &y->q; all[1] = &y->k; all[2] = &y->v; all[3] = &y->o;
-    all[4] = &y->gate; all[5] = &y->up; all[6] = &y->down;
+    struct linear *const all[7] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
     return all[i];
 }
 
@@ -315,10 +291,9 @@ static void carve_kept(struct lora *l, struct arena *a, int N, int keep)
     int i, L = l->c->L, kept = l->sizes.backward ? keep : 0;
     int lowest = l->sizes.backward ? l->lowest_layer : L;
     size_t NC = (size_t)N * (size_t)l->c->C;
-    struct activations shared;
+    struct activations shared = { 0 };
     buf *pair[2];
     int first_kept = kept < 0 ? lowest : max_int(lowest, L - kept);
-    memset(&shared, 0, sizeof shared);
     if (first_kept > 0) carve_activations(l, a, &shared, -1, (size_t)N);
     pair[0] = take(l, a, NC);
     pair[1] = take(l, a, NC);
@@ -333,16 +308,13 @@ static void carve_kept(struct lora *l, struct arena *a, int N, int keep)
 
 void lay_activations(struct lora *l, int N)
 {
-    struct arena counting, a;
+    struct arena counting, a = { .base = l->room, .size = l->plan.activations };
     int keep = l->c->L + 1;
     if (N == l->laid) return;
     do {
-        memset(&counting, 0, sizeof counting);
+        counting = (struct arena){ 0 };
         carve_kept(l, &counting, N, --keep);
-    } while (keep > 0 && counting.used > l->plan.activations);
-    memset(&a, 0, sizeof a);
-    a.base = l->room;
-    a.size = l->plan.activations;
+    } while (keep > 0 && counting.used > a.size);
     carve_kept(l, &a, N, keep);
 }
 
@@ -407,18 +379,10 @@ static void carve_tables(struct lora *l, struct arena *a)
 static struct kernel_sizes kernel_sizes(const struct lora *l, int threads)
 {
     const struct config *c = l->c;
-    struct kernel_sizes k;
-    memset(&k, 0, sizeof k);
-    k.threads = threads;
-    k.N = l->sizes.N;
-    k.width = max_int(max_int(c->C, c->F), c->NH * c->HS);
-    k.V = c->V;
-    k.HS = c->HS;
-    k.NH = c->NH;
-    k.NKV = c->NKV;
-    k.keys = max_int(l->sizes.positions, 1);
-    k.segments = l->sizes.S;
-    return k;
+    return (struct kernel_sizes){
+        .threads = threads, .N = l->sizes.N, .width = max_int(max_int(c->C, c->F), c->NH * c->HS), .V = c->V,
+        .HS = c->HS, .NH = c->NH, .NKV = c->NKV, .keys = l->sizes.positions, .segments = l->sizes.S,
+    };
 }
 
 static size_t since(const struct arena *a, size_t *mark)
@@ -428,25 +392,16 @@ static size_t since(const struct arena *a, size_t *mark)
     return n;
 }
 
-/* Empty buffers are NULL. */
-static void carve_moments(struct lora *l, struct arena *a)
+/* In the arena, or in one of their own over the mapped file of `paged` bytes. Empty buffers are NULL. */
+static void carve_moments(struct lora *l, struct arena *a, size_t paged)
 {
-    l->moment1 = l->n_moments ? take(l, a, l->n_moments) : NULL;
-    l->moment2 = l->n_moments ? take(l, a, l->n_moments) : NULL;
-    l->absmax1 = l->n_blocks ? take(l, a, l->n_blocks) : NULL;
-    l->absmax2 = l->n_blocks ? take(l, a, l->n_blocks) : NULL;
-    l->codes1 = l->n_codes ? arena_take(a, l->n_codes, 1) : NULL;
-    l->codes2 = l->n_codes ? arena_take(a, l->n_codes, 1) : NULL;
-}
-
-/* The moments in the arena, or in an arena of their own over the mapped file. */
-static void carve_optimizer(struct lora *l, struct arena *a, size_t paged)
-{
-    struct arena pages;
-    memset(&pages, 0, sizeof pages);
-    pages.base = l->pages;
-    pages.size = paged;
-    carve_moments(l, l->optim == OPTIM_PAGED_ADAMW ? &pages : a);
+    struct arena pages = { .base = l->pages, .size = paged }, *in = l->optim == OPTIM_PAGED_ADAMW ? &pages : a;
+    l->moment1 = l->n_moments ? take(l, in, l->n_moments) : NULL;
+    l->moment2 = l->n_moments ? take(l, in, l->n_moments) : NULL;
+    l->absmax1 = l->n_blocks ? take(l, in, l->n_blocks) : NULL;
+    l->absmax2 = l->n_blocks ? take(l, in, l->n_blocks) : NULL;
+    l->codes1 = l->n_codes ? arena_take(in, l->n_codes, 1) : NULL;
+    l->codes2 = l->n_codes ? arena_take(in, l->n_codes, 1) : NULL;
     l->plan.paged = pages.used;
     if (pages.failed) a->failed = 1;
 }
@@ -461,7 +416,7 @@ static void carve(struct lora *l, const struct lora_setup *s, struct arena *a)
     l->plan.trainable = since(a, &mark);
     l->grads = l->sizes.backward ? take(l, a, l->n_params) : NULL;
     l->plan.gradients = since(a, &mark);
-    carve_optimizer(l, a, paged);
+    carve_moments(l, a, paged);
     l->plan.moments = since(a, &mark);
     carve_weights(l, a);
     set_branches(l, s);
@@ -503,32 +458,38 @@ static int load_vector(struct lora *l, int id, int layer, buf *to, struct lora_e
 
 static int load_matrix(struct lora *l, const struct weight *from, const struct weight *to, struct lora_error *err)
 {
-    if (!l->k->own_memory || to->type == TYPE_REAL || !kernels_up_weight(l->k, &l->ctx, to, from)) return 0;
+    if (!l->k->own_memory || !kernels_up_weight(l->k, &l->ctx, to, from)) return 0;
     return fail(err, "cannot copy weights to the backend's memory", "%s: %s", l->k->name, weight_types[from->type].name);
+}
+
+static int load_layer(struct lora *l, int layer, struct lora_error *err)
+{
+    struct layer *y = &l->layers[layer];
+    int i;
+    if (load_vector(l, T_ATTN_NORM, layer, y->attn_norm.w, err) || load_vector(l, T_Q_NORM, layer, y->q_norm.w, err)
+        || load_vector(l, T_K_NORM, layer, y->k_norm.w, err) || load_vector(l, T_MLP_NORM, layer, y->mlp_norm.w, err))
+        return -1;
+    for (i = 0; i < 7; i++) {
+        struct linear *lin = layer_linear(y, i);
+        if (load_vector(l, linear_ids[i].bias, layer, lin->bias, err)
+            || (!lin->follows && load_matrix(l, model_weight(l->model, linear_tensor(l->c, i), layer), &lin->w, err)))
+            return -1;
+    }
+    return 0;
 }
 
 static int load_weights(struct lora *l, struct lora_error *err)
 {
-    int i, j;
-    if (load_matrix(l, model_weight(l->model, T_EMBED, 0), &l->embed, err)
-        || (!l->c->tied && load_matrix(l, model_weight(l->model, T_HEAD, 0), &l->head, err))) return -1;
-    for (i = 0; !l->full && i < l->c->L; i++) {
-        struct layer *y = &l->layers[i];
-        if (load_vector(l, T_ATTN_NORM, i, y->attn_norm.w, err) || load_vector(l, T_Q_NORM, i, y->q_norm.w, err)
-            || load_vector(l, T_K_NORM, i, y->k_norm.w, err) || load_vector(l, T_MLP_NORM, i, y->mlp_norm.w, err))
-            return -1;
-        for (j = 0; j < 7; j++) {
-            struct linear *lin = layer_linear(y, j);
-            if (load_vector(l, linear_ids[j].bias, i, lin->bias, err)
-                || (!lin->follows && load_matrix(l, model_weight(l->model, linear_tensor(l->c, j), i), &lin->w, err)))
-                return -1;
-        }
-    }
-    if (!l->full) return load_vector(l, T_FINAL_NORM, 0, l->final_norm.w, err);
-    for (i = 0; i < l->n_trained; i++)
+    int i;
+    for (i = 0; l->full && i < l->n_trained; i++)
         if (load_vector(l, l->trained[i].id, l->trained[i].layer, at(l->k, l->params, l->trained[i].offset), err))
             return -1;
-    return 0;
+    for (i = 0; !l->full && i < l->c->L; i++)
+        if (load_layer(l, i, err)) return -1;
+    if (l->full) return 0;
+    if (load_matrix(l, model_weight(l->model, T_EMBED, 0), &l->embed, err)
+        || (!l->c->tied && load_matrix(l, model_weight(l->model, T_HEAD, 0), &l->head, err))) return -1;
+    return load_vector(l, T_FINAL_NORM, 0, l->final_norm.w, err);
 }
 
 /* cos and sin of every position, computed in double. */
@@ -612,8 +573,7 @@ static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
 
 static int count(struct lora *l, const struct lora_setup *s, struct lora_error *err)
 {
-    struct arena a;
-    memset(&a, 0, sizeof a);
+    struct arena a = { 0 };
     carve(l, s, &a);
     return a.failed ? fail(err, "the plan's sizes overflow", "%d tokens a pack", s->sizes.N) : 0;
 }
@@ -654,7 +614,7 @@ static int fail_plan(const struct lora *l, size_t limit, int trains, struct lora
 int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *err)
 {
     struct lora *l = prepare(s, err);
-    struct arena a;
+    struct arena a = { 0 };
     size_t limit;
     int i;
     *out = NULL;
@@ -665,7 +625,6 @@ int lora_open(struct lora **out, const struct lora_setup *s, struct lora_error *
         fail_plan(l, limit, s->sizes.backward, err);
         goto bad;
     }
-    memset(&a, 0, sizeof a);
     a.size = l->plan.total;
     a.base = l->memory = l->k->alloc(&l->ctx, l->plan.total ? l->plan.total : 1);
     if (!l->memory) {
@@ -710,29 +669,18 @@ void lora_close(struct lora *l)
 
 /* ---- buffers ---- */
 
-static buf *flat(const struct lora *l, int buffer)
+/* By enum lora_buffer. */
+static void *flat(const struct lora *l, int buffer)
 {
-    switch (buffer) {
-    case LORA_PARAMETERS: return l->params;
-    case LORA_GRADIENTS: return l->grads;
-    case LORA_MOMENT1: return l->moment1;
-    case LORA_MOMENT2: return l->moment2;
-    case LORA_ABSMAX1: return l->absmax1;
-    default: return l->absmax2;
-    }
+    void *const all[] = { l->params, l->grads, l->moment1, l->moment2, l->absmax1, l->absmax2, l->codes1, l->codes2 };
+    return all[buffer];
 }
-
-static void *codes_of(const struct lora *l, int buffer) { return buffer == LORA_CODES1 ? l->codes1 : l->codes2; }
 
 size_t lora_buffer_size(const struct lora *l, int buffer)
 {
-    switch (buffer) {
-    case LORA_PARAMETERS: return l->n_params;
-    case LORA_GRADIENTS: return l->grads ? l->n_params : 0;
-    case LORA_MOMENT1: case LORA_MOMENT2: return l->n_moments;
-    case LORA_ABSMAX1: case LORA_ABSMAX2: return l->n_blocks;
-    default: return l->n_codes;
-    }
+    const size_t all[] = { l->n_params, l->grads ? l->n_params : 0, l->n_moments, l->n_moments, l->n_blocks, l->n_blocks,
+                           l->n_codes, l->n_codes };
+    return all[buffer];
 }
 
 int lora_trained(const struct lora *l, const struct trained **list)
@@ -759,7 +707,7 @@ int lora_check(const struct lora *l, struct lora_error *err)
 
 const float *lora_floats(const struct lora *l, int buffer)
 {
-    return l->k->own_memory || l->k->elem != sizeof(float) ? NULL : (const float *)flat(l, buffer);
+    return l->k->own_memory || l->k->elem != sizeof(float) ? NULL : flat(l, buffer);
 }
 
 void lora_get64(const struct lora *l, int buffer, double *out)
@@ -771,7 +719,7 @@ void lora_get64(const struct lora *l, int buffer, double *out)
 void lora_get_codes(const struct lora *l, int buffer, unsigned char *out)
 {
     struct kernel_ctx c = l->ctx;
-    l->k->down_bytes(&c, out, codes_of(l, buffer), l->n_codes);
+    l->k->down_bytes(&c, out, flat(l, buffer), l->n_codes);
 }
 
 void lora_set(struct lora *l, int buffer, const float *values)
@@ -786,5 +734,5 @@ void lora_set64(struct lora *l, int buffer, const double *values)
 
 int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes)
 {
-    return l->k->up_bytes(&l->ctx, codes_of(l, buffer), codes, l->n_codes) ? -1 : 0;
+    return l->k->up_bytes(&l->ctx, flat(l, buffer), codes, l->n_codes) ? -1 : 0;
 }
