@@ -21,28 +21,19 @@ static const struct family families[] = {
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
-static void list_families(char *list, size_t n, int gguf)
-{
-    size_t i, used = 0;
-    for (i = 0; i < N_FAMILIES; i++) {
-        const char *name = gguf ? families[i].gguf : families[i].type;
-        if (i && gguf && !strcmp(name, families[i - 1].gguf)) continue;
-        if (used < n) used += (size_t)snprintf(list + used, n - used, "%s%s", used ? ", " : "", name);
-    }
-}
-
 static const struct family *find_family(const char *type, int gguf, const char *path, struct lora_error *err)
 {
-    char list[128];
+    struct text list = { 0 };
     size_t i;
-    for (i = 0; i < N_FAMILIES; i++) {
-        const char *name = gguf ? families[i].gguf : families[i].type;
-        if (type && !strcmp(name, type)) return &families[i];
-    }
-    list_families(list, sizeof list, gguf);
+    for (i = 0; i < N_FAMILIES; i++)
+        if (type && !strcmp(gguf ? families[i].gguf : families[i].type, type)) return &families[i];
+    for (i = 0; i < N_FAMILIES; i++)
+        if (!gguf) text_list(&list, families[i].type);
+        else if (!i || strcmp(families[i].gguf, families[i - 1].gguf)) text_list(&list, families[i].gguf);
     fail(err, "unsupported model", "%s: %s", path, gguf ? "general.architecture" : "model_type");
-    expected(err, "one of %s", list);
+    expected(err, "one of %s", list.s ? list.s : "");
     found(err, "%s", type ? type : "nothing");
+    text_free(&list);
     return NULL;
 }
 
@@ -50,6 +41,40 @@ const struct family *config_family(const struct config *c, struct lora_error *er
 {
     return find_family(c->model_type, 0, "the configuration", err);
 }
+
+/* ---- sizes ---- */
+
+/* The sizes of a model: the key of config.json, that of GGUF files behind their architecture's name, the most that is
+ * taken. The least is 1. */
+static const struct size {
+    const char *key, *gguf;         /* gguf NULL: the shape of a tensor says it */
+    size_t offset;
+    int most;
+} sizes[] = {
+    { "hidden_size", "embedding_length", offsetof(struct config, C), 1 << 20 },
+    { "vocab_size", NULL, offsetof(struct config, V), 1 << 26 },
+    { "num_hidden_layers", "block_count", offsetof(struct config, L), 1 << 12 },
+    { "num_attention_heads", "attention.head_count", offsetof(struct config, NH), 1 << 14 },
+    { "num_key_value_heads", "attention.head_count_kv", offsetof(struct config, NKV), 1 << 14 },
+    { "head_dim", "attention.key_length", offsetof(struct config, HS), 1 << 14 },
+    { "intermediate_size", "feed_forward_length", offsetof(struct config, F), 1 << 22 },
+    { "max_position_embeddings", "context_length", offsetof(struct config, max_positions), 1 << 28 },
+};
+#define N_SIZES (sizeof sizes / sizeof *sizes)
+
+static int *size_at(struct config *c, const struct size *size) { return (int *)((char *)c + size->offset); }
+
+static int is_size(const char *key, int gguf)
+{
+    size_t i;
+    for (i = 0; i < N_SIZES; i++) {
+        const char *name = gguf ? sizes[i].gguf : sizes[i].key;
+        if (name && !strcmp(key, name)) return 1;
+    }
+    return 0;
+}
+
+/* ---- keys ---- */
 
 /* Keys that say nothing about the numbers here: names, files, tokens (the tokenizer has them),
  * settings of training elsewhere or of generation. */
@@ -61,10 +86,9 @@ static const char *const inert_keys[] = {
     "is_encoder_decoder", "problem_type", "use_mup",
 };
 
-/* Keys that are read below. */
+/* Keys that are read below, besides sizes. */
 static const char *const read_keys[] = {
-    "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "attention_bias",
+    "rms_norm_eps", "tie_word_embeddings", "attention_bias",
     "mlp_bias", "rope_theta", "rope_scaling", "rope_parameters", "bos_token_id", "eos_token_id",
     "pad_token_id", "sliding_window", "use_sliding_window", "layer_types", "hidden_act", "original_max_position_embeddings",
 };
@@ -117,7 +141,7 @@ static int check_keys(const struct json *o, const char *path, struct text *ignor
             if (v->type == JSON_NUMBER || v->type == JSON_BOOL) return found(err, "%g", v->number);
             return found(err, "another kind of value");
         }
-        if (fixed || IN_LIST(v->key, inert_keys) || IN_LIST(v->key, read_keys)) continue;
+        if (fixed || IN_LIST(v->key, inert_keys) || IN_LIST(v->key, read_keys) || is_size(v->key, 0)) continue;
         if (!strcmp(v->key, "quantization_config") && v->type != JSON_NULL) {
             if (check_quantisation(v, path, err)) return -1;
             continue;
@@ -216,42 +240,23 @@ void rope_frequencies(const struct config *c, double *f, double *factor)
     }
 }
 
-static void config_defaults(struct config *c)
-{
-    memset(c, 0, sizeof *c);
-    c->max_positions = 2048;
-    c->norm_eps = 1e-6;
-    c->bos = c->pad = -1;
-    c->rope.theta = 10000;
-    c->rope.factor = 1;
-    c->rope.low = 1;
-    c->rope.high = 4;
-    c->rope.beta_fast = 32;
-    c->rope.beta_slow = 1;
-}
+static const struct config defaults = {
+    .max_positions = 2048, .norm_eps = 1e-6, .bos = -1, .pad = -1,
+    .rope = { .theta = 10000, .factor = 1, .low = 1, .high = 4, .beta_fast = 32, .beta_slow = 1 },
+};
 
 /* What every configuration must fulfil, wherever it came from. */
 static int config_check(struct config *c, const char *path, struct lora_error *err)
 {
-    static const struct { const char *name; size_t offset; int most; } sizes[] = {
-        { "hidden_size", offsetof(struct config, C), 1 << 20 },
-        { "vocab_size", offsetof(struct config, V), 1 << 26 },
-        { "num_hidden_layers", offsetof(struct config, L), 1 << 12 },
-        { "num_attention_heads", offsetof(struct config, NH), 1 << 14 },
-        { "num_key_value_heads", offsetof(struct config, NKV), 1 << 14 },
-        { "head_dim", offsetof(struct config, HS), 1 << 14 },
-        { "intermediate_size", offsetof(struct config, F), 1 << 22 },
-        { "max_position_embeddings", offsetof(struct config, max_positions), 1 << 28 },
-    };
     size_t i;
     if (!c->NKV) c->NKV = c->NH;
     if (!c->HS && c->NH > 0 && c->C % c->NH == 0) c->HS = c->C / c->NH;
     if (!c->rope.original) c->rope.original = c->max_positions;
     if (c->rope.type == ROPE_PLAIN) c->rope.factor = 1;     /* a file may hold one that nothing uses */
-    for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        int v = *(const int *)((const char *)c + sizes[i].offset);
+    for (i = 0; i < N_SIZES; i++) {
+        int v = *size_at(c, &sizes[i]);
         if (v >= 1 && v <= sizes[i].most) continue;
-        fail(err, "bad configuration", "%s: %s", path, sizes[i].name);
+        fail(err, "bad configuration", "%s: %s", path, sizes[i].key);
         expected(err, "1 to %d", sizes[i].most);
         return found(err, "%d", v);
     }
@@ -327,21 +332,16 @@ static int read_family(struct config *c, const struct json *o, const char *path,
 static int config_parse(struct config *c, const struct json *o, const char *path, struct text *ignored,
                         struct lora_error *err)
 {
-    config_defaults(c);
+    size_t i;
+    *c = defaults;
     if (!o || o->type != JSON_OBJECT) {
         fail(err, "bad configuration", "%s", path);
         return expected(err, "an object");
     }
-    if (read_family(c, o, path, err) || check_keys(o, path, ignored, err)
-        || json_get_int(o, "hidden_size", &c->C, path, err)
-        || json_get_int(o, "vocab_size", &c->V, path, err)
-        || json_get_int(o, "num_hidden_layers", &c->L, path, err)
-        || json_get_int(o, "num_attention_heads", &c->NH, path, err)
-        || json_get_int(o, "num_key_value_heads", &c->NKV, path, err)
-        || json_get_int(o, "head_dim", &c->HS, path, err)
-        || json_get_int(o, "intermediate_size", &c->F, path, err)
-        || json_get_int(o, "max_position_embeddings", &c->max_positions, path, err)
-        || json_get_number(o, "rms_norm_eps", &c->norm_eps, path, err)
+    if (read_family(c, o, path, err) || check_keys(o, path, ignored, err)) return -1;
+    for (i = 0; i < N_SIZES; i++)
+        if (json_get_int(o, sizes[i].key, size_at(c, &sizes[i]), path, err)) return -1;
+    if (json_get_number(o, "rms_norm_eps", &c->norm_eps, path, err)
         || json_get_bool(o, "tie_word_embeddings", &c->tied, path, err)
         || json_get_int(o, "bos_token_id", &c->bos, path, err)
         || json_get_int(o, "pad_token_id", &c->pad, path, err)
@@ -424,14 +424,11 @@ static int gguf_divisors(struct config *c, const struct gguf *g, struct lora_err
 static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, struct lora_error *err)
 {
     const struct gguf_tensor *embed = gguf_find(g, "token_embd.weight");
-    int experts = 0, rotary = 0, key_length = 0;
-    if (gguf_int(g, arch, "embedding_length", &c->C, err) || gguf_int(g, arch, "block_count", &c->L, err)
-        || gguf_int(g, arch, "attention.head_count", &c->NH, err)
-        || gguf_int(g, arch, "attention.head_count_kv", &c->NKV, err)
-        || gguf_int(g, arch, "attention.key_length", &key_length, err)
-        || gguf_int(g, arch, "rope.dimension_count", &rotary, err)
-        || gguf_int(g, arch, "feed_forward_length", &c->F, err)
-        || gguf_int(g, arch, "context_length", &c->max_positions, err)
+    int experts = 0, rotary = 0;
+    size_t i;
+    for (i = 0; i < N_SIZES; i++)
+        if (sizes[i].gguf && gguf_int(g, arch, sizes[i].gguf, size_at(c, &sizes[i]), err)) return -1;
+    if (gguf_int(g, arch, "rope.dimension_count", &rotary, err)
         || gguf_int(g, arch, "attention.sliding_window", &c->window, err)
         || gguf_int(g, arch, "expert_count", &experts, err)
         || gguf_number(g, arch, "attention.layer_norm_rms_epsilon", &c->norm_eps, err)
@@ -440,7 +437,7 @@ static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, 
         || gguf_get_int(g, "tokenizer.ggml.eos_token_id", &c->eos[0], err)) return -1;
     c->n_eos = gguf_get(g, "tokenizer.ggml.eos_token_id") != NULL;
     if (embed && embed->n_dims == 2 && embed->dims[1] <= 1u << 26) c->V = (int)embed->dims[1];
-    c->HS = key_length ? key_length : rotary;
+    if (!c->HS) c->HS = rotary;
     if (experts || (rotary && c->HS != rotary)) {
         fail(err, "unsupported configuration", "%s: %s", g->path, experts ? "expert_count" : "rope.dimension_count");
         expected(err, "%d", experts ? 0 : c->HS);
@@ -453,9 +450,7 @@ static int gguf_shape(struct config *c, const struct gguf *g, const char *arch, 
 static int gguf_ignored(const struct gguf *g, const char *arch, struct text *ignored, struct lora_error *err)
 {
     static const char *const known[] = {
-        "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
-        "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon",
-        "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
+        "attention.layer_norm_rms_epsilon", "attention.sliding_window", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
         "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.attn_factor",
         "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "rope.scaling.finetuned", "expert_count",
         "attention.value_length", "vocab_size",     /* the tensors' shapes say them */
@@ -464,7 +459,7 @@ static int gguf_ignored(const struct gguf *g, const char *arch, struct text *ign
     int i;
     for (i = 0; i < g->n_values; i++) {
         const char *key = g->values[i].key;
-        if (strncmp(key, arch, n) || key[n] != '.' || IN_LIST(key + n + 1, known)) continue;
+        if (strncmp(key, arch, n) || key[n] != '.' || is_size(key + n + 1, 1) || IN_LIST(key + n + 1, known)) continue;
         if (!strncmp(key + n, ".rope.", 6)) {
             fail(err, "unsupported rope setting", "%s: %s", g->path, key);
             return expected(err, "the settings of plain, linear or yarn scaling");
@@ -492,7 +487,7 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
     char *arch = NULL;
     const struct family *f;
     int bad = -1;
-    config_defaults(c);
+    *c = defaults;
     if (check_gguf_type(g, err) || gguf_get_string(g, "general.architecture", &arch, err)) return -1;
     if ((f = find_family(arch, 1, g->path, err)) && !gguf_shape(c, g, arch, err)) {
         snprintf(c->model_type, sizeof c->model_type, "%s", f->type);
@@ -512,16 +507,14 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
 /* As floats, which GGUF files have; of rope what its type uses. */
 uint64_t config_hash(const struct config *c, uint64_t h)
 {
-    int sizes[13], type = c->rope.type, llama3 = type == ROPE_LLAMA3, yarn = type == ROPE_YARN;
-    float rope[8];
-    sizes[0] = c->C; sizes[1] = c->V; sizes[2] = c->L; sizes[3] = c->NH; sizes[4] = c->NKV; sizes[5] = c->HS;
-    sizes[6] = c->F; sizes[7] = c->tied; sizes[8] = c->qk_norm; sizes[9] = c->window; sizes[10] = type;
-    sizes[11] = llama3 || yarn ? c->rope.original : 0; sizes[12] = c->fused;
-    rope[0] = (float)c->norm_eps; rope[1] = (float)c->rope.theta; rope[2] = (float)c->rope.factor;
-    rope[3] = llama3 ? (float)c->rope.low : 0; rope[4] = llama3 ? (float)c->rope.high : 0;
-    rope[5] = yarn ? (float)c->rope.beta_fast : 0; rope[6] = yarn ? (float)c->rope.beta_slow : 0;
-    rope[7] = yarn ? (float)c->rope.attention_factor : 0;
-    return hash_bytes(hash_bytes(h, sizes, sizeof sizes), rope, sizeof rope);
+    int type = c->rope.type, llama3 = type == ROPE_LLAMA3, yarn = type == ROPE_YARN;
+    const int whole[] = { c->C, c->V, c->L, c->NH, c->NKV, c->HS, c->F, c->tied, c->qk_norm, c->window, type,
+                          llama3 || yarn ? c->rope.original : 0, c->fused };
+    const float real[] = { (float)c->norm_eps, (float)c->rope.theta, (float)c->rope.factor,
+                           llama3 ? (float)c->rope.low : 0, llama3 ? (float)c->rope.high : 0,
+                           yarn ? (float)c->rope.beta_fast : 0, yarn ? (float)c->rope.beta_slow : 0,
+                           yarn ? (float)c->rope.attention_factor : 0 };
+    return hash_bytes(hash_bytes(h, whole, sizeof whole), real, sizeof real);
 }
 
 /* ---- writing ---- */
@@ -607,14 +600,7 @@ int config_write(const struct config *c, const char *path, int dtype, const stru
         return expected(err, "divisors of llama3 rope scaling, which config.json can say");
     }
     text_printf(&t, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n", f->architecture, f->type);
-    put_pair(&t, "hidden_size", c->C);
-    put_pair(&t, "vocab_size", c->V);
-    put_pair(&t, "num_hidden_layers", c->L);
-    put_pair(&t, "num_attention_heads", c->NH);
-    put_pair(&t, "num_key_value_heads", c->NKV);
-    put_pair(&t, "head_dim", c->HS);
-    put_pair(&t, "intermediate_size", c->F);
-    put_pair(&t, "max_position_embeddings", c->max_positions);
+    for (i = 0; i < (int)N_SIZES; i++) put_pair(&t, sizes[i].key, *size_at(&copy, &sizes[i]));
     put_pair(&t, "rms_norm_eps", c->norm_eps);
     put_rope(&t, &copy);
     if (f->qkv_bias < 0) text_printf(&t, "  \"attention_bias\": %s,\n", c->qkv_bias ? "true" : "false");
