@@ -11,11 +11,6 @@
 
 /* ---- names ---- */
 
-int adapter_adaptable(const struct config *c, int id)
-{
-    return tensor_specs[id].linear && tensor_present(c, id);
-}
-
 char *adapter_module_name(char *name, size_t n, int id, int layer)
 {
     size_t length;
@@ -250,7 +245,6 @@ int adapter_add_module(struct adapter *a, const struct config *c, const struct a
                        int layer, struct lora_error *err)
 {
     char module[ADAPTER_MODULE_SIZE];
-    struct adapted m = { 0 };
     double r, alpha;
     adapter_module_name(module, sizeof module, id, layer);
     r = patterns_find(&rules->ranks, module, a->r);
@@ -266,13 +260,8 @@ int adapter_add_module(struct adapter *a, const struct config *c, const struct a
         found(err, "%g", alpha);
         return hint(err, "with alpha 0 the adapter would change nothing");
     }
-    m.id = id;
-    m.layer = layer;
-    m.r = (int)r;
-    m.alpha = alpha;
-    m.rows = tensor_rows(c, id);
-    m.cols = tensor_cols(c, id);
-    return place_module(a, m, err);
+    return place_module(a, (struct adapted){ .id = id, .layer = layer, .r = (int)r, .alpha = alpha,
+                                             .rows = tensor_rows(c, id), .cols = tensor_cols(c, id) }, err);
 }
 
 /* ---- a new adapter ---- */
@@ -322,11 +311,9 @@ static int fail_target(const struct config *c, const char *entry, struct lora_er
 {
     struct text list = { 0 };
     char module[ADAPTER_MODULE_SIZE];
-    int id;
-    for (id = 0; id < T_COUNT; id++)
-        if (adapter_adaptable(c, id))
-            text_printf(&list, "%s%s", list.n ? ", " : "",
-                        adapter_short_name(adapter_module_name(module, sizeof module, id, 0)));
+    int id = -1, layer = 0;
+    while (tensor_next(c, &id, &layer) && !layer)
+        if (tensor_specs[id].linear) text_list(&list, adapter_short_name(adapter_module_name(module, sizeof module, id, 0)));
     fail(err, "cannot adapt", "target-modules: %s", entry);
     expected(err, "%s", list.s ? list.s : "");
     text_free(&list);
@@ -355,13 +342,12 @@ static int choose_modules(struct adapter *a, const struct config *c, const struc
                           const unsigned char *chosen, const regex_t *re, int *used, struct lora_error *err)
 {
     char module[ADAPTER_MODULE_SIZE];
-    int layer, id, i;
-    for (layer = 0; layer < c->L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            if (!adapter_adaptable(c, id)) continue;
-            if (!adapter_is_target(a, re, adapter_module_name(module, sizeof module, id, layer), used)) continue;
-            if (chosen[layer] && adapter_add_module(a, c, rules, id, layer, err)) return -1;
-        }
+    int id = -1, layer = 0, i;
+    while (tensor_next(c, &id, &layer)) {
+        if (!tensor_specs[id].linear) continue;
+        if (!adapter_is_target(a, re, adapter_module_name(module, sizeof module, id, layer), used)) continue;
+        if (chosen[layer] && adapter_add_module(a, c, rules, id, layer, err)) return -1;
+    }
     for (i = 0; i < a->n_names; i++)
         if (!used[i]) return fail_target(c, a->names[i], err);
     if (!a->n) return fail_target(c, "no module in the chosen layers", err);
@@ -398,12 +384,11 @@ static int check_patterns(const struct patterns *p, const struct adapter *a, con
 int adapter_new(struct adapter **out, const struct config *c, const struct adapter_settings *s,
                 struct lora_error *err)
 {
-    struct adapter_rules rules;
+    struct adapter_rules rules = { 0 };
     struct adapter *a;
     unsigned char *chosen = NULL;
     int *used = NULL, bad = -1;
     regex_t re, *compiled = NULL;
-    memset(&rules, 0, sizeof rules);
     *out = NULL;
     if (!(a = adapter_empty(c->L, err))) return -1;
     a->r = s->r;

@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* The alpha with which alpha / r is this module's scale. */
 static double own_alpha(const struct adapted *m) { return m->scale * m->r; }
@@ -47,9 +46,7 @@ static int add_tensors(struct gguf_writer *w, const struct adapter *a, struct lo
     for (i = 0; i < a->n; i++)
         for (is_b = 0; is_b < 2; is_b++) {
             const struct adapted *m = &a->modules[i];
-            size_t dims[2];
-            dims[0] = (size_t)(is_b ? m->r : m->cols);
-            dims[1] = (size_t)(is_b ? m->rows : m->r);
+            const size_t dims[2] = { (size_t)(is_b ? m->r : m->cols), (size_t)(is_b ? m->rows : m->r) };
             if (gguf_writer_add(w, lora_name(name, sizeof name, m, is_b), TYPE_F32, dims, 2, err)) return -1;
         }
     return 0;
@@ -58,10 +55,9 @@ static int add_tensors(struct gguf_writer *w, const struct adapter *a, struct lo
 /* B's rows into the order of the base's file, times what alpha / r leaves of the scale. */
 static void make_b(float *out, const struct adapter *a, const struct adapted *m, float alpha, int head_rows)
 {
-    struct weight order = { 0 };
+    const struct weight order = { .head_rows = head_rows };
     double own = own_alpha(m), factor = (float)own == alpha ? 1 : own / (double)alpha;
     int row, j;
-    order.head_rows = head_rows;
     for (row = 0; row < m->rows; row++) {
         const float *from = a->values + m->b + (size_t)row * (size_t)m->r;
         float *to = out + (size_t)weight_file_row(&order, row) * (size_t)m->r;
@@ -93,9 +89,8 @@ static int put_tensors(struct gguf_writer *w, const struct adapter *a, float alp
 int adapter_write_gguf(const struct adapter *a, const struct config *c, const char *path, struct lora_error *err)
 {
     const struct family *f = config_family(c, err);
-    struct gguf_writer w;
+    struct gguf_writer w = { 0 };
     float alpha = 0;
-    memset(&w, 0, sizeof w);
     if (!f || choose_alpha(a, &alpha, err)) return -1;
     gguf_writer_string(&w, "general.architecture", f->gguf);
     gguf_writer_string(&w, "general.type", "adapter");

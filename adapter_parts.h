@@ -10,8 +10,6 @@
 #define ADAPTER_MODULE_SIZE 128     /* bytes of a module's name, and of its tensors' */
 #define ADAPTER_NAME_SIZE 192
 
-/* Is this tensor of the model a linear that can be adapted? */
-int adapter_adaptable(const struct config *c, int id);
 /* "model.layers.0.self_attn.q_proj": PEFT's name of a module is its weight's without the end. */
 char *adapter_module_name(char *name, size_t n, int id, int layer);
 /* "q_proj" */

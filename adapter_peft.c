@@ -172,7 +172,7 @@ static void shape_text(char out[64], const struct st_tensor *t)
 static int read_tensor(float *out, const struct st_tensor *t, const char *path, int rows, int cols,
                        struct lora_error *err)
 {
-    struct weight w = { 0 };
+    const struct weight w = { .type = t->type, .rows = rows, .cols = cols, .data = t->data };
     char shape[64];
     int r;
     if (t->type != TYPE_F32 && t->type != TYPE_F16 && t->type != TYPE_BF16) {
@@ -186,10 +186,6 @@ static int read_tensor(float *out, const struct st_tensor *t, const char *path, 
         expected(err, "the shape [%d,%d]", rows, cols);
         return found(err, "%s", shape);
     }
-    w.type = t->type;
-    w.rows = rows;
-    w.cols = cols;
-    w.data = t->data;
     for (r = 0; r < rows; r++) weight_decode(&w, r, 0, cols, out + (size_t)r * (size_t)cols);
     return 0;
 }
@@ -200,33 +196,29 @@ static int find_modules(struct adapter *a, const struct config *c, const struct 
                         struct lora_error *err)
 {
     char name[2][ADAPTER_NAME_SIZE], module[ADAPTER_MODULE_SIZE];
-    int layer, id, i;
-    for (layer = 0; layer < c->L; layer++)
-        for (id = 0; id < T_COUNT; id++) {
-            const struct st_tensor *t[2];
-            struct adapted m = { 0 };
-            int want;
-            if (!adapter_adaptable(c, id)) continue;
-            m.id = id;
-            m.layer = layer;
-            for (i = 0; i < 2; i++) {
-                t[i] = safetensors_find(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
-                if (t[i]) seen[t[i] - s->tensors] = 1;
-            }
-            want = wanted(a, root, adapter_module_name(module, sizeof module, id, layer), layer);
-            if (!t[0] && !t[1] && want < 1) continue;
-            if (!t[0] || !t[1]) {
-                fail(err, "cannot use the adapter", "%s: %s", s->path, name[t[0] ? 1 : 0]);
-                expected(err, "this tensor");
-                return found(err, "none of that name");
-            }
-            if (!want) {
-                fail(err, "cannot use the adapter", "%s: %s", s->path, name[0]);
-                expected(err, "a module that target_modules in adapter_config.json names");
-                return found(err, "%s", module);
-            }
-            if (adapter_add_module(a, c, rules, id, layer, err)) return -1;
+    int id = -1, layer = 0, i, want;
+    while (tensor_next(c, &id, &layer)) {
+        const struct adapted m = { .id = id, .layer = layer };
+        const struct st_tensor *t[2];
+        if (!tensor_specs[id].linear) continue;
+        for (i = 0; i < 2; i++) {
+            t[i] = safetensors_find(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
+            if (t[i]) seen[t[i] - s->tensors] = 1;
         }
+        want = wanted(a, root, adapter_module_name(module, sizeof module, id, layer), layer);
+        if (!t[0] && !t[1] && want < 1) continue;
+        if (!t[0] || !t[1]) {
+            fail(err, "cannot use the adapter", "%s: %s", s->path, name[t[0] ? 1 : 0]);
+            expected(err, "this tensor");
+            return found(err, "none of that name");
+        }
+        if (!want) {
+            fail(err, "cannot use the adapter", "%s: %s", s->path, name[0]);
+            expected(err, "a module that target_modules in adapter_config.json names");
+            return found(err, "%s", module);
+        }
+        if (adapter_add_module(a, c, rules, id, layer, err)) return -1;
+    }
     return 0;
 }
 
@@ -291,12 +283,11 @@ static void note_unmatched(struct adapter *a, const struct patterns *p, const ch
 int adapter_read(struct adapter **out, const char *dir, const struct config *c, struct lora_error *err)
 {
     struct adapter *a = adapter_empty(c->L, err);
-    struct adapter_rules rules;
+    struct adapter_rules rules = { 0 };
     struct json_document d = { 0 };
     char *config = path_join(dir, "adapter_config.json", err);
     char *tensors = path_join(dir, "adapter_model.safetensors", err);
     int bad = -1;
-    memset(&rules, 0, sizeof rules);
     *out = NULL;
     if (a && config && tensors && !json_read(&d, config, err) && !read_settings(a, &rules, d.root, config, err))
         bad = read_tensors(a, c, &rules, d.root, tensors, err);
@@ -321,7 +312,6 @@ int adapter_read(struct adapter **out, const char *dir, const struct config *c, 
 static void put_pattern(struct text *t, const struct adapter *a, const char *key, int is_rank)
 {
     char module[ADAPTER_MODULE_SIZE];
-    const char *name;
     int i, j, n = 0;
     for (i = 0; i < a->n; i++) {
         const struct adapted *m = &a->modules[i];
@@ -336,8 +326,7 @@ static void put_pattern(struct text *t, const struct adapter *a, const char *key
         adapter_module_name(module, sizeof module, m->id, m->layer);
         text_puts(t, n++ ? ", " : "");
         if (n == 1) text_printf(t, ",\n \"%s\": {", key);
-        name = same ? adapter_short_name(module) : module;
-        json_put_string(t, name, strlen(name));
+        json_put_text(t, same ? adapter_short_name(module) : module);
         text_puts(t, ": ");
         json_put_number(t, value, 0);
     }
@@ -386,8 +375,7 @@ static void put_targets(struct text *t, const struct adapter *a)
 static void put_config(struct text *t, const struct adapter *a, const char *base_model)
 {
     text_puts(t, "{\n \"peft_type\": \"LORA\",\n \"task_type\": \"CAUSAL_LM\",\n \"base_model_name_or_path\": ");
-    if (base_model) json_put_string(t, base_model, strlen(base_model));
-    else text_puts(t, "null");
+    json_put_text(t, base_model);
     text_printf(t, ",\n \"inference_mode\": true,\n \"r\": %d,\n \"lora_alpha\": ", a->r);
     json_put_number(t, a->alpha, 0);
     text_puts(t, ",\n \"lora_dropout\": ");
@@ -413,16 +401,13 @@ static int write_config(const struct adapter *a, const char *path, const char *b
 
 static int write_tensors(const struct adapter *a, const float *values, const char *path, struct lora_error *err)
 {
-    struct st_writer w;
+    struct st_writer w = { 0 };
     char name[ADAPTER_NAME_SIZE];
     int i, is_b;
-    memset(&w, 0, sizeof w);
     for (i = 0; i < a->n; i++)
         for (is_b = 0; is_b < 2; is_b++) {
             const struct adapted *m = &a->modules[i];
-            size_t dims[2];
-            dims[0] = (size_t)(is_b ? m->rows : m->r);
-            dims[1] = (size_t)(is_b ? m->r : m->cols);
+            const size_t dims[2] = { (size_t)(is_b ? m->rows : m->r), (size_t)(is_b ? m->r : m->cols) };
             if (st_writer_add(&w, adapter_tensor_name(name, sizeof name, m, is_b), TYPE_F32, dims, 2, err))
                 goto bad;
         }
