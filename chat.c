@@ -538,20 +538,13 @@ static int put_messages(const struct renderer *r)
 int chat_render(const struct chat_template *t, const struct message *messages, size_t n, int add_generation_prompt,
                 const char *bos, const char *eos, struct chat_text *out, struct lora_error *err)
 {
-    struct renderer r;
+    struct renderer r = { .t = t, .messages = messages, .n = n, .bos = bos, .eos = eos, .out = out, .err = err };
     out->text.n = out->n_targets = 0;
     if (!n) {
         fail(err, "chat template", "%s", t->name);
         expected(err, "at least one message");
         return found(err, "none");
     }
-    r.t = t;
-    r.messages = messages;
-    r.n = n;
-    r.bos = bos;
-    r.eos = eos;
-    r.out = out;
-    r.err = err;
     if (check_roles(&r)) return -1;
     if (t->flags & BOS_FIRST) put(&r, bos);
     if (t->default_system && !is_role(&messages[0], "system")) {

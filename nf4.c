@@ -261,12 +261,8 @@ static int encode_rows(struct making *z, int rows, row_source *source, void *ctx
 int weight_quantise(struct weight *out, const struct quantise *how, int rows, int cols, row_source *row, void *ctx,
                     int threads, const char *name, struct lora_error *err)
 {
-    struct making z;
+    struct making z = { .how = how, .cols = cols, .threads = threads };
     struct quantised *q;
-    memset(&z, 0, sizeof z);
-    z.how = how;
-    z.cols = cols;
-    z.threads = threads;
     if (quantise_check(how, err) || make_room(&z, rows, err) || encode_rows(&z, rows, row, ctx, name, err)) {
         free(z.spare);
         free(z.q);
@@ -283,12 +279,7 @@ int weight_quantise(struct weight *out, const struct quantise *how, int rows, in
         q->absmax = z.absmax;
     }
     free(z.spare);
-    memset(out, 0, sizeof *out);
-    out->type = how->type;
-    out->rows = rows;
-    out->cols = cols;
-    out->data = z.data;
-    out->q = q;
+    *out = (struct weight){ .type = how->type, .rows = rows, .cols = cols, .data = z.data, .q = q };
     return 0;
 }
 

@@ -7,12 +7,17 @@
 
 void pack_clear(struct pack *p) { p->N = p->S = p->T = p->U = p->keys = 0; }
 
+static void free_by_row(struct pack *p)
+{
+    free(p->logit_row); free(p->first); free(p->order); free(p->id_by_row); free(p->weight_by_row);
+}
+
 void pack_free(struct pack *p)
 {
     free(p->ids); free(p->pos); free(p->visit);
     free(p->segments);
     free(p->target_row); free(p->target_id); free(p->target_weight);
-    free(p->logit_row); free(p->first); free(p->order); free(p->id_by_row); free(p->weight_by_row);
+    free_by_row(p);
     memset(p, 0, sizeof *p);
 }
 
@@ -46,7 +51,6 @@ static int grow_tokens(struct pack *p, int n, struct lora_error *err)
 int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, int prefix, int pos,
                 int adapter, int *segment, struct lora_error *err)
 {
-    struct segment *s;
     int i;
     if (prefix >= p->S || prefix < -1 || k_start < 0 || k_len < n || k_start > INT_MAX - k_len
         || pos < 0 || pos > INT_MAX - k_len) {
@@ -55,15 +59,8 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
         return found(err, "prefix %d, %d keys at row %d, position %d", prefix, k_len, k_start, pos);
     }
     if (grow_tokens(p, n, err)) return -1;
-    s = &p->segments[p->S];
-    memset(s, 0, sizeof *s);
-    s->q_start = p->N;
-    s->q_len = n;
-    s->k_start = k_start;
-    s->k_len = k_len;
-    s->prefix = prefix;
-    s->pos = pos;
-    s->adapter = adapter;
+    p->segments[p->S] = (struct segment){ .q_start = p->N, .q_len = n, .k_start = k_start, .k_len = k_len,
+                                          .prefix = prefix, .pos = pos, .adapter = adapter };
     for (i = 0; i < n; i++) {
         p->ids[p->N + i] = ids[i];
         p->pos[p->N + i] = pos + k_len - n + i;
@@ -188,10 +185,8 @@ static int lay_group(struct pack *p, const struct laying *rows, int n, int from,
 int pack_row_behind(struct pack *p, const struct pack_input *row, int from, int prefix, int adapter,
                     struct lora_error *err)
 {
-    struct laying one;
+    const struct laying one = { row, pack_inputs(row) };
     int segment;
-    one.row = row;
-    one.inputs = pack_inputs(row);
     return one.inputs > from ? lay_segment(p, &one, 1, from, one.inputs, prefix, adapter, &segment, err) : 0;
 }
 
@@ -206,8 +201,7 @@ int pack_rows(struct pack *p, const struct pack_input *rows, int n, int adapter,
     }
     if (!(list = new_array((size_t)n, sizeof *list, err))) return -1;
     for (i = 0; i < n; i++) {
-        list[m].row = &rows[i];
-        list[m].inputs = pack_inputs(&rows[i]);
+        list[m] = (struct laying){ &rows[i], pack_inputs(&rows[i]) };
         if (list[m].inputs) m++;
     }
     if (m) {
@@ -243,7 +237,7 @@ int pack_finish(struct pack *p, struct lora_error *err)
         free(count);
         return -1;
     }
-    free(p->logit_row); free(p->first); free(p->order); free(p->id_by_row); free(p->weight_by_row);
+    free_by_row(p);
     p->logit_row = new_array(T, sizeof(int), err);
     p->first = new_array(T + 1, sizeof(int), err);
     p->order = new_array(T, sizeof(int), err);

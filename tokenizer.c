@@ -121,25 +121,15 @@ static void block_give(struct encoder *e, int k)
 /* A new run with this one place. */
 static int run_push(struct encoder *e, const struct merge *m, int left)
 {
-    struct turn turn;
-    struct run *run;
     int k = e->free_run, block = block_take(e);
     if (block < 0) return -1;
     if (k >= 0) e->free_run = e->runs[k].last;
     else if (grow_array((void **)&e->runs, &e->runs_capacity, e->n_runs + 1, sizeof *e->runs, e->err)) return -1;
     else k = (int)e->n_runs++;
-    run = &e->runs[k];
-    run->rank = m->rank;
-    run->id = m->id;
-    run->first = run->last = block;
-    run->at = 0;
-    run->end = 1;
+    e->runs[k] = (struct run){ .rank = m->rank, .id = m->id, .first = block, .last = block, .at = 0, .end = 1 };
     e->blocks[block].left[0] = left;
     e->recent[(unsigned)m->rank % RECENT_RUNS] = k;
-    turn.rank = m->rank;
-    turn.left = left;
-    turn.run = k;
-    return heap_push(e, turn);
+    return heap_push(e, (struct turn){ .rank = m->rank, .left = left, .run = k });
 }
 
 static int place_push(struct encoder *e, const struct merge *m, int left)
@@ -425,28 +415,28 @@ static int encode_steps(struct encoder *e, const char *s, size_t n, int k)
     return 0;
 }
 
+/* The first of added[low .. high) whose byte at `depth` is c or above. */
+static size_t first_added(const struct tokenizer *t, size_t low, size_t high, size_t depth, int c)
+{
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if ((unsigned char)t->pool.s[t->added[middle].text + depth] < c) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
 /* The longest added token of the set that s[n] starts with, or NULL. The sorted set is narrowed byte
  * by byte. */
 static const struct added *match_added(const struct tokenizer *t, int set, const char *s, size_t n)
 {
     size_t low = set ? t->n_raw : 0, high = set ? t->n_added : t->n_raw, depth;
-    const char *pool = t->pool.s;
     const struct added *best = NULL;
     for (depth = 0; depth < n && low < high; depth++) {
         unsigned char c = (unsigned char)s[depth];
-        size_t from, to, middle;
         while (low < high && t->added[low].n == depth) low++;   /* the one that ended here comes first */
-        for (from = low, to = high; from < to;) {
-            middle = (from + to) / 2;
-            if ((unsigned char)pool[t->added[middle].text + depth] < c) from = middle + 1;
-            else to = middle;
-        }
-        for (low = from, to = high; from < to;) {
-            middle = (from + to) / 2;
-            if ((unsigned char)pool[t->added[middle].text + depth] <= c) from = middle + 1;
-            else to = middle;
-        }
-        high = from;
+        low = first_added(t, low, high, depth, c);
+        high = first_added(t, low, high, depth, c + 1);
         if (low < high && t->added[low].n == depth + 1) best = &t->added[low];
     }
     return best;
@@ -500,15 +490,10 @@ static int encode_rest(struct encoder *e, const char *s, size_t n, int set)
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int flags, struct ids *out,
                      struct lora_error *err)
 {
-    struct encoder e = { 0 };
+    struct encoder e = { .t = t, .text_only = (flags & TOKENIZE_TEXT_ONLY) != 0, .at_start = 1,
+                         .continues = (flags & TOKENIZE_CONTINUE) != 0, .out = out, .err = err };
     size_t start = out->n;
     int bad = 0;
-    e.t = t;
-    e.at_start = 1;
-    e.text_only = (flags & TOKENIZE_TEXT_ONLY) != 0;
-    e.continues = (flags & TOKENIZE_CONTINUE) != 0;
-    e.out = out;
-    e.err = err;
     if (flags & TOKENIZE_SPECIAL) bad = ids_append(out, t->before.v, t->before.n, err);
     if (!bad) bad = encode_sections(&e, text, n, 0);
     if (!bad && (flags & TOKENIZE_SPECIAL)) bad = ids_append(out, t->after.v, t->after.n, err);

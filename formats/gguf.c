@@ -333,11 +333,9 @@ static int read_alignment(struct gguf *g, struct lora_error *err)
 
 static int read_all(struct gguf *g, struct lora_error *err)
 {
-    struct cursor c = { NULL, 0, NULL };
+    struct cursor c = { .g = g, .err = err };
     uint64_t n_tensors = 0, n_values = 0, *offsets;
     int status;
-    c.g = g;
-    c.err = err;
     if (take_header(&c, &n_tensors, &n_values) || take_values(&c, g, n_values)
         || read_alignment(g, err)) return -1;
     offsets = new_array((size_t)n_tensors, sizeof *offsets, err);

@@ -336,14 +336,9 @@ static struct json *parse_value(struct parser *s)
 int json_parse_part(struct json_document *d, const char *text, size_t n, const char *name, int line,
                     struct lora_error *err)
 {
-    struct parser s = { 0 };
+    struct parser s = { .p = text, .end = text + n, .name = name, .err = err, .line = line };
     size_t strings;
     memset(d, 0, sizeof *d);
-    s.p = text;
-    s.end = text + n;
-    s.name = name;
-    s.err = err;
-    s.line = line;
     d->memory = s.memory = new_array(1, sizeof *s.memory, err);
     if (!s.memory) return -1;
     /* a number that ends the text needs one more than its own bytes */

@@ -115,9 +115,8 @@ struct marks {
 static int add_mark(struct marks *m, uint32_t c, struct lora_error *err)
 {
     if (grow_array((void **)&m->v, &m->capacity, m->n + 1, sizeof *m->v, err)) return -1;
-    m->v[m->n].c = c;
-    m->v[m->n].combining = c < 0x300 || c & RAW ? 0 : range_value(combining_ranges, COUNT(combining_ranges), 8, c);
-    m->v[m->n].at = (uint32_t)m->n;
+    m->v[m->n] = (struct mark){ .c = c, .at = (uint32_t)m->n };
+    if (c >= 0x300 && !(c & RAW)) m->v[m->n].combining = range_value(combining_ranges, COUNT(combining_ranges), 8, c);
     m->n++;
     return 0;
 }
