@@ -564,11 +564,6 @@ int tokenizer_id(const struct tokenizer *t, const char *token) { return tokenize
 const char *tokenizer_chat_template(const struct tokenizer *t) { return t->chat_template; }
 uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
 
-int tokenizer_is_special(const struct tokenizer *t, int id)
-{
-    return id >= 0 && (size_t)id < t->n && (t->tokens[id].flags & TOKEN_SPECIAL);
-}
-
 const char *tokenizer_token(const struct tokenizer *t, int id)
 {
     return id >= 0 && (size_t)id < t->n && t->tokens[id].flags ? t->pool.s + t->tokens[id].text : NULL;

@@ -43,7 +43,6 @@ int tokenizer_size(const struct tokenizer *t);          /* ids are below this */
 int tokenizer_bos(const struct tokenizer *t);           /* -1: none */
 int tokenizer_eos(const struct tokenizer *t);
 int tokenizer_id(const struct tokenizer *t, const char *token); /* of a whole token's text, or -1 */
-int tokenizer_is_special(const struct tokenizer *t, int id);
 /* The text of a token as templates use it ("<|im_end|>"), or NULL. Owned by the tokenizer. */
 const char *tokenizer_token(const struct tokenizer *t, int id);
 int tokenizer_adds_bos(const struct tokenizer *t);      /* the rule of TOKENIZE_SPECIAL */

@@ -212,12 +212,6 @@ const struct st_tensor *safetensors_find(const struct safetensors *s, const char
     return names_find(s->names, name);
 }
 
-const char *safetensors_metadata(const struct safetensors *s, const char *key)
-{
-    const struct json *v = json_get(json_get(s->header.root, "__metadata__"), key);
-    return v ? v->string : NULL;
-}
-
 /* ---- writing ---- */
 
 int st_writer_add(struct st_writer *w, const char *name, int type, const size_t *dims, int n_dims,
@@ -231,7 +225,6 @@ int st_writer_add(struct st_writer *w, const char *name, int type, const size_t 
         expected(err, "a type of the format and at most %d dimensions", ST_DIMS);
         return found(err, "%s, %d dimensions", weight_types[type].name, n_dims);
     }
-    if (!w->n++) text_puts(&w->header, "{\"__metadata__\":{\"format\":\"pt\"}");
     text_puts(&w->header, ",");
     json_put_text(&w->header, name);
     text_printf(&w->header, ":{\"dtype\":\"%s\",\"shape\":[", weight_types[type].safetensors);
@@ -244,43 +237,38 @@ int st_writer_add(struct st_writer *w, const char *name, int type, const size_t 
 
 int st_writer_begin(struct st_writer *w, const char *path, struct lora_error *err)
 {
+    static const char head[] = "{\"__metadata__\":{\"format\":\"pt\"}";
     unsigned char length[8];
+    uint64_t n;
     int i;
-    if (!w->n) text_puts(&w->header, "{\"__metadata__\":{\"format\":\"pt\"}");
     text_puts(&w->header, "}");
-    while (!w->header.failed && w->header.n % 8) text_puts(&w->header, " ");     /* data at a multiple of 8 */
-    if (text_check(&w->header, err)) return -1;
-    w->data_start = 8 + w->header.n;
-    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)w->header.n >> 8 * i);
-    if (writer_open(&w->file, path, err)) return -1;
-    if (writer_put(&w->file, length, sizeof length, err)) return -1;
-    return writer_put(&w->file, w->header.s, w->header.n, err);
+    while (!w->header.failed && (strlen(head) + w->header.n) % 8) text_puts(&w->header, " ");   /* data at a multiple of 8 */
+    if (text_check(&w->header, err) || writer_open(&w->file, path, err)) return -1;
+    n = strlen(head) + w->header.n;
+    w->data_start = sizeof length + n;
+    for (i = 0; i < 8; i++) length[i] = (unsigned char)(n >> 8 * i);
+    return writer_put(&w->file, length, sizeof length, err) || writer_put(&w->file, head, strlen(head), err)
+           || writer_put(&w->file, w->header.s, w->header.n, err) ? -1 : 0;
 }
 
 int st_writer_put(struct st_writer *w, const void *data, size_t bytes, struct lora_error *err)
 {
-    if (bytes > w->expected - w->written) {
-        fail(err, "cannot write safetensors", "%s", w->file.path);
-        expected(err, "%llu bytes of data", (unsigned long long)w->expected);
-        return found(err, "more");
-    }
-    w->written += bytes;
     return writer_put(&w->file, data, bytes, err);
 }
 
 int st_writer_commit(struct st_writer *w, struct lora_error *err)
 {
-    int status;
-    if (w->written != w->expected) {
+    uint64_t written = w->file.offset - w->data_start;
+    int bad = written != w->expected;
+    if (bad) {
         fail(err, "cannot write safetensors", "%s", w->file.path);
         expected(err, "%llu bytes of data", (unsigned long long)w->expected);
-        found(err, "%llu", (unsigned long long)w->written);
-        st_writer_abandon(w);
-        return -1;
+        found(err, "%llu", (unsigned long long)written);
+    } else {
+        bad = writer_commit(&w->file, err);
     }
-    status = writer_commit(&w->file, err);
     st_writer_abandon(w);
-    return status;
+    return bad ? -1 : 0;
 }
 
 void st_writer_abandon(struct st_writer *w)

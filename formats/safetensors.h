@@ -33,17 +33,14 @@ struct safetensors {
 int safetensors_open(struct safetensors *s, const char *path, struct lora_error *err);
 void safetensors_close(struct safetensors *s);
 const struct st_tensor *safetensors_find(const struct safetensors *s, const char *name);
-const char *safetensors_metadata(const struct safetensors *s, const char *key);
 
 /* Writing, in a stream: add all tensors, begin, put each one's bytes in the order added, commit.
  * Metadata {"format":"pt"}. Zero-initialise; when add, begin or put fails, abandon. Tensors lie as
  * they are added: add those of wider types first, so that each is aligned. */
 struct st_writer {
     struct writer file;
-    struct text header;
-    int n;
-    uint64_t expected, written;     /* bytes of data */
-    size_t data_start;
+    struct text header;             /* the tensors in it */
+    uint64_t expected, data_start;  /* bytes of data; where it begins */
 };
 int st_writer_add(struct st_writer *w, const char *name, int type, const size_t *dims, int n_dims,
                   struct lora_error *err);

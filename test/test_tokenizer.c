@@ -258,7 +258,6 @@ static void test_added(void)
     check_ids(t, "<n>xy<s>xy", 0, "305 306 301 121");      /* the raw ones first, over the whole text */
     check_ids(t, "", TOKENIZE_SPECIAL, "");
     CHECK(tokenizer_size(t) == 308 && tokenizer_id(t, "<t>") == 302 && tokenizer_id(t, "<q>") == -1);
-    CHECK(tokenizer_is_special(t, 300) && !tokenizer_is_special(t, 302) && !tokenizer_is_special(t, 97));
     CHECK(!strcmp(tokenizer_token(t, 304), "<r>") && !tokenizer_token(t, 260) && !tokenizer_token(t, -1));
     CHECK(!tokenizer_decode(t, all, 3, 0, &out, NULL) && !strcmp(out.s, "<s>a<t>"), "%s", out.s);
     out.n = 0;

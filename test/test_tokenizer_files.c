@@ -284,6 +284,7 @@ static void test_gguf(void)
 {
     static struct vocabulary v;
     struct tokenizer *t;
+    struct text out = { 0 };
     struct lora_error err;
     int add_bos;
     test_begin("a GGUF's tokenizer: pre rules, special tokens, BOS; saved and read again it is the same");
@@ -292,12 +293,15 @@ static void test_gguf(void)
         put_gguf(&v, "t.gguf", add_bos ? "smollm" : "gpt-2", add_bos);
         if (!(t = open_or_fail(in_folder("t.gguf")))) return;
         CHECK(tokenizer_bos(t) == v.n && tokenizer_eos(t) == -1 && tokenizer_adds_bos(t) == add_bos);
-        CHECK(tokenizer_is_special(t, v.n) && !tokenizer_is_special(t, v.n + 1));
+        out.n = 0;
+        CHECK(!tokenizer_decode(t, (int[]){ v.n, v.n + 1 }, 2, 1, &out, &err)
+              && !strcmp(out.s, tokenizer_token(t, v.n + 1)), "the special one is left out: %s", out.s);
         CHECK(!strcmp(tokenizer_chat_template(t), "{{ \"x\" }}\n"));
         tokenizer_close(t);
         check_saved(in_folder("t.gguf"), add_bos ? "saved1" : "saved0");
         check_saved(in_folder(add_bos ? "saved1" : "saved0"), "copied");
     }
+    text_free(&out);
     put_gguf(&v, "t.gguf", "deepseek", 0);
     CHECK(tokenizer_open(&t, in_folder("t.gguf"), &err) == -1 && strstr(err.found, "deepseek"), "%s", err.found);
 }
