@@ -130,16 +130,22 @@ static int patterns_add(struct patterns *p, const char *key, double value, struc
         return -1;
     }
     new->value = value;
+    new->matched = 0;
     p->n++;
     return 0;
 }
 
-static double patterns_find(const struct patterns *p, const char *module, double standard)
+/* The value of the first that matches; all that do are marked. */
+static double patterns_find(struct patterns *p, const char *module, double standard)
 {
+    double value = standard;
     size_t i;
-    for (i = 0; i < p->n; i++)
-        if (!regexec(&p->v[i].re, module, 0, NULL, 0)) return p->v[i].value;
-    return standard;
+    for (i = p->n; i-- > 0;) {
+        if (regexec(&p->v[i].re, module, 0, NULL, 0)) continue;
+        p->v[i].matched = 1;
+        value = p->v[i].value;
+    }
+    return value;
 }
 
 int adapter_patterns(struct patterns *p, const struct json *o, const char *file, const char *name,
@@ -241,7 +247,7 @@ static int place_module(struct adapter *a, struct adapted m, struct lora_error *
     return 0;
 }
 
-int adapter_add_module(struct adapter *a, const struct config *c, const struct adapter_rules *rules, int id,
+int adapter_add_module(struct adapter *a, const struct config *c, struct adapter_rules *rules, int id,
                        int layer, struct lora_error *err)
 {
     char module[ADAPTER_MODULE_SIZE];
@@ -338,7 +344,7 @@ int adapter_is_target(const struct adapter *a, const regex_t *re, const char *mo
     return hit;
 }
 
-static int choose_modules(struct adapter *a, const struct config *c, const struct adapter_rules *rules,
+static int choose_modules(struct adapter *a, const struct config *c, struct adapter_rules *rules,
                           const unsigned char *chosen, const regex_t *re, int *used, struct lora_error *err)
 {
     char module[ADAPTER_MODULE_SIZE];
@@ -354,30 +360,16 @@ static int choose_modules(struct adapter *a, const struct config *c, const struc
     return 0;
 }
 
-const char *adapter_unmatched(const struct patterns *p, size_t *i, const struct adapter *a)
-{
-    char module[ADAPTER_MODULE_SIZE];
-    int j;
-    while (*i < p->n) {
-        const struct pattern *one = &p->v[(*i)++];
-        for (j = 0; j < a->n; j++)
-            if (!regexec(&one->re, adapter_module_name(module, sizeof module, a->modules[j].id, a->modules[j].layer),
-                         0, NULL, 0)) break;
-        if (j == a->n) return one->key;
-    }
-    return NULL;
-}
-
 /* A key that matches nothing is a slip of the user's: PEFT would pass over it. */
 static int check_patterns(const struct patterns *p, const struct adapter *a, const char *option, struct lora_error *err)
 {
     const struct adapted *last = &a->modules[a->n - 1];
     char module[ADAPTER_MODULE_SIZE];
-    size_t i = 0;
-    const char *key = adapter_unmatched(p, &i, a);
-    if (!key) return 0;
+    size_t i;
+    for (i = 0; i < p->n && p->v[i].matched; i++) { }
+    if (i == p->n) return 0;
     adapter_module_name(module, sizeof module, last->id, last->layer);
-    fail(err, "cannot use the option", "%s: %s", option, key);
+    fail(err, "cannot use the option", "%s: %s", option, p->v[i].key);
     return expected(err, "a name or pattern of adapted modules, as %s or %s", adapter_short_name(module), module);
 }
 

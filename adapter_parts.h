@@ -25,6 +25,7 @@ struct pattern {
     char *key;
     regex_t re;
     double value;
+    int matched;                /* by a module that was added */
 };
 struct patterns {
     struct pattern *v;
@@ -40,13 +41,10 @@ void adapter_rules_free(struct adapter_rules *r);
 int adapter_patterns(struct patterns *p, const struct json *o, const char *file, const char *name,
                      struct lora_error *err);
 
-/* The first key from *i on that matches none of a's modules, and *i behind it; NULL: there is none. */
-const char *adapter_unmatched(const struct patterns *p, size_t *i, const struct adapter *a);
-
 /* An adapter of a model with so many layers, and no modules yet. */
 struct adapter *adapter_empty(int layers, struct lora_error *err);
 /* Appends a module with r and alpha by the rules, and its place in the flat buffers. */
-int adapter_add_module(struct adapter *a, const struct config *c, const struct adapter_rules *rules, int id,
+int adapter_add_module(struct adapter *a, const struct config *c, struct adapter_rules *rules, int id,
                        int layer, struct lora_error *err);
 
 #endif

@@ -191,7 +191,7 @@ static int read_tensor(float *out, const struct st_tensor *t, const char *path, 
 }
 
 /* Which modules the file adapts; seen[] marks its tensors. */
-static int find_modules(struct adapter *a, const struct config *c, const struct adapter_rules *rules,
+static int find_modules(struct adapter *a, const struct config *c, struct adapter_rules *rules,
                         const struct json *root, const struct safetensors *s, unsigned char *seen,
                         struct lora_error *err)
 {
@@ -235,7 +235,7 @@ static int fail_unknown_tensor(const char *path, const char *name, struct lora_e
     return hint(err, "is it an adapter of this model?");
 }
 
-static int read_tensors(struct adapter *a, const struct config *c, const struct adapter_rules *rules,
+static int read_tensors(struct adapter *a, const struct config *c, struct adapter_rules *rules,
                         const struct json *root, const char *path, struct lora_error *err)
 {
     struct safetensors s;
@@ -272,12 +272,9 @@ done:
 
 static void note_unmatched(struct adapter *a, const struct patterns *p, const char *name)
 {
-    const char *key;
-    size_t i = 0;
-    while ((key = adapter_unmatched(p, &i, a))) {
-        if (a->unmatched.n) text_puts(&a->unmatched, ", ");
-        text_printf(&a->unmatched, "%s: %s", name, key);
-    }
+    size_t i;
+    for (i = 0; i < p->n; i++)
+        if (!p->v[i].matched) text_printf(&a->unmatched, "%s%s: %s", a->unmatched.n ? ", " : "", name, p->v[i].key);
 }
 
 int adapter_read(struct adapter **out, const char *dir, const struct config *c, struct lora_error *err)
