@@ -17,9 +17,9 @@
 #include "formats/gguf.h"
 #include "formats/json.h"
 
-enum part { ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_MAP, STATE_NF4, STATE_FP4, SCB, FORMAT, PARTS };
+enum part { CODES = -1, ABSMAX, QUANT_MAP, NESTED_ABSMAX, NESTED_MAP, STATE_NF4, STATE_FP4, SCB, FORMAT, PARTS };
 
-/* What takes the place of ".weight" in X.weight. */
+/* What takes the place of ".weight" in X.weight; CODES are X.weight itself. */
 static const char *const suffixes[PARTS] = {
     ".weight.absmax", ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map",
     ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4", ".SCB", ".weight_format",
@@ -28,14 +28,17 @@ static const char *const suffixes[PARTS] = {
 
 static char *part_name(char name[256], const char *weight, int part)
 {
-    snprintf(name, 256, "%.*s%s", (int)(strlen(weight) - strlen(WEIGHT)), weight, suffixes[part]);
+    snprintf(name, 256, "%.*s%s", (int)(strlen(weight) - strlen(WEIGHT)), weight, part == CODES ? WEIGHT : suffixes[part]);
     return name;
 }
 
-static const struct st_tensor *find_part(const struct model *m, const char *name)
+/* A part of X.weight in whatever shard it lies, or NULL. */
+static const struct st_tensor *find_part(const struct model *m, const char *weight, int part)
 {
     const struct st_tensor *t = NULL;
+    char name[256];
     int i;
+    part_name(name, weight, part);
     for (i = 0; i < m->n_shards && !t; i++) t = safetensors_find(&m->shards[i], name);
     return t;
 }
@@ -44,11 +47,10 @@ static const struct st_tensor *find_part(const struct model *m, const char *name
 
 int quantised_type(const struct model *m, int id, const struct st_tensor *t)
 {
-    char name[256];
     if (!tensor_specs[id].linear && (id != T_HEAD || m->config.tied)) return -1;
     if (t->type == TYPE_I8) return TYPE_INT8;
-    if (find_part(m, part_name(name, t->name, STATE_NF4))) return TYPE_NF4;
-    return find_part(m, part_name(name, t->name, STATE_FP4)) ? TYPE_FP4 : -1;
+    if (find_part(m, t->name, STATE_NF4)) return TYPE_NF4;
+    return find_part(m, t->name, STATE_FP4) ? TYPE_FP4 : -1;
 }
 
 int quantised_part(const struct model *m, const char *name)
@@ -62,7 +64,7 @@ int quantised_part(const struct model *m, const char *name)
         if (n <= k || n + sizeof WEIGHT > sizeof weight || strcmp(name + n - k, suffixes[part])) continue;
         snprintf(weight, sizeof weight, "%.*s" WEIGHT, (int)(n - k), name);
         id = model_find_tensor(&m->config, weight, 0, &layer);
-        t = id < 0 ? NULL : find_part(m, weight);
+        t = id < 0 ? NULL : find_part(m, weight, CODES);
         type = t ? quantised_type(m, id, t) : -1;
         if (part >= SCB) return type == TYPE_INT8;
         if (part == STATE_NF4 || part == STATE_FP4) return type == (part == STATE_NF4 ? TYPE_NF4 : TYPE_FP4);
@@ -79,24 +81,25 @@ struct reading {
     struct lora_error *err;
 };
 
-static int bad_part(const struct reading *r, const char *name)
+static int bad_part(const struct reading *r, int part)
 {
-    return fail(r->err, "bad quantised weight", "%s: %s", r->file, name);
+    char name[256];
+    return fail(r->err, "bad quantised weight", "%s: %s", r->file, part_name(name, r->weight, part));
 }
 
 /* One of the parts, of this type and count. */
 static const struct st_tensor *get_part(struct reading *r, int part, int type, size_t count)
 {
+    const struct st_tensor *t = find_part(r->m, r->weight, part);
     char name[256];
-    const struct st_tensor *t = find_part(r->m, part_name(name, r->weight, part));
     if (!t) {
-        fail(r->err, "missing tensor", "%s: %s", r->file, name);
+        fail(r->err, "missing tensor", "%s: %s", r->file, part_name(name, r->weight, part));
         expected(r->err, "%zu values of %s beside %s", count, weight_types[type].name, r->weight);
         found(r->err, "nothing of that name");
         return NULL;
     }
     if (t->type != type || t->count != count) {
-        bad_part(r, name);
+        bad_part(r, part);
         expected(r->err, "%zu values of %s", count, weight_types[type].name);
         found(r->err, "%zu of %s", t->count, weight_types[t->type].name);
         return NULL;
@@ -128,31 +131,31 @@ static struct quantised *new_quantised(const struct reading *r, unsigned char **
 /* The numbers of the JSON text. */
 struct state { int block, nested_block; double offset; };
 
-static int check_shape(const struct reading *r, const struct json *shape, const char *name, int rows, int cols)
+static int check_shape(const struct reading *r, const struct json *shape, int part, int rows, int cols)
 {
     const struct json *a = shape && shape->type == JSON_ARRAY && shape->n == 2 ? shape->child : NULL;
     if (a && a->type == JSON_NUMBER && a->next->type == JSON_NUMBER && a->number == rows && a->next->number == cols) return 0;
-    bad_part(r, name);
+    bad_part(r, part);
     expected(r->err, "shape [%d, %d]", rows, cols);
     return a ? found(r->err, "[%g, %g]", a->number, a->next->number) : -1;
 }
 
-static int read_numbers(const struct reading *r, struct state *s, const struct json *o, const char *name, const char *place,
-                        int type, int nested)
+static int read_numbers(const struct reading *r, struct state *s, const struct json *o, int part, const char *place,
+                        int nested)
 {
-    const char *kind = "";
+    const char *kind = "", *wanted = part == STATE_NF4 ? "nf4" : "fp4";
     struct quantise how = { TYPE_NF4, 0, 0 };
     if (json_get_string(o, "quant_type", &kind, place, r->err) || json_get_int(o, "blocksize", &s->block, place, r->err)
         || (nested && (json_get_int(o, "nested_blocksize", &s->nested_block, place, r->err)
                        || json_get_number(o, "nested_offset", &s->offset, place, r->err)))) return -1;
-    if (strcmp(kind, type == TYPE_NF4 ? "nf4" : "fp4")) {
-        bad_part(r, name);
-        expected(r->err, "quant_type %s", type == TYPE_NF4 ? "nf4" : "fp4");
+    if (strcmp(kind, wanted)) {
+        bad_part(r, part);
+        expected(r->err, "quant_type %s", wanted);
         return found(r->err, "%s", *kind ? kind : "nothing");
     }
     how.block = s->block;
     if (!quantise_check(&how, NULL) && (!nested || (s->nested_block > 0 && isfinite(s->offset)))) return 0;
-    bad_part(r, name);
+    bad_part(r, part);
     expected(r->err, nested ? "a blocksize that is a power of two from 32 to %d, nested_blocksize and nested_offset"
                             : "a blocksize that is a power of two from 32 to %d", BLOCK_MOST);
     return nested ? found(r->err, "%d, %d, %g", s->block, s->nested_block, s->offset) : found(r->err, "%d", s->block);
@@ -162,14 +165,12 @@ static int read_state(const struct reading *r, struct state *s, int type, int ro
 {
     char name[256], place[768];
     struct json_document d;
-    const struct st_tensor *t = find_part(r->m, part_name(name, r->weight, type == TYPE_NF4 ? STATE_NF4 : STATE_FP4));
-    int bad;
-    s->block = s->nested_block = 0;
-    s->offset = NAN;
-    snprintf(place, sizeof place, "%.400s: %s", r->file, name);
+    int bad, part = type == TYPE_NF4 ? STATE_NF4 : STATE_FP4;
+    const struct st_tensor *t = find_part(r->m, r->weight, part);
+    *s = (struct state){ .offset = NAN };
+    snprintf(place, sizeof place, "%.400s: %s", r->file, part_name(name, r->weight, part));
     if (json_parse(&d, (const char *)t->data, t->bytes, place, r->err)) return -1;
-    bad = read_numbers(r, s, d.root, name, place, type, nested)
-          || check_shape(r, json_get(d.root, "shape"), name, rows, cols);
+    bad = read_numbers(r, s, d.root, part, place, nested) || check_shape(r, json_get(d.root, "shape"), part, rows, cols);
     json_free(&d);
     return bad ? -1 : 0;
 }
@@ -179,14 +180,13 @@ static int read_state(const struct reading *r, struct state *s, int type, int ro
 static int check_map(struct reading *r, const float *code)
 {
     const struct st_tensor *t = get_part(r, QUANT_MAP, TYPE_F32, 16);
-    char name[256];
     int i;
     if (!t) return -1;
     for (i = 0; i < 16; i++) {
         float v;
         memcpy(&v, t->data + 4 * i, sizeof v);
         if (fabsf(v - code[i]) <= 1e-4f) continue;
-        bad_part(r, part_name(name, r->weight, QUANT_MAP));
+        bad_part(r, QUANT_MAP);
         expected(r->err, "%g for code %d", code[i], i);
         return found(r->err, "%g", v);
     }
@@ -197,7 +197,7 @@ static int check_map(struct reading *r, const float *code)
 static int check_codes(const struct reading *r, const struct st_tensor *t, size_t bytes)
 {
     if (t->bytes == bytes) return 0;
-    bad_part(r, t->name);
+    bad_part(r, CODES);
     expected(r->err, "%zu bytes of codes", bytes);
     return found(r->err, "%zu", t->bytes);
 }
@@ -210,9 +210,8 @@ static int take_4bit(struct reading *r, struct weight *w, const struct st_tensor
     struct quantised *q;
     struct state s;
     unsigned char *spare;
-    char name[256];
     int twice;
-    absmax = find_part(r->m, part_name(name, r->weight, ABSMAX));
+    absmax = find_part(r->m, r->weight, ABSMAX);
     twice = absmax && absmax->type == TYPE_U8;
     if (size_mul(&count, (size_t)w->rows, (size_t)w->cols) || check_codes(r, codes, count / 2 + count % 2)
         || read_state(r, &s, w->type, w->rows, w->cols, twice)) return -1;
@@ -239,17 +238,16 @@ static int take_4bit(struct reading *r, struct weight *w, const struct st_tensor
 
 static int take_int8(struct reading *r, struct weight *w, const struct st_tensor *codes)
 {
-    char name[256];
-    const struct st_tensor *scb, *format = find_part(r->m, part_name(name, r->weight, FORMAT));
+    const struct st_tensor *scb, *format = find_part(r->m, r->weight, FORMAT);
     struct quantised *q;
     unsigned char *spare;
     if (format && (format->bytes != 1 || format->data[0])) {
-        bad_part(r, name);
+        bad_part(r, FORMAT);
         expected(r->err, "0, rows in order");
         return found(r->err, "%d", format->bytes ? format->data[0] : -1);
     }
     if (codes->n_dims != 2 || codes->dims[0] != (size_t)w->rows || codes->dims[1] != (size_t)w->cols) {
-        bad_part(r, codes->name);
+        bad_part(r, CODES);
         expected(r->err, "[%d, %d]", w->rows, w->cols);
         return found(r->err, "%d dimensions, the first %zu", codes->n_dims, codes->n_dims ? codes->dims[0] : 0);
     }
@@ -306,7 +304,7 @@ int model_quantise(struct model *m, const struct quantise *how, int threads, str
 /* ---- writing ---- */
 
 struct piece {
-    int part;                   /* -1: the codes themselves */
+    int part;
     int type, n_dims;
     size_t dims[2];
     const void *data;           /* NULL as long as only sizes are asked for */
@@ -334,7 +332,7 @@ static int list_pieces(struct piece pieces[8], const struct quantise *how, int r
     int n = 0;
     if (how->type == TYPE_INT8) {
         add_piece(pieces, &n, SCB, TYPE_F32, scales, 0, absmax);
-        add_piece(pieces, &n, -1, TYPE_I8, (size_t)rows, (size_t)cols, data);
+        add_piece(pieces, &n, CODES, TYPE_I8, (size_t)rows, (size_t)cols, data);
         return n;
     }
     if (how->double_quant) {
@@ -344,7 +342,7 @@ static int list_pieces(struct piece pieces[8], const struct quantise *how, int r
         add_piece(pieces, &n, ABSMAX, TYPE_F32, scales, 0, absmax);
     }
     add_piece(pieces, &n, QUANT_MAP, TYPE_F32, 16, 0, plain_map);
-    add_piece(pieces, &n, -1, TYPE_U8, count / 2 + count % 2, 1, data);
+    add_piece(pieces, &n, CODES, TYPE_U8, count / 2 + count % 2, 1, data);
     if (how->double_quant) add_piece(pieces, &n, ABSMAX, TYPE_U8, scales, 0, absmax);
     return n;
 }
@@ -373,7 +371,7 @@ static int add_name(struct st_writer *f, const char *weight, int part, int type,
                     struct lora_error *err)
 {
     char name[256];
-    return st_writer_add(f, part < 0 ? weight : part_name(name, weight, part), type, dims, n_dims, err);
+    return st_writer_add(f, part_name(name, weight, part), type, dims, n_dims, err);
 }
 
 int quantised_add(struct st_writer *f, const char *name, const struct quantise *how, int rows, int cols, int dtype,
