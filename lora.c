@@ -49,13 +49,6 @@ static void linear(struct lora *l, buf *out, buf *h, const buf *x, const struct 
     if (kernels_linear(l->k, &l->ctx, out, h, x, &lin->w, lin->bias, ab, accumulate, N)) l->unsupported = lin->w.type;
 }
 
-static void linear_dx(struct lora *l, buf *dx, buf *gh, const buf *dout, const struct linear *lin,
-                      const struct low_rank *ab, int accumulate, int N)
-{
-    if (kernels_linear_dx(l->k, &l->ctx, dx, gh, dout, &lin->w, ab, lin->followed, accumulate, N))
-        l->unsupported = lin->w.type;
-}
-
 /* drop(x) of a run's rows, or x itself where nothing is dropped. */
 static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, const struct run *run)
 {
@@ -95,7 +88,7 @@ static void linear_forward(struct lora *l, const struct linear *lin, buf *out, c
         buf *h_run = at(l->k, h, start * (size_t)lin->r);
         if (!b) continue;
         ab = low_rank(b);
-        if (lin->follows) ab.a = NULL;
+        if (lin->first) ab.a = NULL;
         if (ab.a && (!together || drops(l))) {
             linear(l, NULL, h_run, dropped(l, at(l->k, x, start * I), b, run), lin, &ab, 0, run->n);
             ab.a = NULL;
@@ -139,11 +132,12 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
         struct low_rank ab;
         if (!b) continue;
         ab = low_rank(b);
-        if (lin->follows || drops(l)) ab.a = NULL;
+        if (lin->first || drops(l)) ab.a = NULL;
         /* out += h B^T, and, together with it, out = x W^T and h = s x A^T */
         k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)lin->r), 1, run->n, b->b.rows, b->r);
-        linear_dx(l, together ? dx : NULL, gh, dout_run, lin, &ab, accumulate, run->n);
-        if (lin->follows) continue;
+        if (kernels_linear_dx(k, &l->ctx, together ? dx : NULL, gh, dout_run, &lin->w, &ab, lin->followed, accumulate,
+                              run->n)) l->unsupported = lin->w.type;
+        if (lin->first) continue;
         /* h = s drop(x) A^T */
         k->matmul_dw(&l->ctx, b->da, gh, dropped(l, at(k, x, start * I), b, run), 1, run->n, b->r, b->a.cols);
         if (dx && !(together && ab.a)) branch_dx(l, b, at(k, dx, start * I), gh, run);

@@ -17,7 +17,8 @@ struct branch {
  * of the matrix and of B, all have the same A and the same h. */
 struct linear {
     struct weight w;            /* [out,in] */
-    int follows, followed;      /* by the parts of a fused matrix before it, after it */
+    int first;                  /* its first row in a fused matrix: rows of the parts before it; else 0 */
+    int followed;               /* by other parts */
     buf *bias;                  /* [out] or NULL */
     buf *dw, *dbias;            /* under `full`, else NULL */
     struct branch *branch;      /* [n_adapters] */

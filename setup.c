@@ -181,27 +181,30 @@ static int linear_tensor(const struct config *c, int i)
     return c->fused ? linear_ids[i].fused : linear_ids[i].id;
 }
 
-/* The first of its rows there. */
-static int linear_first(const struct config *c, int i)
-{
-    int first = 0;
-    for (; linear_tensor(c, i - 1) == linear_tensor(c, i); i--) first += tensor_rows(c, linear_ids[i - 1].id);
-    return first;
-}
-
 static struct linear *layer_linear(struct layer *y, int i)
 {
     struct linear *const all[7] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
     return all[i];
 }
 
-/* The rows of a fused matrix after those of the linear before. */
-static void take_rows(const struct lora *l, struct linear *lin, const struct linear *before, int i)
+static void carve_linear(struct lora *l, struct arena *a, int layer, int i)
 {
-    size_t skip = area(tensor_rows(l->c, linear_ids[i - 1].id), before->w.cols);
-    lin->w = before->w;
-    lin->w.offset += skip;
-    lin->dw = part(l, before->dw, skip);
+    struct linear *lin = layer_linear(&l->layers[layer], i);
+    int id = linear_tensor(l->c, i);
+    lin->followed = linear_tensor(l->c, i + 1) == id;
+    if (linear_tensor(l->c, i - 1) == id) {     /* the rows of the fused matrix after those of the linear before */
+        const struct linear *before = layer_linear(&l->layers[layer], i - 1);
+        size_t skip = area(before->w.rows, before->w.cols);
+        lin->first = before->first + before->w.rows;
+        lin->w = before->w;
+        lin->w.offset += skip;
+        lin->dw = part(l, before->dw, skip);
+    } else {
+        carve_matrix(l, a, id, layer, &lin->w, &lin->dw);
+    }
+    lin->w.rows = tensor_rows(l->c, linear_ids[i].id);
+    lin->bias = carve_vector(l, a, linear_ids[i].bias, layer, &lin->dbias);
+    lin->branch = l->branches + ((size_t)layer * 7 + (size_t)i) * (size_t)l->n_adapters;
 }
 
 static void carve_weights(struct lora *l, struct arena *a)
@@ -215,16 +218,7 @@ static void carve_weights(struct lora *l, struct arena *a)
         carve_norm(l, a, T_Q_NORM, layer, &y->q_norm);
         carve_norm(l, a, T_K_NORM, layer, &y->k_norm);
         carve_norm(l, a, T_MLP_NORM, layer, &y->mlp_norm);
-        for (i = 0; i < 7; i++) {
-            struct linear *lin = layer_linear(y, i);
-            lin->follows = linear_tensor(l->c, i - 1) == linear_tensor(l->c, i);
-            lin->followed = linear_tensor(l->c, i + 1) == linear_tensor(l->c, i);
-            if (lin->follows) take_rows(l, lin, layer_linear(y, i - 1), i);
-            else carve_matrix(l, a, linear_tensor(l->c, i), layer, &lin->w, &lin->dw);
-            lin->w.rows = tensor_rows(l->c, linear_ids[i].id);
-            lin->bias = carve_vector(l, a, linear_ids[i].bias, layer, &lin->dbias);
-            lin->branch = l->branches + ((size_t)layer * 7 + (size_t)i) * (size_t)l->n_adapters;
-        }
+        for (i = 0; i < 7; i++) carve_linear(l, a, layer, i);
     }
     carve_norm(l, a, T_FINAL_NORM, 0, &l->final_norm);
     if (l->c->tied) {
@@ -246,15 +240,15 @@ static void set_branches(struct lora *l, const struct lora_setup *s)
             for (n = 0; n < 7; n++) {
                 struct linear *lin = layer_linear(&l->layers[m->layer], n);
                 struct branch *b = &lin->branch[i];
-                size_t first = area(linear_first(l->c, n), m->r);
+                size_t b_start = start + m->b + area(lin->first, m->r);
                 if (linear_tensor(l->c, n) != m->id) continue;
                 b->r = m->r;
                 lin->r = max_int(lin->r, m->r);
                 b->scale = m->scale;
                 b->a = real_weight(l, start + m->a, m->r, m->cols);
-                b->b = real_weight(l, start + m->b + first, lin->w.rows, m->r);
+                b->b = real_weight(l, b_start, lin->w.rows, m->r);
                 b->da = part(l, l->grads, start + m->a);
-                b->db = part(l, l->grads, start + m->b + first);
+                b->db = part(l, l->grads, b_start);
                 b->key = random_key(s->seed, adapter_tensor_name(name, sizeof name, m, 0));
             }
         }
@@ -472,7 +466,7 @@ static int load_layer(struct lora *l, int layer, struct lora_error *err)
     for (i = 0; i < 7; i++) {
         struct linear *lin = layer_linear(y, i);
         if (load_vector(l, linear_ids[i].bias, layer, lin->bias, err)
-            || (!lin->follows && load_matrix(l, model_weight(l->model, linear_tensor(l->c, i), layer), &lin->w, err)))
+            || (!lin->first && load_matrix(l, model_weight(l->model, linear_tensor(l->c, i), layer), &lin->w, err)))
             return -1;
     }
     return 0;
