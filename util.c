@@ -318,12 +318,12 @@ int make_directory(const char *path, struct lora_error *err)
 int remove_tree(const char *path, struct lora_error *err)
 {
     struct stat s;
+    struct dirent *e;
+    DIR *d;
+    int bad = 0;
     if (lstat(path, &s)) return errno == ENOENT ? 0 : fail_file(err, "cannot remove", path);
     if (S_ISDIR(s.st_mode)) {
-        DIR *d = opendir(path);
-        struct dirent *e;
-        int bad = 0;
-        if (!d) return fail_file(err, "cannot remove", path);
+        if (!(d = opendir(path))) return fail_file(err, "cannot remove", path);
         while (!bad && (e = readdir(d))) {
             char *child;
             if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
@@ -332,10 +332,9 @@ int remove_tree(const char *path, struct lora_error *err)
             free(child);
         }
         closedir(d);
-        if (bad) return -1;
-        return rmdir(path) ? fail_file(err, "cannot remove", path) : 0;
     }
-    return unlink(path) ? fail_file(err, "cannot remove", path) : 0;
+    if (bad) return -1;
+    return remove(path) ? fail_file(err, "cannot remove", path) : 0;
 }
 
 static int write_all(int fd, const unsigned char *data, size_t n)
@@ -465,6 +464,17 @@ int writer_commit(struct writer *w, struct lora_error *err)
     }
     writer_abandon(w);
     return bad;
+}
+
+int writer_commit_data(struct writer *w, const char *what, uint64_t start, uint64_t bytes, struct lora_error *err)
+{
+    uint64_t written = w->offset - start;
+    if (written == bytes) return writer_commit(w, err);
+    fail(err, what, "%s", w->path);
+    expected(err, "%llu bytes of data", (unsigned long long)bytes);
+    found(err, "%llu", (unsigned long long)written);
+    writer_abandon(w);
+    return -1;
 }
 
 void writer_abandon(struct writer *w)

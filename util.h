@@ -129,6 +129,8 @@ struct writer {
 int writer_open(struct writer *w, const char *path, struct lora_error *err);
 int writer_put(struct writer *w, const void *data, size_t n, struct lora_error *err);
 int writer_commit(struct writer *w, struct lora_error *err);     /* ends w, also when it fails */
+/* The same of a file that holds `bytes` behind `start`, or it is an error that begins with `what`. */
+int writer_commit_data(struct writer *w, const char *what, uint64_t start, uint64_t bytes, struct lora_error *err);
 void writer_abandon(struct writer *w);                           /* removes the temporary file */
 int file_write(const char *path, const void *data, size_t n, struct lora_error *err);
 /* The file of that name in a directory, if there is one, into another directory. */

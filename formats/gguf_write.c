@@ -98,17 +98,9 @@ int gguf_writer_put(struct gguf_writer *w, const void *data, size_t bytes, struc
 
 int gguf_writer_commit(struct gguf_writer *w, struct lora_error *err)
 {
-    uint64_t written = w->file.offset - w->data_start;
-    int bad = written != w->expected;
-    if (bad) {
-        fail(err, "cannot write GGUF", "%s", w->file.path);
-        expected(err, "%llu bytes of data", (unsigned long long)w->expected);
-        found(err, "%llu", (unsigned long long)written);
-    } else {
-        bad = writer_commit(&w->file, err);
-    }
+    int bad = writer_commit_data(&w->file, "cannot write GGUF", w->data_start, w->expected, err);
     gguf_writer_abandon(w);
-    return bad ? -1 : 0;
+    return bad;
 }
 
 void gguf_writer_abandon(struct gguf_writer *w)

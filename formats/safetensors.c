@@ -258,17 +258,9 @@ int st_writer_put(struct st_writer *w, const void *data, size_t bytes, struct lo
 
 int st_writer_commit(struct st_writer *w, struct lora_error *err)
 {
-    uint64_t written = w->file.offset - w->data_start;
-    int bad = written != w->expected;
-    if (bad) {
-        fail(err, "cannot write safetensors", "%s", w->file.path);
-        expected(err, "%llu bytes of data", (unsigned long long)w->expected);
-        found(err, "%llu", (unsigned long long)written);
-    } else {
-        bad = writer_commit(&w->file, err);
-    }
+    int bad = writer_commit_data(&w->file, "cannot write safetensors", w->data_start, w->expected, err);
     st_writer_abandon(w);
-    return bad ? -1 : 0;
+    return bad;
 }
 
 void st_writer_abandon(struct st_writer *w)
