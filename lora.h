@@ -72,7 +72,6 @@ struct lora_plan {
     size_t mapped;          /* bytes of the model's files that are used where they lie; on a backend with its own
                              * memory, that are copied from there */
     size_t paged;           /* moments in a file of their own; then `moments` is 0 */
-    size_t quantised;       /* bytes of weights that were quantised while loading, in the model's memory, also then */
 };
 
 /* One trained tensor: where it lies in the flat buffers. */

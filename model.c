@@ -131,7 +131,7 @@ static int set_weight(struct model *m, int id, int layer, int type, const size_t
     const struct config *c = &m->config;
     size_t rows = (size_t)tensor_rows(c, id), cols = (size_t)tensor_cols(c, id);
     int vector = tensor_specs[id].cols == '1';
-    size_t r = n_dims ? dims[m->is_gguf && n_dims == 2] : 0, k = n_dims == 2 ? dims[!m->is_gguf] : 1;
+    size_t r = n_dims ? dims[m->gguf && n_dims == 2] : 0, k = n_dims == 2 ? dims[!m->gguf] : 1;
     if (n_dims != (vector ? 1 : 2) || r != rows || k != cols) {
         fail(err, "wrong shape", "%s: %s", file, name);
         if (vector) expected(err, "[%zu]", rows); else expected(err, "[%zu, %zu]", rows, cols);
@@ -214,7 +214,7 @@ static int check_complete(struct model *m, struct lora_error *err)
     if (c->tied && !m->weights[T_EMBED].rows) m->weights[T_EMBED] = m->weights[T_HEAD];
     while (tensor_next(c, &id, &layer)) {
         if (model_weight(m, id, layer)) continue;
-        put_name(name, sizeof name, m->is_gguf ? tensor_specs[id].gguf : tensor_specs[id].hf, layer);
+        put_name(name, sizeof name, m->gguf ? tensor_specs[id].gguf : tensor_specs[id].hf, layer);
         fail(err, "missing tensor", "%s: %s", m->path, name);
         expected(err, "[%d, %d]", tensor_rows(c, id), tensor_cols(c, id));
         found(err, "nothing of that name");
@@ -346,7 +346,6 @@ static int open_gguf(struct model *m, struct lora_error *err)
 {
     const struct family *f;
     int i, id, layer;
-    m->is_gguf = 1;
     if (!(m->gguf = new_array(1, sizeof *m->gguf, err)) || gguf_open(m->gguf, m->path, err)
         || config_from_gguf(&m->config, m->gguf, &m->ignored, err) || new_weights(m, err)
         || !(f = config_family(&m->config, err))) return -1;

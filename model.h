@@ -46,10 +46,9 @@ struct model {
     struct weight *weights;         /* [L * T_COUNT]: use model_weight */
     struct text ignored;            /* configuration keys and tensors that were passed over, for the
                                      * job to show: "a, b"; s is NULL when there are none */
-    int is_gguf;
     char *path;
     /* what keeps the mapped bytes alive */
-    struct gguf *gguf;
+    struct gguf *gguf;              /* or NULL: a directory */
     struct safetensors *shards;
     int n_shards;
     uint64_t hash;                  /* of the configuration and the numbers at both ends of each tensor, whatever holds them */

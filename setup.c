@@ -144,8 +144,7 @@ static void carve_matrix(struct lora *l, struct arena *a, int id, int layer, str
     }
     *w = *m;
     if (weight_bytes(&bytes, m)) a->failed = 1;
-    else if (m->q && m->q->heap >= bytes) l->plan.quantised += m->q->heap;      /* made while loading */
-    else l->plan.mapped += bytes;
+    else if (!m->q || m->q->heap < bytes) l->plan.mapped += bytes;      /* else it was made while loading */
     if (l->k->own_memory) kernels_lay_weight(w, &l->copied[l->n_copied++], m, a);
 }
 

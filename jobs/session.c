@@ -219,7 +219,7 @@ static int open_adapters(struct session *s, const struct option_list *words, str
 
 int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_error *err)
 {
-    int is_there = m->is_gguf ? gguf_get(m->gguf, "tokenizer.ggml.model") != NULL : tokenizer_is_there(m->path, err);
+    int is_there = m->gguf ? gguf_get(m->gguf, "tokenizer.ggml.model") != NULL : tokenizer_is_there(m->path, err);
     *t = NULL;
     return is_there > 0 ? tokenizer_open(t, m->path, err) : is_there;
 }
@@ -227,7 +227,7 @@ int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_e
 int session_save_beside(const struct model *m, const struct tokenizer *t, const char *dir, struct lora_error *err)
 {
     if (t && tokenizer_save(t, dir, err)) return -1;
-    return m->is_gguf ? 0 : file_copy(m->path, dir, "generation_config.json", err);
+    return m->gguf ? 0 : file_copy(m->path, dir, "generation_config.json", err);
 }
 
 /* The model's own, where no other was named. */

@@ -264,14 +264,14 @@ static void pages(void)
     model_close(m);
 }
 
-/* The plan counts what is made on the heap, and what lies in the file. */
+/* The plan counts what lies in the file, and not what was made on the heap. */
 static void plan_bytes(void)
 {
     struct model *m = NULL;
     struct lora_setup setup;
     struct lora_plan plan;
-    size_t heap = 0, bytes, plain = 0;
-    int i;
+    size_t bytes, plain = 0;
+    int here = 0, i;
     test_begin("the plan: weights quantised while loading");
     CHECK_DONE(model_open(&m, "test/goldens/data/forward/untied/model", &err));
     if (!m) return;
@@ -279,7 +279,7 @@ static void plan_bytes(void)
     for (i = 0; i < m->config.L * T_COUNT; i++) {
         if (!m->weights[i].rows) continue;
         CHECK(!weight_bytes(&bytes, &m->weights[i]), "bytes");
-        if (m->weights[i].q) heap += m->weights[i].q->heap;
+        if (m->weights[i].q) here++;
         else if (m->weights[i].cols > 1) plain += bytes;
     }
     memset(&setup, 0, sizeof setup);
@@ -289,8 +289,7 @@ static void plan_bytes(void)
     setup.sizes.N = setup.sizes.T = setup.sizes.U = setup.sizes.positions = 8;
     setup.sizes.S = 1;
     CHECK_DONE(lora_plan(&plan, &setup, &err));
-    CHECK(plan.quantised == heap && heap > 0, "%zu, expected %zu", plan.quantised, heap);
-    CHECK(plan.mapped == plain, "%zu, expected %zu", plan.mapped, plain);
+    CHECK(here > 0 && plan.mapped == plain, "%zu of the file beside %d weights made here, expected %zu", plan.mapped, here, plain);
     model_close(m);
 }
 
