@@ -301,6 +301,9 @@ int weight_row(void *ctx, int row, float *out, struct lora_error *err)
 
 struct row_error { double error, signal, largest; };
 
+/* NaN stays. */
+static double larger(double most, double x) { return most != most || x <= most ? most : x; }
+
 static struct row_error row_difference(const struct weight *a, const struct weight *b, int row)
 {
     enum { STRIP = 256 };
@@ -315,7 +318,7 @@ static struct row_error row_difference(const struct weight *a, const struct weig
             double d = (double)y[i] - (double)x[i];
             r.error += d * d;
             r.signal += (double)x[i] * (double)x[i];
-            if (!(fabs(d) <= r.largest)) r.largest = fabs(d);
+            r.largest = larger(r.largest, fabs(d));
         }
     }
     return r;
@@ -333,7 +336,7 @@ int weight_difference(struct weight_error *e, const struct weight *a, const stru
     for (i = 0; i < a->rows; i++) {
         sum.error += rows[i].error;
         sum.signal += rows[i].signal;
-        if (!(rows[i].largest <= sum.largest)) sum.largest = rows[i].largest;
+        sum.largest = larger(sum.largest, rows[i].largest);
     }
     free(rows);
     e->mean_square = sum.error / ((double)a->rows * a->cols);

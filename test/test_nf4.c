@@ -511,6 +511,20 @@ static void refused(void)
         CHECK_DONE(weight_difference(&e, &a, &b, 2, &err));
         CHECK(fabs(e.mean_square - 4.0 / 6) < 1e-15 && e.largest == 2 && fabs(e.snr - 10 * log10(91.0 / 4)) < 1e-12, "%g %g %g",
               e.mean_square, e.largest, e.snr);
+        q[0] = 4;       /* the largest in the first row */
+        CHECK_DONE(weight_difference(&e, &a, &b, 1, &err));
+        CHECK(e.largest == 3, "%g", e.largest);
+        q[0] = NAN;
+        CHECK_DONE(weight_difference(&e, &a, &b, 1, &err));
+        CHECK(e.largest != e.largest, "%g", e.largest);
+    }
+    test_begin("numbers so small that one by their scale is infinite: codes 0");
+    {
+        const float tiny[4] = { 1e-40f, -1e-40f, 5e-41f, 0 };
+        signed char codes[4] = { 1, 1, 1, 1 };
+        float scale;
+        CHECK(!encode_int8(codes, &scale, tiny, 4) && scale == 1e-40f);
+        for (i = 0; i < 4; i++) CHECK(codes[i] == 0, "%d: %d", i, codes[i]);
     }
 }
 
