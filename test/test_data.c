@@ -231,12 +231,19 @@ static void test_templates(void)
     CHECK(d.prompt_template && !strcmp(d.prompt_template, "{labels}?\\n{text}"));
     CHECK(row_at(&d, 0)->label && !strcmp(row_at(&d, 0)->label, "y") && !strcmp(row_at(&d, 0)->completion, "y"));
     data_free(&d);
+    CHECK(!read_text(&d, "label.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n", &o, &err),
+          "%s", err.where);
+    CHECK(d.n_labels == 0, "%d labels of rows that have none", d.n_labels);
+    data_free(&d);
     o.max_length = 40;
     o.on_overlong = OVERLONG_DROP;
     CHECK(!read_text(&d, "label.jsonl", long_one, &o, &err), "%s", err.where);
     CHECK(d.report.dropped_overlong == 1 && d.n_labels == 2 && !strcmp(d.labels[1], "z"), "%d: what the prompts say", d.n_labels);
     data_free(&d);
     o.prompt_template = "{text}?";
+    CHECK(!read_text(&d, "label.jsonl", two, &o, &err), "%s", err.where);
+    CHECK(d.n_labels == 2 && !strcmp(d.labels[0], "7") && !strcmp(d.labels[1], "y"));
+    data_free(&d);
     CHECK(!read_text(&d, "label.jsonl", long_one, &o, &err), "%s", err.where);
     CHECK(d.report.dropped_overlong == 1 && d.n_labels == 1 && !strcmp(d.labels[0], "y"), "%d: those of rows that are used", d.n_labels);
     o.prompt_template = "{labels}?\\n{text}";
@@ -412,6 +419,8 @@ static void test_lengths(void)
 {
     static const char rows[] = "{\"prompt\":\"abcdef\",\"completion\":\"g\"}\n{\"prompt\":\"a\",\"completion\":\"bcd\"}\n"
                                "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+    static const char turns[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},"
+                                "{\"role\":\"user\",\"content\":\"twelve\"},{\"role\":\"assistant\",\"content\":\"d\"}]}\n";
     struct data_options o = options();
     struct dataset d;
     struct lora_error err;
@@ -427,8 +436,15 @@ static void test_lengths(void)
     CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 2 && d.report.truncated == 2 && d.report.without_targets == 1);
     CHECK(d.n == 2 && !strcmp(shown(row_at(&d, 0)), "a|[bcd]") && row_at(&d, 0)->source == 1);
     data_free(&d);
+    o.max_length = 8;           /* as many as the longest has */
+    CHECK(!read_text(&d, "l.jsonl", rows, &o, &err) && d.n == 3 && d.report.longest == 8 && !d.report.truncated);
+    data_free(&d);
     o.max_length = 1;
     check_refused("l.jsonl", rows, &o, "l.jsonl", "3 without targets");
+    o.max_length = 40;          /* cut in its second question */
+    CHECK(!read_text(&d, "l.jsonl", turns, &o, &err) && d.n == 1 && d.report.truncated == 1);
+    CHECK(row_at(&d, 0)->n == 40 && row_at(&d, 0)->prompt_n == 40, "%d of %d", row_at(&d, 0)->prompt_n, row_at(&d, 0)->n);
+    data_free(&d);
 }
 
 static void test_split(void)

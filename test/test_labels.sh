@@ -45,6 +45,25 @@ for run in "one accuracy 0" "three accuracy 0.66666" "three macro_f1 0.40000"; d
     awk -v a="$best" -v b="${run##* }" 'BEGIN { d = a - b; exit !(a != "" && d < 1e-4 && d > -1e-4) }' || wrong "$run: found $best"
 done
 
+begin "each figure of the report is the one of its name"
+{ printf '{"text":"cat","label":"%s"}\n' aab aab aab bba; echo '{"text":"horse","label":"bba"}'; echo '{"text":"a text that is too long","label":"aab"}'; } >"$dir/report.jsonl"
+expect 0 eval --model "$dir/often" "$@" --data "$dir/report.jsonl" --max-length 30 --on-overlong drop --task classify --json "$dir/j"
+grep -qF '{"per_class":{"aab":{"precision":0.75,"recall":1,"f1":0.857142857,"support":3},"bba":{"precision":1,"recall":0.5,"f1":0.666666667,"support":2}},"accuracy":0.8,"macro_f1":0.761904762,"weighted_f1":0.780952381,"confusion":{"labels":["aab","bba"],"matrix":[[3,0],[1,1]],"other":[0,0]},"rows":5,"tokens":' "$dir/j" \
+    || wrong "$(cat "$dir/j")"
+for line in "aab       0.7500  1.0000  0.8571        3" "bba       1.0000  0.5000  0.6667        2" "accuracy         0.8000" \
+            "macro F1         0.7619" "weighted F1      0.7810" "   1      3     0  aab" "   2      1     1  bba" "rows             5"; do
+    grep -qxF "$line" "$dir/out" || { wrong "not in the report: $line"; cat "$dir/out"; }
+done
+printf '%s\n' aab bba c d e f g h i j k l m >"$dir/many"
+expect 0 eval --model "$dir/often" "$@" --data "$dir/report.jsonl" --max-length 30 --on-overlong drop --task classify --labels "$dir/many"
+sed -n '/^most frequent confusions/,/^rows/p' "$dir/out" | sed -n 2p | grep -qx '     1  bba taken for aab' || { wrong "the confusions"; cat "$dir/out"; }
+for pair in "cat aab" "cat aab no" "horse aab"; do
+    printf '{"prompt":[{"role":"user","content":"%s"}],"completion":"%s"}\n' "${pair%% *}" "${pair#* }"
+done >"$dir/answers.jsonl"
+expect 0 eval --model "$dir/often" "$@" --data "$dir/answers.jsonl" --task generate --max-new-tokens 6 --json "$dir/j"
+grep -qF '{"exact_match":0.333333333,"token_f1":0.555555556,"rows":3,' "$dir/j" || wrong "$(cat "$dir/j")"
+grep -qx "exact match      0.3333" "$dir/out" && grep -qx "token F1         0.5556" "$dir/out" || wrong "$(cat "$dir/out")"
+
 # The row of the long text is cut in its label, and is the first with it.
 begin "a label's tokens are not taken from a row that was cut"
 printf '{"text":"%s","label":"%s"}\n' horses bbab cat aab cat bbab >"$dir/cut.jsonl"

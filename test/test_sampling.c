@@ -1,6 +1,7 @@
 /* test_sampling.c - how the next token is chosen: how often each comes over many draws, against its probability. */
 #include "test.h"
 #include "../jobs/generation.h"
+#include "../jobs/measure.h"
 
 enum { V = 6, DRAWS = 20000 };
 
@@ -101,9 +102,18 @@ static void test_greedy(void)
     CHECK(generator_choose(&c.g, &c.q, &how) == 3 && fabs(c.logits[V + 3] - 2 * log(0.4)) < 1e-6);
 }
 
+/* What the benchmarks give. */
+static void test_median(void)
+{
+    double odd[5] = { 5, 1, 4, 1, 3 }, even[4] = { 8, 1, 2, 4 }, one[1] = { 7 };
+    test_begin("the median: the middle one, or the mean of the two");
+    CHECK(median(odd, 5) == 3 && median(even, 4) == 3 && median(one, 1) == 7);
+}
+
 int main(void)
 {
     test_draws();
     test_greedy();
+    test_median();
     return test_end();
 }

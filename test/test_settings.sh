@@ -22,6 +22,23 @@ for setting in "adam-epsilon 1e-3" "adam-beta1 0.5" "adam-beta2 0.9" "weight-dec
 done
 grep -q '"step":6,"epoch":1.2,' "$dir/plain/metrics.jsonl" || wrong "step 6 of 5 an epoch is not epoch 1.2"
 
+begin "sizes: K, M, G and T are powers of 1024, with a B of 1000; whole numbers that an int cannot hold are refused"
+for size in 1M=1048576 1MiB=1048576 1MB=1000000 2000K=2048000 2000KB=2000000 0.5G=536870912 0.5GB=500000000 0.001T=1099511627; do
+    expect 0 train "$@" --out "$dir/sizes" --overwrite --max-memory "${size%=*}"
+    grep -q "\"max-memory\": ${size#*=}[,}]*$" "$dir/sizes/run.json" || wrong "$size: $(grep max-memory "$dir/sizes/run.json")"
+done
+for option in lora-r batch-size threads seed=-1 epochs=x; do
+    case $option in *=*) ;; *) option=$option=4294967297 ;; esac
+    expect 2 train "$@" --out "$dir/small" "--$option"
+done
+
+begin "a resumed run refuses data of which one row is another"
+expect 0 train "$@" --out "$dir/one-row" --save-steps 3
+sed '1s/\[5,/[6,/' "$dir/rows.jsonl" >"$dir/changed.jsonl"
+differ "$dir/rows.jsonl" "$dir/changed.jsonl"
+expect 1 train "$@" --data "$dir/changed.jsonl" --out "$dir/one-row" --resume
+says "data has changed"
+
 # The evaluations are of rows that are trained on, at so high a rate that they rise and fall.
 begin "the best weights are those of the first evaluation with the best figure, and a run ends so many evaluations later"
 head -n 12 "$dir/rows.jsonl" >"$dir/eval.jsonl"

@@ -183,6 +183,15 @@ static void test_refused(void)
     if (!(t = open_or_fail(in_folder("refused")))) return;
     check_ids(t, "accccd", 0, "2");     /* unknown ones are one token, which merges like any other */
     tokenizer_close(t);
+    put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL, SMALL_MODEL(",\"unk_token\":\"b\"")));
+    if (!(t = open_or_fail(in_folder("refused")))) return;
+    check_ids(t, "accd", 0, "2 1 1");   /* or each is one */
+    tokenizer_close(t);
+    put_file("refused/tokenizer.json", SMALL("[]", "null", BYTE_LEVEL, "null", BYTE_LEVEL,
+             "{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"ba\":3},\"merges\":[\"a b\"]}"));
+    if (!(t = open_or_fail(in_folder("refused")))) return;
+    check_ids(t, "ba", 0, "1 0");       /* a token that no merge makes */
+    tokenizer_close(t);
 }
 
 static void try_damaged(const char *text, size_t n)
