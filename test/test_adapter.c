@@ -393,9 +393,9 @@ static void check_tensors(void)
     CHECK(adapter_read(&b, folder, &c, &err) && strstr(err.where, "gate_proj.lora_B") && strstr(err.found, "[28,4]"),
           "%s %s", err.where, err.found);
     for (j = 0; j < (size_t)a->n; j++) {    /* as many numbers, the other way */
-        int rows = a->modules[j].rows;
-        a->modules[j].rows = a->modules[j].r;
-        a->modules[j].r = rows;
+        int cols = a->modules[j].cols;
+        a->modules[j].cols = a->modules[j].r;
+        a->modules[j].r = cols;
     }
     write_tensors(a, TYPE_F32, -1, NULL);
     CHECK(read_with(config, &err) && strstr(err.where, "q_proj.lora_A") && strstr(err.expected, "[4,"), "%s %s", err.where, err.expected);
