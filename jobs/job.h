@@ -109,6 +109,8 @@ int output_commit(struct output *o, struct lora_error *err);
 void output_end(struct output *o);
 /* An --out that is the model itself, which is being read, is refused; kind: "directory" or "file". */
 int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err);
+/* So is a file --out that has the weights of the model or of the adapter, which are read. */
+int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err);
 
 /* JSON for --json: writes text to FILE, or to stdout for "-". */
 int job_write_json(const char *path, const struct text *json, struct lora_error *err);

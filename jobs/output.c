@@ -65,9 +65,24 @@ void output_end(struct output *o)
     memset(o, 0, sizeof *o);
 }
 
+static int over(int is_model, const char *out, const char *kind, struct lora_error *err)
+{
+    fail(err, is_model ? "cannot write over the model" : "cannot write over the adapter", "%s", out);
+    return expected(err, "another %s for --out", kind);
+}
+
 int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err)
 {
-    if (!same_file(model, out)) return 0;
-    fail(err, "cannot write over the model", "%s", out);
-    return expected(err, "another %s for --out", kind);
+    return same_file(model, out) ? over(1, out, kind, err) : 0;
+}
+
+int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err)
+{
+    char *weights = path_join(model, "model.safetensors", err), *trained = path_join(adapter, "adapter_model.safetensors", err);
+    int bad = !weights || !trained ? -1
+              : same_file(model, out) || same_file(weights, out) ? over(1, out, "file", err)
+              : same_file(trained, out) ? over(0, out, "file", err) : 0;
+    free(weights);
+    free(trained);
+    return bad;
 }
