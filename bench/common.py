@@ -105,6 +105,19 @@ def ratios(shares, digits=2):
     return f"{statistics.median(shares):.{digits}f} ({min(shares):.{digits}f} to {max(shares):.{digits}f})"
 
 
+def pair_of(rounds, key, scale=1, digits=1, unit=""):
+    """The medians of both sides in one cell."""
+    return " and ".join(f"{median(side, key) * scale:.{digits}f}" for side in zip(*rounds)) + unit
+
+
+def rate_cells(rounds, key="tokens_per_second"):
+    return [*(f"{median(side, key):.1f}" for side in zip(*rounds)), ratios([b[key] / a[key] for a, b in rounds])]
+
+
+def memory_cells(rounds):
+    return [pair_of(rounds, "peak", 1e-6, 0, " MB"), ratios([b["peak"] / a["peak"] for a, b in rounds], 3)]
+
+
 def table(head, rows):
     return ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1),
             *("| " + " | ".join(row) + " |" for row in rows), ""]

@@ -16,8 +16,8 @@ import threading
 import time
 
 import measure
-from common import (checked, figures, machine, median, model_option, options, ours, parse, ratios, run_training, shown, table,
-                    text_ids, write, write_id_rows)
+from common import (checked, figures, machine, memory_cells, model_option, options, ours, parse, rate_cells, run_training, shown,
+                    table, text_ids, write, write_id_rows)
 
 WINDOW, STRIDE = 512, 256
 SETTINGS = {    # all-linear or not: its options, ours
@@ -130,10 +130,7 @@ def mean_loss(run):
 def row(kind, rounds):
     theirs, our = zip(*rounds)
     same = all(len(a["steps"]) == len(b["steps"]) and abs(mean_loss(a) - mean_loss(b)) <= LOSS_BOUND * mean_loss(a) for a, b in rounds)
-    return [kind, *(f"{median(side, 'tokens_per_second'):.1f}" for side in (theirs, our)),
-            ratios([b["tokens_per_second"] / a["tokens_per_second"] for a, b in rounds]),
-            " and ".join(f"{median(side, 'peak') / 1e6:.0f}" for side in (theirs, our)) + " MB",
-            ratios([b["peak"] / a["peak"] for a, b in rounds], 3),
+    return [kind, *rate_cells(rounds), *memory_cells(rounds),
             " and ".join(f"{mean_loss(side[0]):.4f}" for side in (theirs, our)) + ("" if same else " **too far apart**")], same
 
 

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import typing
 
-from common import (HERE, SHARED, checked, figures, machine, median, model_option, options, ours, parse, ratios, run,
-                    run_training, shown, table, text_ids, write, write_id_rows)
+from common import (HERE, SHARED, checked, figures, machine, memory_cells, model_option, options, ours, pair_of, parse, rate_cells,
+                    ratios, run, run_training, shown, table, text_ids, write, write_id_rows)
 
 RANK = 16
 NF4 = ("--load-in-4bit", "--quant-type", "nf4", "--double-quant")
@@ -241,13 +241,8 @@ def worst_difference(rounds):
     return max(shares) if same and all(map(math.isfinite, shares)) else math.nan
 
 
-def pair_of(rounds, key, scale=1, digits=1, unit=""):
-    """The medians of both sides in one cell."""
-    return " and ".join(f"{median(side, key) * scale:.{digits}f}" for side in zip(*rounds)) + unit
-
-
-def memory_cells(rounds):
-    return [pair_of(rounds, "peak", 1e-6, 0, " MB"), ratios([b["peak"] / a["peak"] for a, b in rounds], 3)]
+def seconds_cells(rounds, key="seconds"):
+    return [pair_of(rounds, key), ratios([a[key] / b[key] for a, b in rounds])]
 
 
 TRAINING_HEAD = ["rows", "PEFT tokens/s", "lora tokens/s", "ratio (of rounds)", "seconds of the whole run", "ratio",
@@ -262,16 +257,13 @@ def training_row(case, rounds):
     agree = worst <= case.bound     # NaN does not
     theirs, our = zip(*rounds)
     last = " and ".join(f"{side[0]['steps'][-1]['loss']:.4f}" for side in (theirs, our))
-    return [case.title, *(f"{median(side, 'tokens_per_second'):.1f}" for side in (theirs, our)),
-            ratios([b["tokens_per_second"] / a["tokens_per_second"] for a, b in rounds]),
-            pair_of(rounds, "seconds"), ratios([a["seconds"] / b["seconds"] for a, b in rounds]),
-            *memory_cells(rounds), last, f"{worst:.1e}" + ("" if agree else f" **more than {case.bound:g}**")], agree
+    return [case.title, *rate_cells(rounds), *seconds_cells(rounds), *memory_cells(rounds), last,
+            f"{worst:.1e}" + ("" if agree else f" **more than {case.bound:g}**")], agree
 
 
 def answers_row(case, rounds):
     agree = all(abs(a["accuracy"] - b["accuracy"]) <= ANSWERS_BOUND for a, b in rounds)
-    return [case.title, pair_of(rounds, "answer_seconds"), ratios([a["answer_seconds"] / b["answer_seconds"] for a, b in rounds]),
-            pair_of(rounds, "seconds"), ratios([a["seconds"] / b["seconds"] for a, b in rounds]), *memory_cells(rounds),
+    return [case.title, *seconds_cells(rounds, "answer_seconds"), *seconds_cells(rounds), *memory_cells(rounds),
             pair_of(rounds, "accuracy", 100, 1, " %") + ("" if agree else " **too far apart**")], agree
 
 
