@@ -3,7 +3,6 @@
 #include "page.h"
 #include "pack.h"
 
-
 enum { ROWS = 3, MOST = 8 };
 
 /* Ids are places in this list. */

@@ -93,9 +93,6 @@ static int take_result(void *context, const struct oracle_result *r)
 static int verify_op(const struct settings *set, const struct kernels *k, const char *op, struct figures *f,
                      struct lora_error *err)
 {
-    f->cases = f->unsupported = f->failed = 0;
-    f->share = 0;
-    f->worst[0] = 0;
     text_printf(f->json, "%s\n{\"op\":\"%s\",\"failures\":[", f->json->s && f->json->s[f->json->n - 1] == '}' ? "," : "", op);
     if (oracle_run_some(k, set->compute, 1, &kernels_ref64, op, take_result, f, err) < 0) return -1;
     text_printf(f->json, "],\"cases\":%d,\"unsupported\":%d,\"failed\":%d", f->cases, f->unsupported, f->failed);
@@ -109,24 +106,22 @@ static int verify_op(const struct settings *set, const struct kernels *k, const 
 static int verify(const struct settings *set, struct lora_error *err)
 {
     struct text json = { NULL, 0, 0, 0 };
-    struct figures f;
+    FILE *out = set->json && !strcmp(set->json, "-") ? stderr : stdout;
     const char *op;
     int i, all = 0, failed = 0, bad;
     const struct kernels *k = job_check_backend(set->backend, err) ? NULL : kernels_find(set->backend, err);
     if (!k || kernels_check_compute(k, set->compute, err)) return -1;
-    memset(&f, 0, sizeof f);
-    f.json = &json;
-    f.out = set->json && !strcmp(set->json, "-") ? stderr : stdout;
     text_printf(&json, "{\"backend\":\"%s\",\"operations\":[", k->name);
-    fprintf(f.out, "%s, against ref64\n%-18s %6s %8s %8s  %11s  %s\n", k->name, "operation", "cases", "not read", "failed",
+    fprintf(out, "%s, against ref64\n%-18s %6s %8s %8s  %11s  %s\n", k->name, "operation", "cases", "not read", "failed",
             "worst error", "(of its bound) in");
     for (i = 0, bad = 0; !bad && (op = oracle_op(i)); i++) {
+        struct figures f = { .out = out, .json = &json };
         if (set->op && strcmp(op, set->op)) continue;
         bad = verify_op(set, k, op, &f, err);
         all += f.cases;
         failed += f.failed;
     }
-    fprintf(f.out, "%d cases, %d failed\n", all, failed);
+    fprintf(out, "%d cases, %d failed\n", all, failed);
     text_puts(&json, "]}\n");
     if (!bad && set->json) bad = text_check(&json, err) || job_write_json(set->json, &json, err);
     text_free(&json);
