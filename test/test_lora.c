@@ -354,6 +354,9 @@ static void test_not_finite(void)
         CHECK(!lora_eval(other, &p, losses, best, NULL) && losses[0] != losses[0] && best[0] >= 0 && best[0] < c.V, "%s: %d", s.kernels->name, best[0]);
         lora_close(other);
     }
+    for (i = 0; i < 3; i++) p.ids[i] = i;       /* and of an embedding the token that has it */
+    ((float *)(size_t)model_weight(&t.model, T_EMBED, 0)->data)[2 * c.C + 1] = NAN;
+    CHECK(lora_find_not_finite(l, &p, &err) == -1 && strstr(err.where, "embed_tokens, token 2 "), "%s", err.where);
     p.ids[0] = c.V;
     CHECK(lora_eval(l, &p, losses, NULL, &err) == -1 && strstr(err.what, "token id"), "%s", err.what);
     lora_close(l);
@@ -362,8 +365,8 @@ static void test_not_finite(void)
     tiny_close(&t);
 }
 
-/* The channels of x that a module's dropout leaves out, seen in the gradient of A, which is made of drop(x): of one token, so
- * that a channel left out has no gradient at all. They are those that kernels.h says, of a key that is the module's own. */
+/* The channels of x that a module's dropout leaves out, seen in the gradient of A, which is made of drop(x): of two tokens,
+ * where a channel left out of both has no gradient at all. They are those that kernels.h says, of a key that is the module's own. */
 static void test_masks(const char *backend)
 {
     enum { VISIT = 5 };
@@ -375,9 +378,9 @@ static void test_masks(const char *backend)
     struct lora *l;
     struct pack pack = { 0 };
     const struct trained *list;
-    const int ids[2] = { 3, 4 };
-    const unsigned char mask[2] = { 0, 1 };
-    double loss;
+    const int ids[3] = { 3, 4, 5 };
+    const unsigned char mask[3] = { 0, 1, 1 };
+    double losses[2];
     float *g;
     int i, j, n, seen = 0;
     test_begin_with(backend, "", "which channels are dropped");
@@ -385,17 +388,18 @@ static void test_masks(const char *backend)
     s = make_setup(&t.model, &a, backend);
     s.seed = 77;
     l = must_open(&s);
-    CHECK(!pack_row(&pack, ids, mask, 2, 0, VISIT, NULL) && !pack_finish(&pack, NULL) && pack.N == 1);
+    CHECK(!pack_row(&pack, ids, mask, 3, 0, VISIT, NULL) && !pack_finish(&pack, NULL) && pack.N == 2);
     lora_zero_gradients(l);
-    CHECK(!lora_train(l, &pack, 1, &loss, NULL, NULL));
+    CHECK(!lora_train(l, &pack, 1, losses, NULL, NULL));
     g = malloc(lora_trained_size(l) * sizeof *g);
     lora_get(l, LORA_GRADIENTS, g);
     n = lora_trained(l, &list);
     for (i = 0; i < n; i++) {
         uint64_t key = random_key(s.seed, list[i].name);
-        if (list[i].is_b || list[i].id == T_WQ || list[i].id == T_WK) continue;     /* with one key, q and k count for nothing */
+        if (list[i].is_b || list[i].id == T_WQ || list[i].id == T_WK) continue;     /* the first token's q counts for nothing */
         for (j = 0; j < list[i].cols; j++, seen++) {
-            int dropped = random_uniform(key, (uint64_t)VISIT << 40 | (uint64_t)j) < p;
+            uint64_t first = (uint64_t)VISIT << 40 | (uint64_t)j, second = first + (1 << 20);
+            int dropped = random_uniform(key, first) < p && random_uniform(key, second) < p;
             CHECK((g[list[i].offset + (size_t)j] == 0) == dropped, "%s, channel %d", list[i].name, j);
         }
     }

@@ -35,7 +35,8 @@ static void test_by_hand(void)
 static void test_texts(void)
 {
     test_begin("exact match and the words in common");
-    CHECK(exact_match(" a b\n", "a b") && !exact_match("a b", "a  b") && exact_match("", " \n") && !exact_match("A", "a"));
+    CHECK(exact_match(" a b\n", "a b") && !exact_match("a b", "a  b") && exact_match("", " \n") && !exact_match("A", "a")
+          && !exact_match("a b", "a") && !exact_match("a", "a b"));
     CHECK(token_f1("a b c", "a b c") == 1 && token_f1("", " ") == 1 && token_f1("a", "") == 0 && token_f1("x", "y") == 0);
     CHECK(fabs(token_f1("a a b", "a b b c") - 2.0 * 2 / 7) < 1e-15);
     CHECK(fabs(token_f1("the cat", "cat\nthe dog") - 2.0 * 2 / 5) < 1e-15);
