@@ -37,14 +37,26 @@ struct symbol {
     int id, previous, next, joined;
 };
 
-/* A merge that may be done, of the symbol `left` and its successor, into `id`. It is out of date when the symbol's
- * `joined` is another id by now: a symbol and its successor only grow, so they join to the same text only as the same
- * pair. */
-struct candidate {
-    int rank, left, id;
+/* A merge that may be done is a place, the left one of two symbols, in a run: places with one merge, from
+ * left to right. It is out of date when the symbol's `joined` is another id by now: a symbol and its
+ * successor only grow, so they join to the same text only as the same pair. Merges mostly turn up in this
+ * order, so that a text of a million letters without a place to cut it has some hundreds of runs, and the
+ * heap that orders them stays in the cache, where one of all places would not. */
+struct run {
+    int rank, id;               /* of the merge */
+    int first, last;            /* blocks; first: -1 when it is empty, and then last is the next that is free */
+    int at, end;                /* its first place in the first block; the places in the last one */
+};
+enum { BLOCK_PLACES = 15 };
+struct block {
+    int next;                   /* of the run, or of those that are free; -1: none */
+    int left[BLOCK_PLACES];
+};
+struct turn {                   /* a run in the heap, by its first place */
+    int rank, left, run;
 };
 
-enum { FEW_SYMBOLS = 16, MOST_SYMBOLS = INT_MAX / 4 };      /* a symbol is in three candidates at most */
+enum { FEW_SYMBOLS = 16, RECENT_RUNS = 1024, MOST_SYMBOLS = INT_MAX / 4 };     /* a symbol is in three places at most */
 
 struct encoder {
     const struct tokenizer *t;
@@ -53,17 +65,21 @@ struct encoder {
     struct ids *out;
     struct lora_error *err;
     struct symbol *symbols;
-    struct candidate *heap;
-    size_t symbols_capacity, heap_n, heap_capacity;
+    struct block *blocks;
+    struct run *runs;
+    struct turn *heap;
+    size_t symbols_capacity, n_blocks, blocks_capacity, n_runs, runs_capacity, heap_n, heap_capacity;
+    int free_block, free_run;   /* -1: none */
+    int recent[RECENT_RUNS];    /* by rank: a run that may have it */
 };
 
 /* The lowest rank first, and of equal ones the leftmost. */
-static int before(const struct candidate *a, const struct candidate *b)
+static int before(const struct turn *a, const struct turn *b)
 {
     return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
 }
 
-static int heap_push(struct encoder *e, struct candidate x)
+static int heap_push(struct encoder *e, struct turn x)
 {
     size_t i = e->heap_n;
     if (grow_array((void **)&e->heap, &e->heap_capacity, i + 1, sizeof *e->heap, e->err)) return -1;
@@ -72,10 +88,9 @@ static int heap_push(struct encoder *e, struct candidate x)
     return 0;
 }
 
-/* The first of all. There is one. */
-static struct candidate heap_pop(struct encoder *e)
+/* Puts x in place of the first. */
+static void heap_sift(struct encoder *e, struct turn x)
 {
-    struct candidate first = e->heap[0], x = e->heap[--e->heap_n];
     size_t i = 0, child;
     while ((child = 2 * i + 1) < e->heap_n) {
         if (child + 1 < e->heap_n && before(&e->heap[child + 1], &e->heap[child])) child++;
@@ -84,7 +99,76 @@ static struct candidate heap_pop(struct encoder *e)
         i = child;
     }
     e->heap[i] = x;
-    return first;
+}
+
+/* A free block, or -1. */
+static int block_take(struct encoder *e)
+{
+    int k = e->free_block;
+    if (k >= 0) e->free_block = e->blocks[k].next;
+    else if (grow_array((void **)&e->blocks, &e->blocks_capacity, e->n_blocks + 1, sizeof *e->blocks, e->err)) return -1;
+    else k = (int)e->n_blocks++;
+    e->blocks[k].next = -1;
+    return k;
+}
+
+static void block_give(struct encoder *e, int k)
+{
+    e->blocks[k].next = e->free_block;
+    e->free_block = k;
+}
+
+/* A new run with this one place. */
+static int run_push(struct encoder *e, const struct merge *m, int left)
+{
+    int k = e->free_run, block = block_take(e);
+    if (block < 0) return -1;
+    if (k >= 0) e->free_run = e->runs[k].last;
+    else if (grow_array((void **)&e->runs, &e->runs_capacity, e->n_runs + 1, sizeof *e->runs, e->err)) return -1;
+    else k = (int)e->n_runs++;
+    e->runs[k] = (struct run){ .rank = m->rank, .id = m->id, .first = block, .last = block, .at = 0, .end = 1 };
+    e->blocks[block].left[0] = left;
+    e->recent[(unsigned)m->rank % RECENT_RUNS] = k;
+    return heap_push(e, (struct turn){ .rank = m->rank, .left = left, .run = k });
+}
+
+static int place_push(struct encoder *e, const struct merge *m, int left)
+{
+    int k = e->recent[(unsigned)m->rank % RECENT_RUNS], block;
+    struct run *run = (size_t)k < e->n_runs ? &e->runs[k] : NULL;
+    if (!run || run->rank != m->rank || run->first < 0 || e->blocks[run->last].left[run->end - 1] > left)
+        return run_push(e, m, left);
+    if (run->end == BLOCK_PLACES) {
+        if ((block = block_take(e)) < 0) return -1;
+        e->blocks[run->last].next = block;
+        run->last = block;
+        run->end = 0;
+    }
+    e->blocks[run->last].left[run->end++] = left;
+    return 0;
+}
+
+/* The left symbol and the joined id of the first merge of all. There is one. */
+static int place_pop(struct encoder *e, int *id)
+{
+    struct turn turn = e->heap[0];
+    struct run *run = &e->runs[turn.run];
+    int left = turn.left, block = run->first;
+    *id = run->id;
+    if (++run->at == (block == run->last ? run->end : BLOCK_PLACES)) {
+        run->first = e->blocks[block].next;
+        run->at = 0;
+        block_give(e, block);
+    }
+    if (run->first >= 0) {
+        turn.left = e->blocks[run->first].left[run->at];
+    } else {
+        run->last = e->free_run;
+        e->free_run = turn.run;
+        turn = e->heap[--e->heap_n];
+    }
+    if (e->heap_n) heap_sift(e, turn);
+    return left;
 }
 
 /* Looks up what the symbol makes with its successor, and puts it among the merges to do. */
@@ -96,7 +180,7 @@ static int consider(struct encoder *e, int left)
     if (s->next < 0) return 0;
     if (!(m = tokenizer_merge(e->t, s->id, e->symbols[s->next].id))) return 0;
     s->joined = m->id;
-    return heap_push(e, (struct candidate){ .rank = m->rank, .left = left, .id = m->id });
+    return place_push(e, m, left);
 }
 
 /* The next pair of a few symbols' ids, for merge_few(). */
@@ -131,12 +215,13 @@ static int merge_few(struct encoder *e, int n)
     return ids_append(e->out, ids, (size_t)n, e->err);
 }
 
-/* Joins neighbours until no merge is left. Each join makes at most two candidates more: n log n. */
+/* Joins neighbours until no merge is left. Each join makes at most two places more: n log n. */
 static int merge_symbols(struct encoder *e, int n)
 {
     int i;
     if (n <= FEW_SYMBOLS) return merge_few(e, n);
-    e->heap_n = 0;
+    e->heap_n = e->n_blocks = e->n_runs = 0;
+    e->free_block = e->free_run = -1;
     for (i = 0; i < n; i++) {
         e->symbols[i].previous = i - 1;
         e->symbols[i].next = i + 1 < n ? i + 1 : -1;
@@ -144,15 +229,15 @@ static int merge_symbols(struct encoder *e, int n)
     for (i = 0; i < n; i++)
         if (consider(e, i)) return -1;
     while (e->heap_n) {
-        struct candidate c = heap_pop(e);
-        struct symbol *left = &e->symbols[c.left], *right;
-        if (left->joined != c.id) continue;
+        int id, at = place_pop(e, &id);
+        struct symbol *left = &e->symbols[at], *right;
+        if (left->joined != id) continue;
         right = &e->symbols[left->next];
         right->joined = -1;
-        left->id = c.id;
+        left->id = id;
         left->next = right->next;
-        if (left->next >= 0) e->symbols[left->next].previous = c.left;
-        if (consider(e, c.left) || (left->previous >= 0 && consider(e, left->previous))) return -1;
+        if (left->next >= 0) e->symbols[left->next].previous = at;
+        if (consider(e, at) || (left->previous >= 0 && consider(e, left->previous))) return -1;
     }
     for (i = 0; i >= 0; i = e->symbols[i].next)
         if (ids_add(e->out, e->symbols[i].id, e->err)) return -1;
@@ -413,6 +498,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int 
     if (!bad) bad = encode_sections(&e, text, n, 0);
     if (!bad && (flags & TOKENIZE_SPECIAL)) bad = ids_append(out, t->after.v, t->after.n, err);
     free(e.symbols);
+    free(e.blocks);
+    free(e.runs);
     free(e.heap);
     if (bad) out->n = start;
     return bad ? -1 : 0;
