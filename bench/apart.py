@@ -7,6 +7,8 @@ import csv
 import pathlib
 import sys
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 with open(sys.argv[1], newline="", encoding="utf-8") as source:
     head, *rows = csv.reader(source)
 folder = pathlib.Path(sys.argv[2])
