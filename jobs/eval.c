@@ -511,15 +511,30 @@ static int check_options(const struct settings *o)
     return 0;
 }
 
+/* A result must not take the place of what is read. */
+static int spare_inputs(const struct settings *o, struct lora_error *err)
+{
+    const char *const inputs[] = { o->rows.data, o->labels, o->common.model }, *const results[] = { o->json, lines_path(o) };
+    int i, k;
+    for (i = 0; i < 2; i++)
+        for (k = 0; k < 3; k++)
+            if (results[i] && inputs[k] && same_file(inputs[k], results[i])) {
+                fail(err, "cannot write over what is read", "%s", results[i]);
+                return expected(err, "another file for the results");
+            }
+    return 0;
+}
+
 static int run(void *settings, struct lora_error *err)
 {
     struct run r;
     int code = check_options(settings);
     if (code) return code;
+    if (spare_inputs(settings, err)) return -1;
     memset(&r, 0, sizeof r);
     r.o = settings;
     r.err = err;
-    code = evaluate(&r) < 0 ? -1 : stop_signal() ? 128 + stop_signal() : EXIT_DONE;
+    code = evaluate(&r) < 0 || stop_check(err) ? -1 : EXIT_DONE;
     lines_end(&r.lines, 0, NULL);
     lines_end(&r.json_file, 0, NULL);
     label_set_free(&r.set);

@@ -278,6 +278,12 @@ printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":" aa"}\n' >"$dir/whit
 run 0 eval $small --data "$dir/white.jsonl" --task classify; out "^ aa  "; out "^aa  "
 run 1 eval $small --data "$dir/white.jsonl" --task classify --chat-template llama3      # it cuts white space: one of them could never win
 err '^lora: two labels that no answer can tell apart: " aa" and "aa"$'
+cp "$dir/two.jsonl" "$dir/kept.jsonl"
+for option in json predictions; do
+    run 1 eval $small --data "$dir/two.jsonl" --task classify --$option "$dir/../${dir##*/}/two.jsonl"; silent out
+    last "cannot write over what is read: .*two.jsonl: expected another file for the results"
+done
+cmp -s "$dir/two.jsonl" "$dir/kept.jsonl" || wrong "the data are gone"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --predictions "$dir"      # said before the work: no report
 last "cannot write: $dir: expected a file, found a directory"; silent out
 run 1 eval $small --data "$dir/white.jsonl" --task classify --score generate; err 'no answer can tell apart: " aa" and "aa"$'

@@ -53,6 +53,7 @@ for s in INT TERM; do
     [ "$lines" -gt 0 ] && [ "$lines" -lt $rows ] || wrong "$lines lines"
     grep -v '^{"losses":' "$dir/out" && wrong "more than losses on stdout"
     [ ! -e "$dir/figures" ] || wrong "figures of a part"
+    says "^lora: stopped: by SIG$s$"
 
     begin "generate, SIG$s: the text so far, and how many tokens it was"
     start generate --raw --prompt ab --max-new-tokens 100000 --temperature 2
