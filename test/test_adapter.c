@@ -207,8 +207,11 @@ static void check_round_trip(void)
         if (!b) continue;
         CHECK(a->n == b->n && a->size == b->size && a->dropout == b->dropout && a->use_rslora == b->use_rslora,
               "case %zu", i);
-        for (j = 0; j < a->n && j < b->n; j++)
-            CHECK(!memcmp(&a->modules[j], &b->modules[j], sizeof a->modules[j]), "case %zu, module %d", i, j);
+        for (j = 0; j < a->n && j < b->n; j++) {
+            const struct adapted *x = &a->modules[j], *y = &b->modules[j];
+            CHECK(x->id == y->id && x->layer == y->layer && x->r == y->r && x->alpha == y->alpha && x->scale == y->scale
+                  && x->rows == y->rows && x->cols == y->cols && x->a == y->a && x->b == y->b, "case %zu, module %d", i, j);
+        }
         CHECK(a->size == b->size && !memcmp(a->values, b->values, a->size * sizeof(float)), "case %zu: values", i);
         adapter_free(a);
         adapter_free(b);
@@ -331,7 +334,7 @@ static void write_tensors(const struct adapter *a, int type, int without, const 
             if (i == without) continue;
             if (!pass) st_writer_add(&w, adapter_tensor_name(name, sizeof name, m, i % 2), type, dims, 2, &err);
             for (j = 0; pass && j < dims[0] * dims[1]; j++) {
-                float x = a->values[(i % 2 ? m->b : m->a) + j];
+                float x = a->values[((i % 2 ? m->b : m->a) + j) % a->size];      /* check_tensors() changes shapes */
                 uint16_t h = type == TYPE_F16 ? f32_to_f16(x) : f32_to_bf16(x);
                 st_writer_put(&w, type == TYPE_F32 ? (void *)&x : (void *)&h, (size_t)bytes, &err);
             }
