@@ -238,7 +238,7 @@ test-cuda: $(BUILD)/lora $(BUILD)/test/test_whole $(if $(shell command -v $(NVCC
 
 # Builds with all processors: the whole is to take less than a minute on two.
 demo:
-	@$(MAKE) --no-print-directory $(if $(findstring j,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN)) $(BUILD)/lora
+	@$(MAKE) --no-print-directory $(if $(findstring j,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN)) lora
 	@LORA='$(BUILD)/lora' sh data/demo.sh
 
 # Makes data/model and data/tickets again, from nothing but the grammars: half an hour on two cores.
