@@ -514,14 +514,12 @@ static int check_options(const struct settings *o)
 /* A result must not take the place of what is read. */
 static int spare_inputs(const struct settings *o, struct lora_error *err)
 {
-    const char *const inputs[] = { o->rows.data, o->labels, o->common.model }, *const results[] = { o->json, lines_path(o) };
-    int i, k;
+    const char *const results[] = { o->json, lines_path(o) };
+    int i;
     for (i = 0; i < 2; i++)
-        for (k = 0; k < 3; k++)
-            if (results[i] && inputs[k] && same_file(inputs[k], results[i])) {
-                fail(err, "cannot write over what is read", "%s", results[i]);
-                return expected(err, "another file for the results");
-            }
+        if (output_spares(o->common.model, "model", results[i], "file for the results", err)
+            || output_spares(o->rows.data, "data", results[i], "file for the results", err)
+            || output_spares(o->labels, "labels", results[i], "file for the results", err)) return -1;
     return 0;
 }
 

@@ -113,7 +113,8 @@ static int run(void *settings, struct lora_error *err)
         return job_usage_error(&job_gradients, "--model, one --adapter, --data and --out are needed");
     memset(&w, 0, sizeof w);
     w.set = set;
-    bad = output_spares_weights(set->common.model, set->adapters.v[0], set->out, err) || open_work(&w, err) || run_packs(&w, err) || write_gradients(&w, err);
+    bad = output_spares_weights(set->common.model, set->adapters.v[0], set->out, err) || open_work(&w, err)
+          || run_packs(&w, err) || write_gradients(&w, err);
     if (!bad) {
         int digits = w.session.kernels->elem == sizeof(double) ? 17 : 9;
         printf("loss %.*g\ngrad_norm %.*g\n", digits, w.loss, digits, sqrt(w.norm));

@@ -107,8 +107,9 @@ int output_begin(struct output *o, const char *dir, struct lora_error *err);
 int output_check(const char *dir, struct lora_error *err);      /* new or empty? For jobs that work long before they begin */
 int output_commit(struct output *o, struct lora_error *err);
 void output_end(struct output *o);
-/* An --out that is the model itself, which is being read, is refused; kind: "directory" or "file". */
-int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err);
+/* An OUT that is INPUT itself, which is being read, is refused; either may be NULL. what: what INPUT is ("model");
+ * instead: what is expected ("file for --out"). */
+int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err);
 /* So is a file --out that has the weights of the model or of the adapter, which are read. */
 int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err);
 

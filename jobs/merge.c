@@ -90,7 +90,7 @@ static int open_session(struct merging *g, struct lora_error *err)
 /* Before a model is loaded and measured, which may take minutes. */
 static int check_out(const struct settings *set, struct lora_error *err)
 {
-    return output_spares(set->common.model, set->out, "directory", err) || output_check(set->out, err) ? -1 : 0;
+    return output_spares(set->common.model, "model", set->out, "directory for --out", err) || output_check(set->out, err) ? -1 : 0;
 }
 
 static int choose_base(struct merging *g, struct lora_error *err)

@@ -65,24 +65,21 @@ void output_end(struct output *o)
     memset(o, 0, sizeof *o);
 }
 
-static int over(int is_model, const char *out, const char *kind, struct lora_error *err)
+int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err)
 {
-    fail(err, is_model ? "cannot write over the model" : "cannot write over the adapter", "%s", out);
-    return expected(err, "another %s for --out", kind);
-}
-
-int output_spares(const char *model, const char *out, const char *kind, struct lora_error *err)
-{
-    return same_file(model, out) ? over(1, out, kind, err) : 0;
+    if (!input || !out || !same_file(input, out)) return 0;
+    fail(err, "cannot write over what is read", "%s", out);
+    expected(err, "another %s", instead);
+    return found(err, "the %s", what);
 }
 
 int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err)
 {
+    static const char instead[] = "file for --out";
     char *weights = path_join(model, "model.safetensors", err), *trained = path_join(adapter, "adapter_model.safetensors", err);
-    int bad = !weights || !trained ? -1
-              : same_file(model, out) || same_file(weights, out) ? over(1, out, "file", err)
-              : same_file(trained, out) ? over(0, out, "file", err) : 0;
+    int bad = !weights || !trained || output_spares(model, "model", out, instead, err)
+              || output_spares(weights, "model", out, instead, err) || output_spares(trained, "adapter", out, instead, err);
     free(weights);
     free(trained);
-    return bad;
+    return bad ? -1 : 0;
 }

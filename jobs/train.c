@@ -308,7 +308,7 @@ static int prepare_out(struct run *r, struct lora_error *err)
 {
     const char *out = r->set->out;
     int any;
-    if (output_spares(r->set->common.model, out, "directory", err)) return -1;
+    if (output_spares(r->set->common.model, "model", out, "directory for --out", err)) return -1;
     if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
     if (!r->set->resume && (any = checkpoint_any(out, err))) {
         if (any < 0) return -1;

@@ -195,7 +195,7 @@ same "$m/tokenizer.json" "$dir/empty/tokenizer.json"
 
 begin "nothing is written over the model that is read"
 for words in merge "train --overwrite --backend ref --data $dir/t.jsonl"; do
-    run 1 $words --model "$m" --out "$m"; last "^lora: cannot write over the model: $m: expected another directory for --out$"
+    run 1 $words --model "$m" --out "$m"; last "^lora: cannot write over what is read: $m: expected another directory for --out, found the model$"
     [ -f "$m/model.safetensors" ] || wrong "$words took the model away"
 done
 
@@ -279,11 +279,15 @@ run 0 eval $small --data "$dir/white.jsonl" --task classify; out "^ aa  "; out "
 run 1 eval $small --data "$dir/white.jsonl" --task classify --chat-template llama3      # it cuts white space: one of them could never win
 err '^lora: two labels that no answer can tell apart: " aa" and "aa"$'
 cp "$dir/two.jsonl" "$dir/kept.jsonl"
+printf 'aa\naab\nab\nbcde\n' | tee "$dir/kept.labels" >"$dir/labels"
 for option in json predictions; do
-    run 1 eval $small --data "$dir/two.jsonl" --task classify --$option "$dir/../${dir##*/}/two.jsonl"; silent out
-    last "cannot write over what is read: .*two.jsonl: expected another file for the results"
+    for what in data=two.jsonl labels=labels; do
+        run 1 eval $small --data "$dir/two.jsonl" --labels "$dir/labels" --task classify --$option "$dir/../${dir##*/}/${what#*=}"; silent out
+        last "cannot write over what is read: .*/${what#*=}: expected another file for the results, found the ${what%=*}$"
+    done
 done
-cmp -s "$dir/two.jsonl" "$dir/kept.jsonl" || wrong "the data are gone"
+same "$dir/two.jsonl" "$dir/kept.jsonl"
+same "$dir/labels" "$dir/kept.labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --predictions "$dir"      # said before the work: no report
 last "cannot write: $dir: expected a file, found a directory"; silent out
 run 1 eval $small --data "$dir/white.jsonl" --task classify --score generate; err 'no answer can tell apart: " aa" and "aa"$'

@@ -34,11 +34,11 @@ mkdir "$dir/dora" && cp $data/patterns/adapter/* "$dir/dora" &&
     export_ 1 --model $data/model --adapter $data/patterns/adapter --out "$dir/dora" && [ ! -e "$dir/dora.tmp" ] &&
     export_ 1 --model $data/model --adapter $data/patterns/adapter --out "$dir/none/a.gguf" &&
     cp -r $data/model "$dir/model" &&
-    export_ 1 --model "$dir/model" --adapter $data/patterns/adapter --out "$dir/model" && has "$dir/error" "over the model" &&
+    export_ 1 --model "$dir/model" --adapter $data/patterns/adapter --out "$dir/model" && has "$dir/error" "found the model" &&
     cp -r $data/patterns/adapter "$dir/adapter" && for to in model/model adapter/adapter_model; do
-        export_ 1 --model "$dir/model" --adapter "$dir/adapter" --out "$dir/$to.safetensors" && has "$dir/error" "write over the ${to%%/*}" || break
+        export_ 1 --model "$dir/model" --adapter "$dir/adapter" --out "$dir/$to.safetensors" && has "$dir/error" "expected another file for --out, found the ${to%%/*}" || break
         $EXE "$LORA" gradients --model "$dir/model" --adapter "$dir/adapter" --data $data/none --out "$dir/$to.safetensors" 2>"$dir/error"
-        has "$dir/error" "write over the ${to%%/*}" || break
+        has "$dir/error" "expected another file for --out, found the ${to%%/*}" || break
     done && cmp "$dir/model/model.safetensors" $data/model/model.safetensors &&
     cmp "$dir/adapter/adapter_model.safetensors" $data/patterns/adapter/adapter_model.safetensors
 result "refused: what was there stays, nothing half-written" $?
