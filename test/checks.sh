@@ -32,6 +32,17 @@ says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 
 same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
 differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 
+# zero_adapter DIR LINEAR RANK IN OUT: an adapter whose A and B are zeros; $zero is its tensors' common name.
+zero_adapter() {
+    zero=base_model.model.$2.lora_ a=$((4 * $3 * $4)) b=$((4 * $3 * $5))
+    h="{\"${zero}A.weight\":{\"dtype\":\"F32\",\"shape\":[$3,$4],\"data_offsets\":[0,$a]},"
+    h="$h\"${zero}B.weight\":{\"dtype\":\"F32\",\"shape\":[$5,$3],\"data_offsets\":[$a,$((a + b))]}}"
+    [ ${#h} -lt 256 ] || wrong "the header's length needs two bytes"
+    mkdir "$1"
+    echo "{\"peft_type\":\"LORA\",\"r\":$3,\"target_modules\":[\"$2\"]}" >"$1/adapter_config.json"
+    { printf "\\$(printf %o ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h" | head -c $((8 + ${#h})); head -c $((a + b)) /dev/zero; } >"$1/adapter_model.safetensors"
+}
+
 # A Llama's config.json: its width, layers, feed-forward width, and the deviation of its weights.
 tiny_config() {
     cat <<END

@@ -89,14 +89,9 @@ done
 [ "$(cat "$dir/arena100000")" -gt "$(cat "$dir/arena50000")" ] || wrong "room for no more than the steps that were measured"
 
 begin "a gradient that cannot be zero, of q too; but of one input it is"
-mkdir "$dir/zero"
-echo '{"peft_type":"LORA","r":2,"target_modules":["model.layers.1.self_attn.q_proj"]}' >"$dir/zero/adapter_config.json"
-p=base_model.model.model.layers.1.self_attn.q_proj.lora_
-h="{\"${p}A.weight\":{\"dtype\":\"F32\",\"shape\":[2,32],\"data_offsets\":[0,256]},\"${p}B.weight\":{\"dtype\":\"F32\",\"shape\":[32,2],\"data_offsets\":[256,512]}}"
-{ printf "\\$(printf %o ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h" | head -c $((8 + ${#h})); head -c 512 /dev/zero; } >"$dir/zero/adapter_model.safetensors"
-[ ${#h} -lt 256 ] || wrong "the header's length needs two bytes"
+zero_adapter "$dir/zero" model.layers.1.self_attn.q_proj 2 32 32
 expect 1 train --model "$model" --data "$dir/rows.jsonl" --init-adapter "$dir/zero" --max-steps 1 --out "$dir/z"
-says "has no gradient: step 1, ${p}A.weight"
+says "has no gradient: step 1, ${zero}A.weight"
 printf '%s\n' '{"input_ids":[5,6]}' '{"input_ids":[7,8]}' >"$dir/pairs.jsonl"
 expect 0 train --model "$model" --data "$dir/pairs.jsonl" --lora-r 2 --max-steps 1 --backend ref --out "$dir/pairs"
 finish

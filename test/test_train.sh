@@ -393,14 +393,9 @@ expect 1 train "$@" --learning-rate 1e6 --lr-scheduler constant --max-grad-norm 
 says "^lora: the loss is not finite: step 2, layer 0, [a-z_]*, token [0-9]* of the pack: found NaN or infinity$"
 expect 2 train "$@" --eval-data "$dir/eval.jsonl" --eval-steps no --load-best --out "$dir/nan"
 says "need --eval-data or --eval-split, and --eval-steps other than no"
-mkdir "$dir/zero"
-echo '{"peft_type":"LORA","r":2,"target_modules":["model.layers.1.self_attn.v_proj"]}' >"$dir/zero/adapter_config.json"
-p=base_model.model.model.layers.1.self_attn.v_proj.lora_
-h="{\"${p}A.weight\":{\"dtype\":\"F32\",\"shape\":[2,32],\"data_offsets\":[0,256]},\"${p}B.weight\":{\"dtype\":\"F32\",\"shape\":[16,2],\"data_offsets\":[256,384]}}"
-{ printf "\\$(printf %o ${#h})\\0\\0\\0\\0\\0\\0\\0%s" "$h" | head -c $((8 + ${#h})); head -c 384 /dev/zero; } >"$dir/zero/adapter_model.safetensors"
-[ ${#h} -lt 256 ] || wrong "the header's length needs two bytes"
+zero_adapter "$dir/zero" model.layers.1.self_attn.v_proj 2 32 16
 expect 1 train "$@" --init-adapter "$dir/zero" --out "$dir/z"
-says "has no gradient: step 1, ${p}A.weight"
+says "has no gradient: step 1, ${zero}A.weight"
 
 begin "a metrics.jsonl that cannot be written ends the run"
 # a limit on files' size, of 512 or 1024 bytes each: metrics.jsonl reaches it, run.json does not
