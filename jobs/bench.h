@@ -24,6 +24,7 @@ struct bench {
     const struct kernels *kernels;
     struct config shape;        /* of the model */
     uint64_t *memory;           /* [BENCH_READ] what no cache holds, for bench_bandwidth() */
+    double peak;                /* of f32 multiply-adds, the best round's GFLOP/s, when products have been measured; 0: not known */
 };
 
 /* GB/s of the memory that the table works in: of reading, on all threads; of a memory of its own, what copying there

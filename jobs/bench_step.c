@@ -304,9 +304,23 @@ static void show_profile(const struct bench *b, struct text *json)
     text_puts(json, "]");
 }
 
-/* What a step's time goes to. Between the operations there is little: it counts as the rest. */
-static void show_shares(const struct runner *all, const struct bench *b, struct text *json)
+/* Multiply-adds, twice, of attention's own products in a step: scores and output forward; scores again, dV, dP, dQ and
+ * dK backward (FlashAttention-2, Dao 2023, algorithms 1 and 2), over the keys that each query sees. */
+static double attention_flops(const struct pack *p, const struct bench *b)
 {
+    const struct config *f = &b->shape;
+    double seen = 0;
+    int i;
+    for (i = 0; i < p->N; i++) seen += f->window && p->pos[i] >= f->window ? f->window : p->pos[i] + 1;
+    return seen * f->NH * f->HS * 2 * (2.0 * (double)timed.calls[OP_ATTENTION] + 5.0 * (double)timed.calls[OP_ATTENTION_BACKWARD])
+           / b->rounds / b->n_types;
+}
+
+/* What a step's time goes to. Between the operations there is little: it counts as the rest. Attention multiplies matrices
+ * too: what that takes at the peak is the least of its time that is not outside the products. */
+static void show_shares(const struct runner *all, const struct bench *b, const struct pack *p, struct text *json)
+{
+    double own = b->peak > 0 ? 1e-9 * attention_flops(p, b) / b->peak * b->rounds : 0;
     int type, i;
     text_puts(json, ",\"shares\":[");
     for (type = 0; type < b->n_types; type++) {
@@ -324,8 +338,12 @@ static void show_shares(const struct runner *all, const struct bench *b, struct 
             fprintf(b->out, " %s %.1f %%,", share_names[i], 100 * sums[i] / step);
             text_printf(json, ",\"%s\":%.9g", share_names[i], sums[i] / step);
         }
-        fprintf(b->out, " so %.1f %% outside the matrix products\n", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
-        text_puts(json, "}");
+        fprintf(b->out, " so %.1f %% outside the products with weights", 100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST]) / step);
+        if (own > 0)
+            fprintf(b->out, "; attention's own are at least %.1f, so at most %.1f %% outside all matrix products", 100 * own / step,
+                    100 * (sums[SHARE_ATTENTION] + sums[SHARE_REST] - own) / step);
+        fprintf(b->out, "\n");
+        text_printf(json, ",\"attention_products\":%.9g}", own / step);
     }
     text_puts(json, "]");
 }
@@ -416,7 +434,7 @@ int bench_step(const struct bench *b, struct text *json, struct lora_error *err)
     if (!bad) show_steps(all, b, &p, json);
     if (!bad && b->profile) {
         show_profile(b, json);
-        show_shares(all, b, json);
+        show_shares(all, b, &p, json);
     }
     for (i = 0; all && i < b->n_types; i++) {
         lora_close(all[i].l);

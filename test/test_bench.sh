@@ -44,6 +44,22 @@ sed 's/.*"products":\[//; s/\].*//' "$dir/json" | tr '{' '\n' | sed -n 's/.*"sec
     { for (i = 1; i <= 2; i++) if (digits($i) > most[i]) most[i] = digits($i) } END { exit !(NR > 9 && most[1] == 9 && most[2] == 9) }' ||
     { wrong "digits"; cat "$dir/json"; }
 
+begin "what of attention's time its own products take at least: seven for each query and key that it sees"
+$EXE "$LORA" bench --model "$dir/config.json" --dtype f32,bf16 --profile --rounds 1 --tokens 64 --row-tokens 32 --threads 1 --json "$dir/profile" \
+    >"$dir/out" 2>"$dir/log" || { wrong "exit $?"; tail -n 3 "$dir/log"; }
+if grep -q "^peak of multiply-adds" "$dir/out"; then
+    tr '{' '\n' <"$dir/profile" | awk -F'[:,}]' '
+        { for (i = 1; i < NF; i++) { gsub(/"/, "", $i); v[$i] = $(i + 1) } }
+        /tokens_per_second/ { step[v["type"]] = v["seconds"] }
+        /attention_products/ {
+            flops = v["attention_products"] * step[v["type"]] * v["peak_gflops"] * 1e9
+            want = 2 * 32 * 33 / 2 * 4 * 64 * 2 * 7             # rows, keys seen, heads of 64, multiply and add, 2 forward and 5 back
+            if (flops < 0.999 * want || flops > 1.001 * want) exit 1
+            n++
+        } END { exit n != 2 }' || { wrong "not what seven products are at the peak"; cat "$dir/profile"; }
+    [ "$(grep -c "at most [0-9.]* % outside all matrix products" "$dir/out")" = 2 ] || wrong "it is not said"
+fi
+
 begin "how many times as long a step takes over another type"
 sed 's/.*"steps":\[//' "$dir/json" | tr '{' '\n' | sed -n 's/.*"seconds":\([0-9.e-]*\),"tokens.*"ratio":\([0-9.e-]*\),.*/\1 \2/p' |
     awk 'NR == 1 { first = $1 } { d = $1 / first - $2; if (!(d * d <= 1e-15 * $2 * $2)) exit 1; n++ } END { exit n != 2 }' || { wrong "ratios"; cat "$dir/json"; }
