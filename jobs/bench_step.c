@@ -279,6 +279,8 @@ static int measure_with_memory(struct runner *all, const struct pack *p, const s
 
 /* ---- what is shown ---- */
 
+static long calls_of_step(const struct bench *b, int op) { return timed.calls[op] / b->rounds / b->n_types; }
+
 static void show_profile(const struct bench *b, struct text *json)
 {
     int shown[OPERATIONS] = { 0 }, i, j, type;
@@ -291,9 +293,9 @@ static void show_profile(const struct bench *b, struct text *json)
             if (!shown[j] && (top < 0 || timed.seconds[0][j] > timed.seconds[0][top])) top = j;
         shown[top] = 1;
         if (!timed.calls[top]) continue;
-        fprintf(b->out, "\n%-24s %7ld", operation_names[top], timed.calls[top] / b->rounds / b->n_types);
+        fprintf(b->out, "\n%-24s %7ld", operation_names[top], calls_of_step(b, top));
         text_printf(json, "%s{\"operation\":\"%s\",\"calls\":%ld,\"seconds\":[", i ? "," : "", operation_names[top],
-                    timed.calls[top] / b->rounds / b->n_types);
+                    calls_of_step(b, top));
         for (type = 0; type < b->n_types; type++) {
             fprintf(b->out, " %9.2f", 1e3 * timed.seconds[type][top] / b->rounds);
             text_printf(json, "%s%.9g", type ? "," : "", timed.seconds[type][top] / b->rounds);
@@ -304,7 +306,7 @@ static void show_profile(const struct bench *b, struct text *json)
     text_puts(json, "]");
 }
 
-/* Multiply-adds, twice, of attention's own products in a step: scores and output forward; scores again, dV, dP, dQ and
+/* Operations of attention's own products in a step, a multiply-add being two: scores and output forward; scores again, dV, dP, dQ and
  * dK backward (FlashAttention-2, Dao 2023, algorithms 1 and 2), over the keys that each query sees. */
 static double attention_flops(const struct pack *p, const struct bench *b)
 {
@@ -312,8 +314,7 @@ static double attention_flops(const struct pack *p, const struct bench *b)
     double seen = 0;
     int i;
     for (i = 0; i < p->N; i++) seen += f->window && p->pos[i] >= f->window ? f->window : p->pos[i] + 1;
-    return seen * f->NH * f->HS * 2 * (2.0 * (double)timed.calls[OP_ATTENTION] + 5.0 * (double)timed.calls[OP_ATTENTION_BACKWARD])
-           / b->rounds / b->n_types;
+    return seen * f->NH * f->HS * 2 * (double)(2 * calls_of_step(b, OP_ATTENTION) + 5 * calls_of_step(b, OP_ATTENTION_BACKWARD));
 }
 
 /* What a step's time goes to. Between the operations there is little: it counts as the rest. Attention multiplies matrices
