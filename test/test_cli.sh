@@ -286,6 +286,7 @@ for option in json predictions; do
         last "cannot write over what is read: .*/${what#*=}: expected another file for the results, found the ${what%=*}$"
     done
 done
+run 1 eval $small --data "$dir/two.jsonl" --task classify --json "$m"; last "cannot write over what is read: $m: .*, found the model$"
 same "$dir/two.jsonl" "$dir/kept.jsonl"
 same "$dir/labels" "$dir/kept.labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --predictions "$dir"      # said before the work: no report
