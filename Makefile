@@ -67,10 +67,10 @@ BF16_FLAGS := $(if $(and $(AVX512_FLAGS),$(filter 1,$(HAVE_BF16))),$(AVX512_FLAG
 NEON_FLAGS := $(if $(filter 1,$(HAVE_NEON)),-DHAVE_NEON)
 AMX_FLAGS := $(if $(and $(BF16_FLAGS),$(filter 1,$(HAVE_AMX))),-mamx-tile -mamx-bf16 -DHAVE_AMX)
 
-SOURCES := $(filter-out main.c kernels_ref.c %_vec.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c
+SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c vectors/gemm_bf16.c vectors/gemm_amx.c
 VECTORS := $(if $(AVX2_FLAGS),decode_avx2 gemm_avx2 few_avx2 attention_avx2) $(if $(AVX512_FLAGS),gemm_avx512 few_avx512 attention_avx512) \
     $(if $(NEON_FLAGS),decode_neon gemm_neon attention_neon)
-OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(VECTORS:%=$(BUILD)/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(VECTORS:%=$(BUILD)/vectors/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))
 DOCS    := $(patsubst docs/%.c,$(BUILD)/docs/%,$(filter-out docs/backend.c,$(wildcard docs/*.c)))
 OBJECTS_SHARED := $(BUILD)/docs/backend.so $(patsubst %,$(BUILD)/test/%.so,own own_without_rope own_over own_under) $(patsubst %,$(BUILD)/test/wrong_%.so,abi own zeros sign row transposed nan_ past added)
@@ -122,7 +122,7 @@ $(BUILD)/%_bf16.o: LORA_CFLAGS += -O3 $(BF16_FLAGS)
 $(BUILD)/%_amx.o: LORA_CFLAGS += $(AMX_FLAGS)
 $(BUILD)/jobs/measure.o: LORA_CFLAGS += $(if $(BF16_FLAGS),-DHAVE_BF16)
 
-# gemm_vec.c and its like are compiled for each: see vectors.h.
+# vectors/gemm_vec.c and its like are compiled for each: see vectors/vectors.h.
 COMPILE_VECTORS = $(CC) $(LORA_CFLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/%_avx2.o: %_vec.c $(PROBES)
 	$(COMPILE_VECTORS)

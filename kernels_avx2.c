@@ -1,8 +1,8 @@
 /* kernels_avx2.c - the table "avx2": 256-bit vectors and fused multiply-adds. The products are in
- * gemm_vec.c, attention in attention_vec.c, what goes by rows in rows_vec.c; here is the rest. */
+ * vectors/gemm_vec.c, attention in attention_vec.c there, what goes by rows in rows_vec.c; here is the rest. */
 #define _DEFAULT_SOURCE         /* madvise() */
-#include "vectors.h"
-#include "bf16.h"
+#include "vectors/vectors.h"
+#include "vectors/bf16.h"
 #include "nf4.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 
 #ifdef HAVE_AVX2
-#include "rows_vec.c"
+#include "vectors/rows_vec.c"
 
 #include <cpuid.h>
 

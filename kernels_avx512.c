@@ -1,6 +1,6 @@
 /* kernels_avx512.c - the table "avx512": what is faster in 512 bits, over the table avx2. */
-#include "vectors.h"
-#include "bf16.h"
+#include "vectors/vectors.h"
+#include "vectors/bf16.h"
 
 #include <stdio.h>
 

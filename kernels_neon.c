@@ -1,12 +1,12 @@
-/* kernels_neon.c - the table "neon": the 128-bit vectors that every AArch64 processor has. Products are gemm_vec.c, attention
- * attention_vec.c, what goes by rows rows_vec.c; here are the products of few rows. Weights in few bits are decoded by
+/* kernels_neon.c - the table "neon": the 128-bit vectors that every AArch64 processor has. Products are
+ * vectors/gemm_vec.c, attention attention_vec.c, what goes by rows rows_vec.c; here are the products of few rows. Weights in few bits are decoded by
  * weight.c, once for each panel. */
-#include "vectors.h"
+#include "vectors/vectors.h"
 
 #include <stdio.h>
 
 #ifdef HAVE_NEON
-#include "rows_vec.c"
+#include "vectors/rows_vec.c"
 
 /* Nothing is asked: these vectors are part of the architecture. */
 static int usable(char *why, size_t n) { return 1; }

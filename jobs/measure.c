@@ -1,6 +1,6 @@
 /* measure.c - see measure.h. */
 #include "measure.h"
-#include "../bf16.h"
+#include "../vectors/bf16.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
  * product, whose tile it is here (this program's functions go before the library's). */
 #include "test.h"
 #include "../verify/oracle.h"
-#include "../bf16.h"
+#include "../vectors/bf16.h"
 
 /* ---- the emulation, as Intel's manual has the instructions (SDM, volume 2: TILELOADD ... TDPBF16PS) ---- */
 
@@ -89,7 +89,7 @@ static void _tile_dpbf16ps(int c_, int a_, int b_)
 
 #define AMX_EMULATED
 #define amx_sums sums_of_tiles
-#include "../gemm_amx.c"
+#include "../vectors/gemm_amx.c"
 #undef amx_sums
 
 /* What gemm_bf16.c calls: counted, and with the fault of the moment. */

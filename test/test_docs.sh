@@ -2,7 +2,7 @@
 # What the documents name is there: every `file.c`, `function()`, table[] and `--option` between backticks.
 . test/checks.sh
 docs=$(ls ./*.md docs/*.md test/goldens/*.md 2>/dev/null)
-sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.[ch] docs/*.cu docs/ladder/*.[ch] verify/*.[ch] test/*.[ch] 2>/dev/null)
+sources=$(ls ./*.c ./*.h ./*.cu ./*.cuh vectors/*.[ch] text/*.[ch] formats/*.[ch] jobs/*.[ch] docs/*.[ch] docs/*.cu docs/ladder/*.[ch] verify/*.[ch] test/*.[ch] 2>/dev/null)
 for doc in $docs; do
     missing=
     words=$(sed -e 's/``*/`/g' "$doc" | grep -o '`[^` ]*`' | tr -d '\140' | sort -u)

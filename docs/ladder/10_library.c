@@ -1,6 +1,6 @@
 /* 10 - The library's own kernel, over the same codes: the table of kernels.h that `--backend auto` takes.
  *
- * On AVX2 it is rung 9 (gemm_vec.c: tile(), pack_transposed(), columns(), product_block()), and besides:
+ * On AVX2 it is rung 9 (vectors/gemm_vec.c: tile(), pack_transposed(), columns(), product_block()), and besides:
  * codes are decoded and panels turned by vector instructions; x is packed in blocks of rows and terms, so
  * that the scratch has an end; few panels are cut into several tasks by rows, so that no thread waits
  * long for the last; dX = dY W and dW = dY^T x are the same product, read through other strides; and

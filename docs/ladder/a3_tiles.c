@@ -9,7 +9,7 @@
  * Now expf, one number at a time, would take longer than both products. So e^z is 2^(z log2 e), for 2^x is a
  * whole number put into the exponent and a polynomial, without a branch: the compiler makes vectors of it.
  *
- * attention_vec.c is this, and besides: exponents and tiles in its own vectors, p where it lies instead of a copy
+ * vectors/attention_vec.c is this, and besides: exponents and tiles in its own vectors, p where it lies instead of a copy
  * in panels, tasks for threads, prefixes, windows, and the backward pass, which goes over the same blocks. */
 #include "ladder.h"
 

@@ -23,7 +23,7 @@ targets=${*:-json safetensors gguf config model tokenizer_json tokenizer_model t
 # The library once, for all targets; of it each takes what it needs.
 objects=
 for source in *.c text/*.c formats/*.c test/fuzz/fuzz.c; do
-    case $source in main.c | *kernels* | *_vec.c) continue ;; esac
+    case $source in main.c | *kernels*) continue ;; esac
     object=$out/$(echo "$source" | tr / _).o
     $cc $flags -fno-sanitize-recover=all -c -o "$object" "$source"
     objects="$objects $object"

@@ -1,20 +1,21 @@
-/* vectors.h - what the files of vector instructions share, and what they offer each other.
+/* vectors.h - what the files of vector instructions share, and what they offer each other and the tables.
  *
  *     decode_vec.c        weights of any type to numbers; codes_avx2.h is its vectors
  *     gemm_vec.c          products with them
  *     few_vec.c           products of few rows, on x86-64
  *     attention_vec.c     attention, forward and backward
  *     rows_vec.c          what goes over a buffer or row by row
- *     kernels_avx2.c      the tables, and what one alone has
- *     kernels_avx512.c
- *     kernels_neon.c
+ *     gemm_bf16.c         products in bf16; gemm_amx.c has its tile on AMX
+ *     ../kernels_avx2.c   the tables, and what one alone has
+ *     ../kernels_avx512.c
+ *     ../kernels_neon.c
  *
  * Those named *_vec.c are written in the vectors of tile.h, and the Makefile compiles them for each instruction set: gemm_vec.c
  * becomes gemm_avx2.o and, with WIDE, gemm_avx512.o, or gemm_neon.o. NAMED() names their functions. */
 #ifndef VECTORS_H
 #define VECTORS_H
 
-#include "kernels.h"
+#include "../kernels.h"
 
 #include <string.h>
 #ifdef _OPENMP

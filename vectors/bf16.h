@@ -11,7 +11,7 @@
 #ifndef BF16_H
 #define BF16_H
 
-#include "kernels.h"
+#include "../kernels.h"
 
 enum {
     BF16_ROWS = 16,         /* of A to a tile, 32 terms long: 64 bytes a row, as AMX has it */

@@ -12,7 +12,7 @@
  * code's with x. Codes that stand for the numbers of a table are looked up. So x is laid out once, for all rows of the
  * weight, in the order in which codes come out of lanes. */
 #include "codes_avx2.h"
-#include "nf4.h"
+#include "../nf4.h"
 
 enum {
     STRIP = 2048,       /* elements decoded at a time where nothing better is known */

@@ -6,7 +6,7 @@
 
 #ifdef HAVE_AVX2
 #include "codes_avx2.h"
-#include "nf4.h"
+#include "../nf4.h"
 
 /* ---- integers times a scale ---- */
 

@@ -8,7 +8,7 @@
 #define CODES_AVX2_H
 
 #include "vectors.h"
-#include "blocks.h"
+#include "../blocks.h"
 
 /* d and m of the first 16 numbers and of the others; m only where the type adds one. */
 struct codes { __m256i q; float d[2], m[2]; };
