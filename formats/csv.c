@@ -75,6 +75,11 @@ static int plain_field(struct csv *c, struct lora_error *err)
     size_t start = c->at;
     while (!at_end(c)) c->at++;
     if (memchr(c->text + start, 0, c->at - start)) return wrong(c, "text, not a NUL byte", err);
+    if (memchr(c->text + start, '\r', c->at - start)) {
+        wrong(c, "lines that end in LF or CRLF", err);
+        found(err, "CR alone");
+        return hint(err, "`tr '\\r' '\\n'` turns such a file into lines; within a field CR needs quotes");
+    }
     text_add(&c->cells, c->text + start, c->at - start);
     return 0;
 }

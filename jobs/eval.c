@@ -296,16 +296,18 @@ static int characters(const char *s)
     return n;
 }
 
-/* At most `width` characters, and spaces up to there. */
+/* At most `width` characters on one line, and spaces up to there. */
 static void put_name(struct text *t, const char *s, int width)
 {
     int n = 0;
     for (; *s && (n < width || is_inside(*s)); s++) {
         n += !is_inside(*s);
-        text_add(t, s, 1);
+        text_add(t, (unsigned char)*s < 32 ? "?" : s, 1);
     }
     text_printf(t, "%*s", width - n, "");
 }
+
+static void put_whole_name(struct text *t, const char *s) { put_name(t, s, characters(s)); }
 
 static void put_classes(struct run *r)
 {
@@ -375,7 +377,9 @@ static void put_matrix(struct run *r)
     for (i = 0; i < n; i++) {
         text_printf(&r->report, "%4d ", i + 1);
         for (k = 0; k < n + others; k++) text_printf(&r->report, "%6lld", cell(c, i, k));
-        text_printf(&r->report, "  %s\n", set->names[i]);
+        text_puts(&r->report, "  ");
+        put_whole_name(&r->report, set->names[i]);
+        text_puts(&r->report, "\n");
     }
 }
 
@@ -396,8 +400,11 @@ static void put_largest(struct run *r)
         for (i = 0; i < n; i++)
             for (k = 0; k <= n && lines < 10; k++)
                 if (i != k && cell(c, i, k) == most) {
-                    text_printf(&r->report, "%6lld  %s taken for %s\n", most, set->names[i],
-                                k < n ? set->names[k] : "no label");
+                    text_printf(&r->report, "%6lld  ", most);
+                    put_whole_name(&r->report, set->names[i]);
+                    text_puts(&r->report, " taken for ");
+                    put_whole_name(&r->report, k < n ? set->names[k] : "no label");
+                    text_puts(&r->report, "\n");
                     lines++;
                 }
         below = most;
@@ -413,7 +420,7 @@ static void put_classification(struct run *r)
     put_figure(r, "accuracy", "accuracy", c->accuracy);
     put_figure(r, "macro_f1", "macro F1", c->macro_f1);
     put_figure(r, "weighted_f1", "weighted F1", c->weighted_f1);
-    put_confusion_json(r);
+    if (r->o->json) put_confusion_json(r);      /* of 10,000 labels it is 200 MB */
     if (r->set.n <= 12) put_matrix(r);
     else put_largest(r);
 }

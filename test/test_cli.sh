@@ -272,6 +272,8 @@ near "$(figure tokens "$dir/j1")" "$(figure tokens "$dir/j2")" 0
 printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":"\303\274\303\261\303\255"}\n' >"$dir/wide.jsonl"
 run 0 eval $small --data "$dir/wide.jsonl" --task classify
 out "^aa        [01][.]"; out "^$(printf '\303\274\303\261\303\255')       [01][.]"        # columns of characters, not of bytes
+printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":"a\\nb"}\n' >"$dir/lines.jsonl"
+run 0 eval $small --data "$dir/lines.jsonl" --task classify; out '^a?b   *[01][.]'; out '^   . .*  a?b$'      # a label with a line end takes one line
 printf 'aa\n' >"$dir/labels"
 run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
 printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":" aa"}\n' >"$dir/white.jsonl"

@@ -376,6 +376,8 @@ static void test_files(void)
     check_refused("b.jsonl", "\xfe\xff{", &o, "b.jsonl", "found UTF-16; save the file as UTF-8");
     check_refused("b.csv", "text,label\n\"a\"x,b\n", &o, "b.csv, line 2", "after a closing quote");
     check_refused("b.csv", "text,text\na,b\n", &o, "b.csv, line 1", "two columns");
+    check_refused("b.csv", "text,label\ra,b\r", &o, "b.csv, line 1", "CR alone");
+    check_refused("b.csv", "text,label\r\na\rb,c\r\n", &o, "b.csv, line 2", "CR alone");
     check_refused("b.csv", "text,label\n\"a\nb\",c\nd,\n", &o, "b.csv, line 4", "an empty one");
     check_refused("b.csv", "text,label\n", &o, "b.csv", "no rows");
 }
