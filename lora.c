@@ -54,7 +54,7 @@ static const buf *dropped(struct lora *l, const buf *x, const struct branch *b, 
 {
     size_t start = (size_t)run->start;
     if (!drops(l)) return x;
-    l->k->dropout(&l->ctx, l->drop, x, at_ints(l->visit, start), at_ints(l->pos, start), run->n, b->a.cols,
+    l->k->dropout(&l->ctx, l->drop, x, at_ints(l->on->visit, start), at_ints(l->on->pos, start), run->n, b->a.cols,
                   l->dropout, b->key, 0);
     return l->drop;
 }
@@ -66,10 +66,10 @@ static const struct branch *branch_of(const struct linear *lin, const struct run
     return b && b->r ? b : NULL;
 }
 
-/* Do all rows of the pack go through one branch? Then it is computed with W, else after it, run by run. */
+/* Do all rows go through one branch? Then it is computed with W, else after it, run by run. */
 static int one_branch(const struct lora *l, const struct linear *lin)
 {
-    return l->n_runs == 1 && branch_of(lin, &l->runs[0]);
+    return l->on->n_runs == 1 && branch_of(lin, &l->on->runs[0]);
 }
 
 /* out[N,out] = x W^T + b + h B^T, or += when accumulate; h[N,r] = s drop(x) A^T is kept for the backward
@@ -79,9 +79,9 @@ static void linear_forward(struct lora *l, const struct linear *lin, buf *out, c
 {
     int together = out && one_branch(l, lin);
     size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
-    if (out && !together) matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->N);
-    for (i = 0; i < l->n_runs; i++) {
-        const struct run *run = &l->runs[i];
+    if (out && !together) matmul(l, out, x, &lin->w, lin->bias, 1, accumulate, l->on->N);
+    for (i = 0; i < l->on->n_runs; i++) {
+        const struct run *run = &l->on->runs[i];
         const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
         struct low_rank ab;
@@ -93,7 +93,7 @@ static void linear_forward(struct lora *l, const struct linear *lin, buf *out, c
             linear(l, NULL, h_run, dropped(l, at(l->k, x, start * I), b, run), lin, &ab, 0, run->n);
             ab.a = NULL;
         }
-        if (together) linear(l, out, h, x, lin, &ab, accumulate, l->N);
+        if (together) linear(l, out, h, x, lin, &ab, accumulate, l->on->N);
         else if (out) matmul(l, at(l->k, out, start * O), h_run, &b->b, NULL, 1, 1, run->n);
     }
 }
@@ -107,7 +107,7 @@ static void branch_dx(struct lora *l, const struct branch *b, buf *dx, const buf
         return;
     }
     matmul_dx(l, l->drop, gh, &b->a, 1, 0, run->n);
-    l->k->dropout(&l->ctx, dx, l->drop, at_ints(l->visit, start), at_ints(l->pos, start), run->n, b->a.cols,
+    l->k->dropout(&l->ctx, dx, l->drop, at_ints(l->on->visit, start), at_ints(l->on->pos, start), run->n, b->a.cols,
                   l->dropout, b->key, 1);
 }
 
@@ -120,11 +120,11 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
     int together = dx && one_branch(l, lin);
     size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
     /* out = x W^T + b */
-    if (dx && !together) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->N);
-    if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->N, lin->w.rows, lin->w.cols);
-    if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->N, lin->w.rows);
-    for (i = 0; i < l->n_runs; i++) {
-        const struct run *run = &l->runs[i];
+    if (dx && !together) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->on->N);
+    if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->on->N, lin->w.rows, lin->w.cols);
+    if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->on->N, lin->w.rows);
+    for (i = 0; i < l->on->n_runs; i++) {
+        const struct run *run = &l->on->runs[i];
         const struct branch *b = branch_of(lin, run);
         size_t start = (size_t)run->start;
         const buf *dout_run = at(k, dout, start * O);
@@ -159,7 +159,24 @@ static void fill_cache(struct lora *l, const struct pack *p, const struct layer 
     }
 }
 
-/* out [N,C]: the next layer's x; NULL: only the activations are wanted again. */
+/* Behind the attention of the last layer only rows with a target matter, M of N, as no other row's logits are looked at:
+ * the others are left out from there on. mid[M,C] = those rows of x; returns those of att [M,NH*HS]. */
+static const buf *go_on(struct lora *l, int layer)
+{
+    const struct kernels *k = l->k;
+    const struct config *c = l->c;
+    const struct activations *a = &l->acts[layer];
+    l->on = layer == c->L - 1 ? l->last : &l->all;
+    if (l->on == &l->all) {
+        k->copy(&l->ctx, a->mid, l->x[layer], (size_t)l->N * (size_t)c->C);
+        return a->att;
+    }
+    k->gather(&l->ctx, a->mid, l->x[layer], l->logit_row, l->on->N, c->C);
+    k->gather(&l->ctx, l->act, a->att, l->logit_row, l->on->N, c->NH * c->HS);
+    return l->act;
+}
+
+/* out [N,C]: the next layer's x, of the last layer [M,C]; NULL: only the activations are wanted again. */
 static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *out)
 {
     const struct kernels *k = l->k;
@@ -167,11 +184,12 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     const struct layer *y = &l->layers[layer];
     const struct activations *a = &l->acts[layer];
     struct kernel_ctx *ctx = &l->ctx;
-    int N = l->N, C = c->C, HS = c->HS;
-    size_t NC = (size_t)N * (size_t)C, NF = (size_t)N * (size_t)c->F;
+    int N = l->N, M, C = c->C, HS = c->HS;
     buf *x = l->x[layer], *keys = a->k, *values = a->v;
+    const buf *att;
     double scale = 1 / sqrt((double)HS);
 
+    l->on = &l->all;
     k->rmsnorm(ctx, l->xn, x, y->attn_norm.w, N, C, c->norm_eps);
     linear_forward(l, &y->q, a->q_raw, l->xn, a->h[0], 0);
     linear_forward(l, &y->k, a->k_raw, l->xn, a->h[1], 0);
@@ -180,8 +198,8 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
         k->rmsnorm(ctx, a->q, a->q_raw, y->q_norm.w, N * c->NH, HS, c->norm_eps);
         k->rmsnorm(ctx, a->k, a->k_raw, y->k_norm.w, N * c->NKV, HS, c->norm_eps);
     }
-    k->rope(ctx, a->q, l->cos, l->sin, l->pos, N, c->NH, HS, 0);
-    k->rope(ctx, a->k, l->cos, l->sin, l->pos, N, c->NKV, HS, 0);
+    k->rope(ctx, a->q, l->cos, l->sin, l->all.pos, N, c->NH, HS, 0);
+    k->rope(ctx, a->k, l->cos, l->sin, l->all.pos, N, c->NKV, HS, 0);
     if (y->k_cache) {
         fill_cache(l, p, y, a);
         keys = y->k_cache;
@@ -189,14 +207,15 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     }
     k->attention(ctx, a->att, a->lse, a->q, keys, values, l->segments, l->S, c->NH, c->NKV, HS, scale,
                  c->window);
-    k->copy(ctx, a->mid, x, NC);
-    linear_forward(l, &y->o, a->mid, a->att, a->h[3], 1);
+    att = go_on(l, layer);
+    M = l->on->N;
+    linear_forward(l, &y->o, a->mid, att, a->h[3], 1);
 
-    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, N, C, c->norm_eps);
+    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, M, C, c->norm_eps);
     linear_forward(l, &y->gate, a->gate, l->xn, a->h[4], 0);
     linear_forward(l, &y->up, a->up, l->xn, a->h[5], 0);
-    k->swiglu(ctx, l->act, a->gate, a->up, NF);
-    if (out) k->copy(ctx, out, a->mid, NC);
+    k->swiglu(ctx, l->act, a->gate, a->up, (size_t)M * (size_t)c->F);
+    if (out) k->copy(ctx, out, a->mid, (size_t)M * (size_t)C);
     linear_forward(l, &y->down, out, l->act, a->h[6], 1);
 }
 
@@ -207,7 +226,16 @@ static int trains_below(const struct lora *l, int layer, int id)
     return l->full || layer > l->lowest_layer || (layer == l->lowest_layer && id > l->lowest_id);
 }
 
-/* l->dx [N,C]: on entry the gradient of the layer's output, on return that of its input (if needed). */
+/* d[M,C] -> d[N,C]: the rows that go_on() left out get no gradient. */
+static void spread(struct lora *l, buf *d, buf *space, int C)
+{
+    l->k->copy(&l->ctx, space, d, (size_t)l->on->N * (size_t)C);
+    l->k->zero(&l->ctx, d, (size_t)l->N * (size_t)C);
+    l->k->scatter_add(&l->ctx, d, space, l->logit_row, l->on->N, C);
+}
+
+/* l->dx [N,C], of the last layer [M,C]: on entry the gradient of the layer's output, on return that of its input [N,C] (if
+ * needed). */
 static void layer_backward(struct lora *l, int layer)
 {
     const struct kernels *k = l->k;
@@ -215,36 +243,49 @@ static void layer_backward(struct lora *l, int layer)
     const struct layer *y = &l->layers[layer];
     const struct activations *a = &l->acts[layer];
     struct kernel_ctx *ctx = &l->ctx;
-    int N = l->N, C = c->C, HS = c->HS;
-    size_t NF = (size_t)N * (size_t)c->F;
+    int N = l->N, M, C = c->C, HS = c->HS;
+    size_t MF;
     buf *x = l->x[layer], *dq = l->dq, *dk = l->dk;
+    const buf *att = a->att;
     double scale = 1 / sqrt((double)HS);
     int below;
 
+    l->on = layer == c->L - 1 ? l->last : &l->all;
+    M = l->on->N;
+    MF = (size_t)M * (size_t)c->F;
     /* out = mid + down(swiglu(gate, up)) */
     below = trains_below(l, layer, T_WDOWN);
-    k->swiglu(ctx, l->act, a->gate, a->up, NF);
+    k->swiglu(ctx, l->act, a->gate, a->up, MF);
     linear_backward(l, &y->down, below ? l->dact : NULL, l->dx, l->act, a->h[6], 0);
     if (!below) return;
     /* act = silu(gate) * up: dgate and dup take the place of gate and up */
-    k->swiglu_backward(ctx, a->gate, a->up, l->dact, a->gate, a->up, NF);
+    k->swiglu_backward(ctx, a->gate, a->up, l->dact, a->gate, a->up, MF);
     /* gate, up = linears of rmsnorm(mid) */
     below = trains_below(l, layer, T_WGATE);
-    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, N, C, c->norm_eps);
+    k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, M, C, c->norm_eps);
     linear_backward(l, &y->up, below ? l->dxn : NULL, a->up, l->xn, a->h[5], 0);
     linear_backward(l, &y->gate, below ? l->dxn : NULL, a->gate, l->xn, a->h[4], 1);
     if (!below) return;
-    k->rmsnorm_backward(ctx, l->dx, y->mlp_norm.dw, l->dxn, a->mid, y->mlp_norm.w, N, C, c->norm_eps, 1);
-    /* mid = x + o(att) */
+    k->rmsnorm_backward(ctx, l->dx, y->mlp_norm.dw, l->dxn, a->mid, y->mlp_norm.w, M, C, c->norm_eps, 1);
+    /* mid = x + o(att), of the last layer the rows that go_on() */
     below = trains_below(l, layer, T_WO);
-    linear_backward(l, &y->o, below ? l->datt : NULL, l->dx, a->att, a->h[3], 0);
+    if (l->on != &l->all) {
+        k->gather(ctx, l->act, a->att, l->logit_row, M, c->NH * HS);
+        att = l->act;
+    }
+    linear_backward(l, &y->o, below ? l->datt : NULL, l->dx, att, a->h[3], 0);
     if (!below) return;
+    if (l->on != &l->all) {
+        spread(l, l->datt, dq, c->NH * HS);
+        spread(l, l->dx, l->dxn, C);
+        l->on = &l->all;
+    }
     /* att = attention(q, k, v) */
     k->attention_backward(ctx, dq, dk, l->dv, l->delta, l->datt, a->att, a->lse, a->q, a->k, a->v,
                           l->segments, l->S, N, c->NH, c->NKV, HS, scale, c->window);
     /* q, k = rope(...) */
-    k->rope(ctx, dk, l->cos, l->sin, l->pos, N, c->NKV, HS, 1);
-    k->rope(ctx, dq, l->cos, l->sin, l->pos, N, c->NH, HS, 1);
+    k->rope(ctx, dk, l->cos, l->sin, l->all.pos, N, c->NKV, HS, 1);
+    k->rope(ctx, dq, l->cos, l->sin, l->all.pos, N, c->NH, HS, 1);
     if (c->qk_norm) {   /* act and dact are free by now */
         k->rmsnorm_backward(ctx, l->act, y->k_norm.dw, dk, a->k_raw, y->k_norm.w, N * c->NKV, HS, c->norm_eps, 0);
         k->rmsnorm_backward(ctx, l->dact, y->q_norm.dw, dq, a->q_raw, y->q_norm.w, N * c->NH, HS, c->norm_eps, 0);
@@ -270,42 +311,38 @@ static void forward(struct lora *l, const struct pack *p)
     for (i = 0; i < l->c->L; i++) layer_forward(l, p, i, l->x[i + 1]);
 }
 
-/* hn[n,C] = the final norm of the rows `rows` of the last x; logits[n,V] of them. */
-static void head_forward(struct lora *l, const ints *rows, int n)
+/* hn[n,C] = the final norm of x[n,C], rows of the last one; logits[n,V] of them. */
+static void head_forward(struct lora *l, const buf *x, int n)
 {
-    l->k->gather(&l->ctx, l->hx, l->x[l->c->L], rows, n, l->c->C);
-    l->k->rmsnorm(&l->ctx, l->hn, l->hx, l->final_norm.w, n, l->c->C, l->c->norm_eps);
+    l->k->rmsnorm(&l->ctx, l->hn, x, l->final_norm.w, n, l->c->C, l->c->norm_eps);
     matmul(l, l->logits, l->hn, &l->head, NULL, 1, 0, n);
 }
 
-/* Adds to dx[rows] the gradient of what head_forward did; dlogits stand in l->logits. */
-static void head_backward(struct lora *l, const ints *rows, int n)
+/* dx[n,C] = the gradient of what head_forward did; dlogits stand in l->logits. */
+static void head_backward(struct lora *l, buf *dx, const buf *x, int n)
 {
     const struct config *c = l->c;
     /* logits = hn W^T */
     matmul_dx(l, l->dhn, l->logits, &l->head, 1, 0, n);
     if (l->d_head) l->k->matmul_dw(&l->ctx, l->d_head, l->logits, l->hn, 1, n, c->V, c->C);
-    /* hn = rmsnorm(hx); dhx takes hn's place */
-    l->k->rmsnorm_backward(&l->ctx, l->hn, l->final_norm.dw, l->dhn, l->hx, l->final_norm.w, n, c->C,
-                           c->norm_eps, 0);
-    l->k->scatter_add(&l->ctx, l->dx, l->hn, rows, n, c->C);
+    /* hn = rmsnorm(x) */
+    l->k->rmsnorm_backward(&l->ctx, dx, l->final_norm.dw, l->dhn, x, l->final_norm.w, n, c->C, c->norm_eps, 0);
 }
 
-/* Losses of all targets, by chunks of rows so that the logits are never stored whole; with grad, dx
+/* Losses of all targets, by chunks of rows so that the logits are never stored whole; with grad, dx [M,C]
  * is the gradient of the last layer's output after it. */
 static void loss(struct lora *l, const struct pack *p, int grad, double grad_scale)
 {
     int u, n, chunks = (p->U + l->chunk - 1) / l->chunk;
-    if (grad) l->k->zero(&l->ctx, l->dx, (size_t)l->N * (size_t)l->c->C);
     for (u = 0; u < p->U; u += n, chunks--) {
-        const ints *rows;
+        size_t start = (size_t)u * (size_t)l->c->C;
+        const buf *x = at(l->k, l->x[l->c->L], start);
         n = (p->U - u + chunks - 1) / chunks;      /* as many in each: few rows are slow */
-        rows = at_ints(l->logit_row, (size_t)u);
-        head_forward(l, rows, n);
+        head_forward(l, x, n);
         l->k->cross_entropy(&l->ctx, l->losses, at_ints(l->best, (size_t)u), l->logits,
                             at_ints(l->first, (size_t)u), l->target_id, l->target_weight, n, l->c->V, grad,
                             grad_scale);
-        if (grad) head_backward(l, rows, n);
+        if (grad) head_backward(l, at(l->k, l->dx, start), x, n);
     }
 }
 
@@ -350,32 +387,60 @@ static int check_pack(const struct lora *l, const struct pack *p, struct lora_er
     return expected(err, "ids from 0 to %d", l->c->V - 1);
 }
 
+/* n more rows, which follow those that are there. */
+static int add_run(struct rows *rows, int n, int adapter, struct lora_error *err)
+{
+    struct run *last = rows->n_runs ? &rows->runs[rows->n_runs - 1] : NULL;
+    if (!n) return 0;
+    if (!last || last->adapter != adapter) {
+        if (grow_array((void **)&rows->runs, &rows->capacity, rows->n_runs + 1, sizeof *rows->runs, err)) return -1;
+        last = &rows->runs[rows->n_runs++];
+        *last = (struct run){ rows->N, 0, adapter };
+    }
+    last->n += n;
+    rows->N += n;
+    return 0;
+}
+
+/* The positions and visits of the rows with a target. */
+static int load_wanted(struct lora *l, const struct pack *p, struct lora_error *err)
+{
+    int *pos = new_array((size_t)p->U, sizeof *pos, err), *visit = new_array((size_t)p->U, sizeof *visit, err), u;
+    if (pos && visit && p->U) {
+        for (u = 0; u < p->U; u++) {
+            pos[u] = p->pos[p->logit_row[u]];
+            visit[u] = p->visit[p->logit_row[u]];
+        }
+        l->k->up_ints(&l->ctx, l->wanted.pos, pos, (size_t)p->U);
+        l->k->up_ints(&l->ctx, l->wanted.visit, visit, (size_t)p->U);
+    }
+    free(pos);
+    free(visit);
+    return pos && visit ? 0 : -1;
+}
+
 /* Tables to the backend, and the runs of rows that share an adapter. */
 static int load_pack(struct lora *l, const struct pack *p, struct lora_error *err)
 {
     const struct kernels *k = l->k;
     struct kernel_ctx *ctx = &l->ctx;
-    int i;
-    if (check_pack(l, p, err)) return -1;
+    int i, u = 0, before;
+    if (check_pack(l, p, err) || load_wanted(l, p, err)) return -1;
     lay_activations(l, p->N);
     l->N = p->N;
     l->S = p->S;
-    l->n_runs = 0;
-    for (i = 0; i < p->S; i++) {
+    l->last = &l->all;
+    l->all.N = l->wanted.N = 0;
+    l->all.n_runs = l->wanted.n_runs = 0;
+    for (i = 0; i < p->S; i++) {        /* queries follow each other in table order */
         const struct segment *s = &p->segments[i];
-        struct run *last = l->n_runs ? &l->runs[l->n_runs - 1] : NULL;
         if (s->adapter >= l->n_adapters) return too_large(err, "adapters", l->n_adapters, s->adapter + 1);
-        if (!s->q_len) continue;
-        if (last && last->adapter == s->adapter) {
-            last->n += s->q_len;    /* queries follow each other in table order */
-            continue;
-        }
-        if (grow_array((void **)&l->runs, &l->runs_capacity, l->n_runs + 1, sizeof *l->runs, err)) return -1;
-        l->runs[l->n_runs++] = (struct run){ s->q_start, s->q_len, s->adapter };
+        for (before = u; u < p->U && p->logit_row[u] < s->q_start + s->q_len; ) u++;
+        if (add_run(&l->all, s->q_len, s->adapter, err) || add_run(&l->wanted, u - before, s->adapter, err)) return -1;
     }
     k->up_ints(ctx, l->ids, p->ids, (size_t)p->N);
-    k->up_ints(ctx, l->pos, p->pos, (size_t)p->N);
-    k->up_ints(ctx, l->visit, p->visit, (size_t)p->N);
+    k->up_ints(ctx, l->all.pos, p->pos, (size_t)p->N);
+    k->up_ints(ctx, l->all.visit, p->visit, (size_t)p->N);
     k->up_ints(ctx, l->segments, (const int *)p->segments, (size_t)p->S * sizeof *p->segments / sizeof(int));
     if (p->U) {
         k->up_ints(ctx, l->logit_row, p->logit_row, (size_t)p->U);
@@ -419,7 +484,9 @@ static int run_pack(struct lora *l, const struct pack *p, int training, double g
                     struct lora_error *err)
 {
     if (load_pack(l, p, err)) return -1;
+    if (!p->U) return 0;
     l->training = training;
+    l->last = &l->wanted;
     forward(l, p);
     loss(l, p, training, grad_scale);
     if (training) backward(l, p);
@@ -450,12 +517,17 @@ int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err)
 int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lora_error *err)
 {
     int i, m;
+    if (l->last != &l->all) {
+        fail(err, "no logits", "lora_logits");
+        return expected(err, "lora_forward() before it: the others compute rows with a target alone");
+    }
     for (i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= l->N) return too_large(err, "row", l->N - 1, rows[i]);
     for (i = 0; i < n; i += m) {
         m = n - i < l->chunk ? n - i : l->chunk;
         l->k->up_ints(&l->ctx, l->logit_row, rows + i, (size_t)m);
-        head_forward(l, l->logit_row, m);
+        l->k->gather(&l->ctx, l->hx, l->x[l->c->L], l->logit_row, m, l->c->C);
+        head_forward(l, l->hx, m);
         l->k->down(&l->ctx, logits + (size_t)i * (size_t)l->c->V, l->logits, (size_t)m * (size_t)l->c->V);
     }
     return check_supported(l, err) || lora_check(l, err) ? -1 : 0;

@@ -94,7 +94,7 @@ int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, s
 /* The same, and adds grad_scale * d(sum of weight * loss) / d(parameter) to the gradients. */
 int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
                struct lora_error *err);
-/* Forward; then the logits [n,V] of the given rows of that pack. With sizes.keys > 0 the pack's
+/* Forward; then, and after nothing else, the logits [n,V] of the given rows of that pack. With sizes.keys > 0 the pack's
  * segments are pack_cached() ones and their keys and values are written into the cache first. */
 int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err);
 int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lora_error *err);

@@ -47,8 +47,16 @@ struct activations {
     buf *h[7];                  /* [N,r] s drop(x) A^T of q k v o gate up down; shared by fused ones */
 };
 
-/* Rows of a pack, next to each other, that use the same adapter. */
+/* Rows next to each other that use the same adapter. */
 struct run { int start, n, adapter; };
+
+/* What linears go over: all tokens of a pack, or those with a target alone. */
+struct rows {
+    int N;
+    ints *pos, *visit;          /* [N] */
+    struct run *runs;
+    size_t n_runs, capacity;
+};
 
 /* The moments of a trained tensor: where they begin in moment1 and moment2, or in 8 bits where its codes
  * and its blocks begin. */
@@ -93,10 +101,10 @@ struct lora {
     buf *cos, *sin;             /* [positions, HS/2] */
 
     /* the pack in work */
-    ints *ids, *pos, *visit, *segments, *logit_row, *first, *target_id, *best;
+    struct rows all, wanted;    /* tokens; those at logit_row */
+    const struct rows *last, *on;   /* which of them the last layer ends with; which the linears go over now */
+    ints *ids, *segments, *logit_row, *first, *target_id, *best;
     buf *target_weight, *losses;
-    struct run *runs;
-    size_t n_runs, runs_capacity;
     int N, S;
 
     /* working memory */

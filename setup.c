@@ -358,8 +358,10 @@ static void carve_tables(struct lora *l, struct arena *a)
     const struct lora_sizes *z = &l->sizes;
     size_t N = (size_t)z->N, U = (size_t)max_int(z->U, 1), T = (size_t)z->T, I = sizeof(int);  /* a chunk has a row */
     l->ids = arena_take(a, N, I);
-    l->pos = arena_take(a, N, I);
-    l->visit = arena_take(a, N, I);
+    l->all.pos = arena_take(a, N, I);
+    l->all.visit = arena_take(a, N, I);
+    l->wanted.pos = arena_take(a, U, I);
+    l->wanted.visit = arena_take(a, U, I);
     l->segments = arena_take(a, (size_t)z->S, sizeof(struct segment));
     l->logit_row = arena_take(a, U, I);
     l->first = arena_take(a, U + 1, I);
@@ -656,7 +658,8 @@ void lora_close(struct lora *l)
     free(l->copied);
     free(l->trained);
     free(l->moments);
-    free(l->runs);
+    free(l->all.runs);
+    free(l->wanted.runs);
     free(l);
 }
 

@@ -246,7 +246,8 @@ static void test_too_large(void)
         if (i >= ID) CHECK(!strcmp(err.what, "bad token id") && strstr(err.expected, "0 to 28"), "%s: %s", err.what, err.expected);
         if (i < 0) {
             past[0] = 3;
-            CHECK(!lora_logits(l, past, 1, logits, NULL));
+            CHECK(lora_logits(l, past, 1, logits, &err) == -1 && strstr(err.expected, "lora_forward()"), "after lora_eval()");
+            CHECK(!lora_forward(l, &p, NULL) && !lora_logits(l, past, 1, logits, NULL));
             past[0] = 4;
             CHECK(lora_logits(l, past, 1, logits, &err) == -1 && !strcmp(err.where, "row"));
         }
@@ -411,6 +412,48 @@ static void test_masks(const char *backend)
     tiny_close(&t);
 }
 
+/* Rows without a target, which are left out behind the last attention, give what they give with targets that weigh nothing:
+ * in the reference the same bits, as their terms are zeros in the same sums. */
+static void test_left_out(const char *backend, double dropout, int full)
+{
+    struct config c = tiny_config();
+    struct tiny t;
+    struct rows r = make_rows(c.V);
+    struct adapter *a = make_adapter(&c, 3, dropout, "all-linear");
+    struct lora_setup s;
+    struct lora *l;
+    struct result out[2];
+    int weightless, i, n, exact = !strncmp(backend, "ref", 3);
+    test_begin_with(backend, full ? ", full" : dropout > 0 ? ", dropout" : "", "rows without a target are left out");
+    tiny_open(&t, &c, 11);
+    s = make_setup(&t.model, full ? NULL : &a, backend);
+    l = must_open(&s);
+    for (weightless = 0; weightless < 2; weightless++) {
+        struct result *o = &out[weightless];
+        struct pack p = { 0 };
+        double losses[64];
+        for (i = 0; i < r.n; i++) {
+            CHECK(!pack_row(&p, r.ids[i], r.mask[i], r.len[i], full ? -1 : 0, i, NULL));
+            for (n = 0; weightless && n < p.segments[i].q_len; n++)
+                if (!r.mask[i][n + 1]) CHECK(!pack_target(&p, i, n, 1, 0, NULL));
+        }
+        lora_zero_gradients(l);
+        CHECK(!pack_finish(&p, NULL) && !lora_train(l, &p, 1.0 / count_targets(&r), losses, NULL, NULL));
+        CHECK(weightless ? p.U == p.N : p.U < p.N && p.U == p.T);
+        memset(o, 0, sizeof *o);
+        for (i = 0; i < p.T; i++) if (p.target_weight[i] > 0) o->losses[o->T++] = losses[i];
+        o->n = lora_trained_size(l);
+        o->g = malloc(o->n * sizeof *o->g);
+        lora_get(l, LORA_GRADIENTS, o->g);
+        pack_free(&p);
+    }
+    (exact ? check_same_bits : check_close)(&out[0], &out[1], "left out");
+    for (i = 0; i < 2; i++) free(out[i].g);
+    lora_close(l);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
 /* Rows of the base stand between those of an adapter that trains, with dropout and without: what each row does in a pack of its own. */
 static void test_base_between(const char *backend, int fused, double dropout)
 {
@@ -427,6 +470,7 @@ static void test_base_between(const char *backend, int fused, double dropout)
     size_t n;
     int apart, i, done = 0;
     test_begin_with(backend, fused ? ", fused" : "", "rows of the base between those that train");
+    for (i = 0; i < r.n; i++) r.mask[i][1] = 1;     /* a target of the very first token */
     c.fused = fused;
     a = make_adapter(&c, 3, dropout, "all-linear");
     tiny_open(&t, &c, 11);
@@ -631,6 +675,9 @@ int main(void)
         test_adapters(backend);
         test_cache(backend);
         test_masks(backend);
+        test_left_out(backend, 0, 0);
+        test_left_out(backend, 0.3, 0);
+        test_left_out(backend, 0, 1);
         test_base_between(backend, 0, 0.3);
         test_base_between(backend, 1, 0);
         test_evaluation(backend);
