@@ -115,6 +115,10 @@ static void test_table(const struct kernels *table)
         test_skip(table->name, why);
         return;
     }
+    if (test_emulated() && !strcmp(table->name, "avx2")) {
+        test_skip(table->name, "QEMU reads what vmaskmovps leaves out, which the processor does not");
+        return;
+    }
     kernels_complete(&whole, table);
     memset(&o, 0, sizeof o);
     o.arena.size = (size_t)4 << 20;
