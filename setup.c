@@ -288,8 +288,7 @@ static void carve_kept(struct lora *l, struct arena *a, int N, int keep)
     buf *pair[2];
     int first_kept = kept < 0 ? lowest : max_int(lowest, L - kept);
     if (first_kept > 0) carve_activations(l, a, &shared, -1, (size_t)N);
-    pair[0] = take(l, a, NC);
-    pair[1] = take(l, a, NC);
+    for (i = 0; i < 2; i++) pair[i] = take(l, a, lowest > 0 ? NC : 0);
     for (i = 0; i <= L; i++) l->x[i] = i < lowest || lowest == L ? pair[i % 2] : take(l, a, NC);
     for (i = 0; i < L; i++) {
         if (i < first_kept) l->acts[i] = shared;
