@@ -160,20 +160,27 @@ static void fill_cache(struct lora *l, const struct pack *p, const struct layer 
 }
 
 /* Behind the attention of the last layer only rows with a target matter, M of N, as no other row's logits are looked at:
- * the others are left out from there on. mid[M,C] = those rows of x; returns those of att [M,NH*HS]. */
-static const buf *go_on(struct lora *l, int layer)
+ * the others are left out from there on. In other layers M is N. */
+static const struct rows *behind_attention(const struct lora *l, int layer)
 {
-    const struct kernels *k = l->k;
-    const struct config *c = l->c;
-    const struct activations *a = &l->acts[layer];
-    l->on = layer == c->L - 1 ? l->last : &l->all;
-    if (l->on == &l->all) {
-        k->copy(&l->ctx, a->mid, l->x[layer], (size_t)l->N * (size_t)c->C);
-        return a->att;
-    }
-    k->gather(&l->ctx, a->mid, l->x[layer], l->logit_row, l->on->N, c->C);
-    k->gather(&l->ctx, l->act, a->att, l->logit_row, l->on->N, c->NH * c->HS);
-    return l->act;
+    return layer == l->c->L - 1 ? l->last : &l->all;
+}
+
+/* x[N,n] -> [M,n] in `space`; where that is all rows, x itself. */
+static const buf *narrow(struct lora *l, const buf *x, buf *space, int n)
+{
+    if (l->on == &l->all) return x;
+    l->k->gather(&l->ctx, space, x, l->logit_row, l->on->N, n);
+    return space;
+}
+
+/* And back: d[M,n] -> d[N,n], zeros where a row was left out. */
+static void spread(struct lora *l, buf *d, buf *space, int n)
+{
+    if (l->on == &l->all) return;
+    l->k->copy(&l->ctx, space, d, (size_t)l->on->N * (size_t)n);
+    l->k->zero(&l->ctx, d, (size_t)l->N * (size_t)n);
+    l->k->scatter_add(&l->ctx, d, space, l->logit_row, l->on->N, n);
 }
 
 /* out [N,C]: the next layer's x, of the last layer [M,C]; NULL: only the activations are wanted again. */
@@ -184,9 +191,8 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     const struct layer *y = &l->layers[layer];
     const struct activations *a = &l->acts[layer];
     struct kernel_ctx *ctx = &l->ctx;
-    int N = l->N, M, C = c->C, HS = c->HS;
+    int N = l->N, M = behind_attention(l, layer)->N, C = c->C, HS = c->HS;
     buf *x = l->x[layer], *keys = a->k, *values = a->v;
-    const buf *att;
     double scale = 1 / sqrt((double)HS);
 
     l->on = &l->all;
@@ -207,9 +213,9 @@ static void layer_forward(struct lora *l, const struct pack *p, int layer, buf *
     }
     k->attention(ctx, a->att, a->lse, a->q, keys, values, l->segments, l->S, c->NH, c->NKV, HS, scale,
                  c->window);
-    att = go_on(l, layer);
-    M = l->on->N;
-    linear_forward(l, &y->o, a->mid, att, a->h[3], 1);
+    l->on = behind_attention(l, layer);
+    k->copy(ctx, a->mid, narrow(l, x, l->xn, C), (size_t)M * (size_t)C);
+    linear_forward(l, &y->o, a->mid, narrow(l, a->att, l->act, c->NH * HS), a->h[3], 1);
 
     k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, M, C, c->norm_eps);
     linear_forward(l, &y->gate, a->gate, l->xn, a->h[4], 0);
@@ -226,14 +232,6 @@ static int trains_below(const struct lora *l, int layer, int id)
     return l->full || layer > l->lowest_layer || (layer == l->lowest_layer && id > l->lowest_id);
 }
 
-/* d[M,C] -> d[N,C]: the rows that go_on() left out get no gradient. */
-static void spread(struct lora *l, buf *d, buf *space, int C)
-{
-    l->k->copy(&l->ctx, space, d, (size_t)l->on->N * (size_t)C);
-    l->k->zero(&l->ctx, d, (size_t)l->N * (size_t)C);
-    l->k->scatter_add(&l->ctx, d, space, l->logit_row, l->on->N, C);
-}
-
 /* l->dx [N,C], of the last layer [M,C]: on entry the gradient of the layer's output, on return that of its input [N,C] (if
  * needed). */
 static void layer_backward(struct lora *l, int layer)
@@ -243,16 +241,13 @@ static void layer_backward(struct lora *l, int layer)
     const struct layer *y = &l->layers[layer];
     const struct activations *a = &l->acts[layer];
     struct kernel_ctx *ctx = &l->ctx;
-    int N = l->N, M, C = c->C, HS = c->HS;
-    size_t MF;
+    int N = l->N, M = behind_attention(l, layer)->N, C = c->C, HS = c->HS;
+    size_t MF = (size_t)M * (size_t)c->F;
     buf *x = l->x[layer], *dq = l->dq, *dk = l->dk;
-    const buf *att = a->att;
     double scale = 1 / sqrt((double)HS);
     int below;
 
-    l->on = layer == c->L - 1 ? l->last : &l->all;
-    M = l->on->N;
-    MF = (size_t)M * (size_t)c->F;
+    l->on = behind_attention(l, layer);
     /* out = mid + down(swiglu(gate, up)) */
     below = trains_below(l, layer, T_WDOWN);
     k->swiglu(ctx, l->act, a->gate, a->up, MF);
@@ -267,19 +262,13 @@ static void layer_backward(struct lora *l, int layer)
     linear_backward(l, &y->gate, below ? l->dxn : NULL, a->gate, l->xn, a->h[4], 1);
     if (!below) return;
     k->rmsnorm_backward(ctx, l->dx, y->mlp_norm.dw, l->dxn, a->mid, y->mlp_norm.w, M, C, c->norm_eps, 1);
-    /* mid = x + o(att), of the last layer the rows that go_on() */
+    /* mid = narrow(x) + o(narrow(att)) */
     below = trains_below(l, layer, T_WO);
-    if (l->on != &l->all) {
-        k->gather(ctx, l->act, a->att, l->logit_row, M, c->NH * HS);
-        att = l->act;
-    }
-    linear_backward(l, &y->o, below ? l->datt : NULL, l->dx, att, a->h[3], 0);
+    linear_backward(l, &y->o, below ? l->datt : NULL, l->dx, narrow(l, a->att, l->act, c->NH * HS), a->h[3], 0);
     if (!below) return;
-    if (l->on != &l->all) {
-        spread(l, l->datt, dq, c->NH * HS);
-        spread(l, l->dx, l->dxn, C);
-        l->on = &l->all;
-    }
+    spread(l, l->datt, dq, c->NH * HS);
+    spread(l, l->dx, l->dxn, C);
+    l->on = &l->all;
     /* att = attention(q, k, v) */
     k->attention_backward(ctx, dq, dk, l->dv, l->delta, l->datt, a->att, a->lse, a->q, a->k, a->v,
                           l->segments, l->S, N, c->NH, c->NKV, HS, scale, c->window);
