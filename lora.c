@@ -473,9 +473,9 @@ static int run_pack(struct lora *l, const struct pack *p, int training, double g
                     struct lora_error *err)
 {
     if (load_pack(l, p, err)) return -1;
+    l->last = &l->wanted;
     if (!p->U) return 0;
     l->training = training;
-    l->last = &l->wanted;
     forward(l, p);
     loss(l, p, training, grad_scale);
     if (training) backward(l, p);

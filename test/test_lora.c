@@ -253,6 +253,19 @@ static void test_too_large(void)
         }
         lora_close(l);
     }
+    /* and one without targets computes nothing: what was computed before is not taken for its logits */
+    s = make_setup(&t.model, &a, "ref");
+    {
+        struct lora *l = must_open(&s);
+        struct lora_error err = { "", "", "", "", "" };
+        const int ids[2] = { 3, 28 };
+        pack_clear(&p);
+        past[0] = 1;
+        CHECK(!pack_segment(&p, ids, 2, -1, 0, 0, NULL, NULL) && !pack_finish(&p, NULL) && p.U == 0);
+        CHECK(!lora_forward(l, &p, NULL) && !lora_logits(l, past, 1, logits, NULL));
+        CHECK(!lora_eval(l, &p, losses, NULL, NULL) && lora_logits(l, past, 1, logits, &err) == -1 && strstr(err.expected, "lora_forward()"));
+        lora_close(l);
+    }
     pack_free(&p);
     adapter_free(a);
     tiny_close(&t);
