@@ -163,7 +163,7 @@ static void fill_cache(struct lora *l, const struct pack *p, const struct layer 
  * the others are left out from there on. In other layers M is N. */
 static const struct rows *behind_attention(const struct lora *l, int layer)
 {
-    return layer == l->c->L - 1 ? l->last : &l->all;
+    return layer == l->c->L - 1 ? l->of_last_layer : &l->all;
 }
 
 /* x[N,n] -> [M,n] in `space`; where that is all rows, x itself. */
@@ -418,7 +418,7 @@ static int load_pack(struct lora *l, const struct pack *p, struct lora_error *er
     lay_activations(l, p->N);
     l->N = p->N;
     l->S = p->S;
-    l->last = &l->all;
+    l->of_last_layer = &l->all;
     l->all.N = l->wanted.N = 0;
     l->all.n_runs = l->wanted.n_runs = 0;
     for (i = 0; i < p->S; i++) {        /* queries follow each other in table order */
@@ -473,7 +473,7 @@ static int run_pack(struct lora *l, const struct pack *p, int training, double g
                     struct lora_error *err)
 {
     if (load_pack(l, p, err)) return -1;
-    l->last = &l->wanted;
+    l->of_last_layer = &l->wanted;
     if (!p->U) return 0;
     l->training = training;
     forward(l, p);
@@ -506,7 +506,7 @@ int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err)
 int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lora_error *err)
 {
     int i, m;
-    if (l->last != &l->all) {
+    if (l->of_last_layer != &l->all) {
         fail(err, "no logits", "lora_logits");
         return expected(err, "lora_forward() before it: the others compute rows with a target alone");
     }

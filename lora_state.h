@@ -102,7 +102,7 @@ struct lora {
 
     /* the pack in work */
     struct rows all, wanted;    /* tokens; those at logit_row */
-    const struct rows *last, *on;   /* which of them the last layer ends with; which the linears go over now */
+    const struct rows *of_last_layer, *on;      /* which of them it goes over behind its attention; which linears go over now */
     ints *ids, *segments, *logit_row, *first, *target_id, *best;
     buf *target_weight, *losses;
     int N, S;
