@@ -7,7 +7,8 @@
  *     matmul_dw   outputs x inputs, over rows     B = x
  * Of an adapted linear the low rank is a few more terms: [x | h] times [W | B]^T, or [dout | gh] times
  * [W ; A], and the packing takes what lies behind K from there. So it costs its multiply-adds, and
- * nobody goes over the result again.
+ * nobody goes over the result again. h = s x A^T itself, or gh = s dout B, is made of x's packed tiles while
+ * they are in the nearest cache, so nobody reads x twice either.
  *
  * A thread takes a panel of NR columns, decodes a run's terms of B into its own scratch, which stays in the
  * nearest caches while all rows of A go by, and takes the next run. So decoding is paid once for all rows,
@@ -54,7 +55,7 @@ static size_t spare(const struct kernel_ctx *c)
  * this decides the bits). */
 static int run_length(int K)
 {
-    int runs = (K + KC - 1) / KC;
+    int runs = larger((K + KC - 1) / KC, 1);
     return round_up((K + runs - 1) / runs, 32);
 }
 
@@ -80,7 +81,7 @@ static void pack_transposed(float *panel, const struct weight *w, int row, int c
         if (r < have) rows[r] = vec_strip(w, row + r, col, n, s);
         else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
     }
-    for (r = 0; r < NR; r += 8) vec_transpose(panel + r, NR, rows + r, n);
+    for (r = 0; r < (have > LANES ? NR : LANES); r += 8) vec_transpose(panel + r, NR, rows + r, n);     /* as many as tiles read */
 }
 
 /* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, NR p < width, the panels `apart`; columns past the end are 0 */
@@ -104,6 +105,12 @@ static void pack_copied(float *panels, size_t apart, const struct weight *w, int
 static void pack_rows(float *to, const float *a, size_t row, size_t step, int mr, int n)
 {
     int k = 0, r, i;
+#ifdef WIDE
+    const float *lines[MR];
+    for (r = 0; r < MR; r++) lines[r] = a + (size_t)smaller(r, mr - 1) * row;
+    if (step == 1)
+        for (; k + 16 <= n; k += 16) interleave_all(to + (size_t)k * MR, lines, k);
+#endif
     if (step == 1)
         for (; k + 8 + (MR % 4 != 0) <= n; k += 8)
             for (r = (mr - 1) / 4 * 4; r >= 0; r -= 4) {
@@ -123,6 +130,8 @@ struct part { int K; const float *a; size_t row, step; const struct weight *w; }
 struct product {
     int M, N, K;                /* K: of both parts together */
     struct part part[2];        /* the second is an adapter's, or none */
+    int run;                    /* the most terms of a run */
+    const struct product *thin; /* makes the second part's a of the first's, with as long runs; or NULL: it is there */
     int transposed;
     float *c;                   /* C[m][n] = c[m*c_row + n*c_step]; with c_step > 1 it is added to */
     size_t c_row, c_step;
@@ -287,8 +296,8 @@ static void tile_half(int mr, int K, const float *a, size_t row, size_t step, co
     tile_any(mr, 1, K, a, row, step, b, ldb, g, to, next);
 }
 
-/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1 in runs of `run`, and A packed, or NULL. */
-struct block { int m0, m1, k0, k1, run; float *packed; };
+/* A block of the work: rows m0 .. m1 - 1, terms k0 .. k1 - 1, and A packed, or NULL. */
+struct block { int m0, m1, k0, k1; float *packed; };
 
 /* A run of a tile's rows in the packed block: [run][tile][k][MR] */
 static float *packed_at(const struct block *b, int m, int k, int K)
@@ -337,9 +346,9 @@ static void columns(const struct product *g, const struct block *b, int n, int w
 {
     float *sums = in_few_sets(g) ? scratch + PANELS + STRIPS : NULL;
     int k, p;
-    for (k = b->k0; k < b->k1; k += b->run) {
-        int K = smaller(b->run, b->k1 - k), more = k + b->run < b->k1;
-        struct ahead next = strips_of(g, more ? n : then, width, more ? k + b->run : b->k0, b->run,
+    for (k = b->k0; k < b->k1; k += g->run) {
+        int K = smaller(g->run, b->k1 - k), more = k + g->run < b->k1;
+        struct ahead next = strips_of(g, more ? n : then, width, more ? k + g->run : b->k0, g->run,
                                       (long long)(m1 - m0) / MR * K * ((smaller(width, g->N - n) + NR - 1) / NR));
         pack_panels(g, n, width, k, K, scratch);
         for (p = 0; p < width && n + p < g->N; p += NR)
@@ -347,25 +356,76 @@ static void columns(const struct product *g, const struct block *b, int n, int w
     }
 }
 
-static void pack_tile(const struct product *g, const struct block *b, int m)
+/* ---- packing A ---- */
+
+/* Of a tile's rows the terms that part p has. */
+static void pack_part(const struct product *g, const struct block *b, int m, int p)
 {
-    int k, p, from, terms;
-    for (k = b->k0; k < b->k1; k += b->run) {
-        int K = smaller(b->run, b->k1 - k);
-        for (p = 0; p < 2; p++) {
-            const struct part *t = &g->part[p];
-            if ((terms = terms_of(g, p, k, K, &from)) <= 0) continue;
-            pack_rows(packed_at(b, m, k, K) + (size_t)(p ? from + g->part[0].K - k : 0) * MR,
-                      t->a + (size_t)m * t->row + (size_t)from * t->step, t->row, t->step, smaller(MR, b->m1 - m), terms);
-        }
+    const struct part *t = &g->part[p];
+    int k, from, terms;
+    for (k = b->k0; k < b->k1; k += g->run) {
+        int K = smaller(g->run, b->k1 - k);
+        if ((terms = terms_of(g, p, k, K, &from)) <= 0) continue;
+        pack_rows(packed_at(b, m, k, K) + (size_t)(p ? from + g->part[0].K - k : 0) * MR,
+                  t->a + (size_t)m * t->row + (size_t)from * t->step, t->row, t->step, smaller(MR, b->m1 - m), terms);
     }
+}
+
+/* The block's terms of the panel of the thin product's columns n .. in one piece, which a thread's scratch has room for. */
+static void pack_thin(const struct product *g, const struct block *b, int n, float *scratch)
+{
+    const struct product *t = g->thin;
+    int k, from, terms;
+    for (k = b->k0; k < b->k1; k += KC) {
+        if ((terms = terms_of(g, 0, k, smaller(KC, b->k1 - k), &from)) <= 0) continue;
+        if (t->transposed) pack_transposed(scratch + (size_t)(k - b->k0) * NR, t->part[0].w, n, from, terms, scratch + (size_t)KS * NR);
+        else pack_copied(scratch + (size_t)(k - b->k0) * NR, 0, t->part[0].w, from, terms, n, NR, scratch + (size_t)KS * NR);
+    }
+}
+
+/* The thin product of a packed tile. The rows from `then` on are likely to be this thread's next. */
+static void thin_tile(const struct product *g, const struct block *b, int m, int then, int n, const float *panel)
+{
+    const struct product *t = g->thin;
+    int last = smaller(b->k1, g->part[0].K);
+    struct ahead next = { (const char *)(g->part[0].a + (size_t)then * g->part[0].row + b->k0), sizeof(float) * (size_t)(last - b->k0),
+                          sizeof(float) * g->part[0].row, 0, smaller(MR, b->m1 - then), 1 };
+    float *c = t->c + (size_t)m * t->c_row + n;
+    int k, from, terms;
+    for (k = b->k0; k < b->k1; k += g->run) {
+        struct place to = { c, t->c_row, c, t->c_row, n, k > 0 };
+        int K = smaller(g->run, b->k1 - k);
+        if ((terms = terms_of(g, 0, k, K, &from)) <= 0) continue;
+        (t->N - n > LANES ? tile_full : tile_half)(smaller(MR, b->m1 - m), terms, packed_at(b, m, k, K), 1, MR,
+                                                   panel + (size_t)(k - b->k0) * NR, NR, t, &to, &next);
+    }
+}
+
+/* Called by all threads of a team. With a thin product the tiles go by once for each panel of it, and what it makes of them is
+ * packed behind the last. */
+static void pack_block(struct kernel_ctx *c, const struct product *g, const struct block *b, int tiles)
+{
+    float *scratch = thread_scratch(c, thread_number());
+    int n = 0, last, i;
+    do {
+        last = !g->thin || n + NR >= g->thin->N;
+        if (g->thin) pack_thin(g, b, n, scratch);
+#pragma omp for schedule(dynamic)
+        for (i = 0; i < tiles; i++) {
+            int m = b->m0 + i * MR;
+            if (!n) pack_part(g, b, m, 0);
+            if (g->thin) thin_tile(g, b, m, smaller(m + c->threads * MR, b->m1), n, scratch);
+            if (last) pack_part(g, b, m, 1);
+        }
+        n += NR;
+    } while (!last);
 }
 
 /* Into how many pieces rows are cut: several tasks for every thread, if the pieces are not too small for a
  * panel, and one for every thread if at all possible. */
 static int row_pieces(int tiles, int groups, int threads)
 {
-    int several = smaller((8 * threads + groups - 1) / groups, tiles / 8);
+    int several = smaller((4 * threads + groups - 1) / groups, tiles / 8);
     int one = smaller((threads + groups - 1) / groups, tiles / 2), pieces = larger(several, one);
     if (threads == 1) return 1;
     if (pieces > threads) pieces -= pieces % threads;
@@ -382,10 +442,7 @@ static void product_block(struct kernel_ctx *c, const struct product *g, const s
     int unit = g->transposed ? NR : UNIT, wide = g->transposed ? 0 : g->N / GROUP / c->threads * c->threads;
     int groups = wide + (g->N - wide * GROUP + unit - 1) / unit;
     int tiles = (b->m1 - b->m0 + MR - 1) / MR, pieces = row_pieces(tiles, groups, c->threads), i;
-    if (b->packed) {
-#pragma omp for schedule(dynamic)
-        for (i = 0; i < tiles; i++) pack_tile(g, b, b->m0 + i * MR);
-    }
+    if (b->packed) pack_block(c, g, b, tiles);
 #pragma omp for schedule(dynamic)
     for (i = 0; i < groups * pieces; i++) {
         int piece = i % pieces, from = tiles * piece / pieces, to = tiles * (piece + 1) / pieces;
@@ -402,12 +459,11 @@ static void product(struct kernel_ctx *c, const struct product *g)
 #pragma omp parallel num_threads(c->threads) if((double)g->M * g->N * g->K > PARALLEL_WORK)
     {
         struct block b;
-        b.run = run_length(g->K);
         for (b.m0 = 0; b.m0 < g->M; b.m0 = b.m1) {
             b.m1 = smaller(b.m0 + MC, g->M);
             for (b.k0 = 0; b.k0 < g->K; b.k0 = b.k1) {
-                b.k1 = smaller(b.k0 + KS / b.run * b.run, g->K);
-                b.packed = g->part[1].K || (g->N >= PACK_FROM && fits(&b, spare(c))) ? space : NULL;
+                b.k1 = smaller(b.k0 + KS / g->run * g->run, g->K);
+                b.packed = g->part[1].K || g->thin || (g->N >= PACK_FROM && fits(&b, spare(c))) ? space : NULL;
                 product_block(c, g, &b);
             }
         }
@@ -438,6 +494,7 @@ static struct product forward(buf *out, const buf *x, const struct weight *w, co
     g.M = N;
     g.N = w->rows;
     g.K = w->cols;
+    g.run = run_length(w->cols);
     g.part[0].K = w->cols;
     g.part[0].a = (const float *)x;
     g.part[0].row = (size_t)w->cols;
@@ -460,21 +517,32 @@ static struct product backward(buf *dx, const buf *dout, const struct weight *w,
     struct product g = forward(dx, dout, w, NULL, scale, accumulate, N);
     g.N = w->cols;
     g.K = g.part[0].K = w->rows;
+    g.run = run_length(w->rows);
     g.part[0].row = (size_t)w->rows;
     g.transposed = 0;
     g.c_row = (size_t)w->cols;
     return g;
 }
 
-/* r more terms: h[N,r] and an adapter's matrix */
-static void add_terms(struct product *g, const buf *h, const struct weight *w, int r)
+/* `thin` is made on the way, unless it is NULL; with w, r more terms: h[N,r] and an adapter's matrix. */
+static void add_terms(struct product *g, const struct product *thin, const buf *h, const struct weight *w, int r)
 {
+    g->run = run_length(g->K + r);
+    g->thin = thin;
+    if (!w) return;
     g->part[1].K = r;
     g->part[1].a = (const float *)h;
     g->part[1].row = (size_t)r;
     g->part[1].step = 1;
     g->part[1].w = w;
     g->K += r;
+}
+
+/* `thin` alone, with the bits that it has in a product of K terms and r more. */
+static void product_alone(struct kernel_ctx *c, struct product *thin, int r)
+{
+    thin->run = run_length(thin->K + r);
+    product(c, thin);
 }
 
 int NAMED(matmul)(struct kernel_ctx *c, buf *out, const buf *x, const struct weight *w,
@@ -509,7 +577,7 @@ int NAMED(matmul_dx)(struct kernel_ctx *c, buf *dx, const buf *dout, const struc
  * terms are planned for. */
 static int together(const struct kernel_ctx *c, const struct weight *w, int K, int r, int N)
 {
-    struct block b = { 0, 0, 0, 0, 0, NULL };
+    struct block b = { 0, 0, 0, 0, NULL };
     if (bf16_applies(c, w, N)) return vec_can_read(w) && r <= BF16_LOW_RANK;
     b.m1 = smaller(N, MC);
     b.k1 = smaller(K + r, KS);
@@ -519,13 +587,20 @@ static int together(const struct kernel_ctx *c, const struct weight *w, int K, i
 int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const struct weight *w,
                   const buf *bias, const struct low_rank *ab, int accumulate, int N)
 {
-    struct product g;
+    struct product g, thin;
     int r = ab->b->cols;
-    if (!out || !together(c, w, w->cols, r, N)) return KERNEL_UNSUPPORTED;
-    if (ab->a) NAMED(matmul)(c, h, x, ab->a, NULL, ab->scale, 0, N);
-    if (bf16_applies(c, w, N)) return bf16_matmul(c, out, x, w, bias, 1, h, ab->b, accumulate, N);
+    if (!together(c, w, w->cols, r, N)) return KERNEL_UNSUPPORTED;
+    if (bf16_applies(c, w, N)) {
+        if (ab->a) NAMED(matmul)(c, h, x, ab->a, NULL, ab->scale, 0, N);
+        return out ? bf16_matmul(c, out, x, w, bias, 1, h, ab->b, accumulate, N) : 0;
+    }
+    if (ab->a) thin = forward(h, x, ab->a, NULL, ab->scale, 0, N);
+    if (!out) {
+        product_alone(c, &thin, r);
+        return 0;
+    }
     g = forward(out, x, w, bias, 1, accumulate, N);
-    add_terms(&g, h, ab->b, r);
+    add_terms(&g, ab->a ? &thin : NULL, h, ab->b, r);
     product(c, &g);
     return 0;
 }
@@ -533,13 +608,20 @@ int NAMED(linear)(struct kernel_ctx *c, buf *out, buf *h, const buf *x, const st
 int NAMED(linear_dx)(struct kernel_ctx *c, buf *dx, buf *gh, const buf *dout, const struct weight *w,
                      const struct low_rank *ab, int accumulate_gh, int accumulate, int N)
 {
-    struct product g;
+    struct product g, thin;
     int r = ab->b->cols;
-    if (!dx || !ab->a || !together(c, w, w->rows, r, N)) return KERNEL_UNSUPPORTED;
-    NAMED(matmul_dx)(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);
-    if (bf16_applies(c, w, N)) return bf16_matmul_dx(c, dx, dout, w, 1, gh, ab->a, accumulate, N);
+    if (!together(c, w, w->rows, r, N)) return KERNEL_UNSUPPORTED;
+    if (bf16_applies(c, w, N)) {
+        NAMED(matmul_dx)(c, gh, dout, ab->b, ab->scale, accumulate_gh, N);
+        return dx ? bf16_matmul_dx(c, dx, dout, w, 1, ab->a ? gh : NULL, ab->a, accumulate, N) : 0;
+    }
+    thin = backward(gh, dout, ab->b, ab->scale, accumulate_gh, N);
+    if (!dx) {
+        product_alone(c, &thin, r);
+        return 0;
+    }
     g = backward(dx, dout, w, 1, accumulate, N);
-    add_terms(&g, gh, ab->a, r);
+    add_terms(&g, &thin, gh, ab->a, r);
     product(c, &g);
     return 0;
 }

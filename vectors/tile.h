@@ -41,6 +41,33 @@ static inline vec vec_raised(vec p, vec n)
 {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
 }
+/* out[k*MR + r] = rows[r][i + k], r < MR, k < 16. Fours of rows go together first, so that lane l of v[c][g] has the terms 4l + c of
+ * rows 4g .. 4g + 3; of each four of those in the order of their places the lanes are exchanged. */
+static inline void interleave_all(float *out, const float *const *rows, int i)
+{
+    __m512 v[4][3];
+    int g, c, l;
+    for (g = 0; g < 3; g++) {
+        __m512 a = _mm512_loadu_ps(rows[4 * g] + i), b = _mm512_loadu_ps(rows[4 * g + 1] + i);
+        __m512 d = _mm512_loadu_ps(rows[4 * g + 2] + i), e = _mm512_loadu_ps(rows[4 * g + 3] + i);
+        __m512 ab = _mm512_unpacklo_ps(a, b), de = _mm512_unpacklo_ps(d, e);
+        v[0][g] = _mm512_shuffle_ps(ab, de, 0x44);
+        v[1][g] = _mm512_shuffle_ps(ab, de, 0xee);
+        ab = _mm512_unpackhi_ps(a, b);
+        de = _mm512_unpackhi_ps(d, e);
+        v[2][g] = _mm512_shuffle_ps(ab, de, 0x44);
+        v[3][g] = _mm512_shuffle_ps(ab, de, 0xee);
+    }
+    for (c = 0, l = 0; l < 3; l++, c += 4, out += 16) {
+        const __m512 *s = &v[0][0] + c;
+        __m512 a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[2], s[3], 0x44);
+        __m512 d = _mm512_shuffle_f32x4(s[0], s[1], 0xee), e = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
+        _mm512_storeu_ps(out, _mm512_shuffle_f32x4(a, b, 0x88));
+        _mm512_storeu_ps(out + 4 * MR, _mm512_shuffle_f32x4(a, b, 0xdd));
+        _mm512_storeu_ps(out + 8 * MR, _mm512_shuffle_f32x4(d, e, 0x88));
+        _mm512_storeu_ps(out + 12 * MR, _mm512_shuffle_f32x4(d, e, 0xdd));
+    }
+}
 /* v, but 0 where x < least */
 static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), v); }
 

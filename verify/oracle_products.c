@@ -547,7 +547,7 @@ static void linears(struct oracle *o, int backward)
             linear_begin(&t, o, shape, ranks[k], k % 2 && i < 2 ? TYPE_Q8_0 : TYPE_F32, NORMAL, backward);
             compare_rows(&t, widths);
             for (v = 0; v < 2; v++) {
-                linear_begin(&t, o, product_shapes[3 * k + 8 * v], ranks[k], TYPE_F32, NORMAL, backward);
+                linear_begin(&t, o, product_shapes[3 * k + 8 * v], ranks[k], TYPE_F32, NORMAL, backward | (backward && i == 1 ? NO_A : 0));
                 compare_alone(&t);
             }
         }
