@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define KERNELS_ABI 4
+#define KERNELS_ABI 5
 #define KERNEL_UNSUPPORTED 1        /* an operation's answer to a weight type it cannot read */
 #define FEW_ROWS 8
 #define MOMENT_BLOCK 256
@@ -204,9 +204,9 @@ struct kernels {
 
     /* ---- SwiGLU ---- out[n] = silu(gate) * up, silu(z) = z / (1 + e^-z)  (Shazeer 2020, eq. 6) */
     void (*swiglu)(struct kernel_ctx *c, buf *out, const buf *gate, const buf *up, size_t n);
-    /* dgate = dout * up * s (1 + gate (1 - s)), dup = dout * gate * s, s = sigmoid(gate).
-     * In place allowed: dgate may be gate, dup may be up. */
-    void (*swiglu_backward)(struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout,
+    /* dgate = dout * up * s (1 + gate (1 - s)), dup = dout * gate * s, s = sigmoid(gate); and once more what
+     * swiglu() gave, out = gate * s * up. In place allowed: dgate may be gate, dup may be up, out may be dout. */
+    void (*swiglu_backward)(struct kernel_ctx *c, buf *dgate, buf *dup, buf *out, const buf *dout,
                             const buf *gate, const buf *up, size_t n);
 
     /* ---- dropout ---- inverted: out[N,C] = x * m / (1 - p), or += when accumulate; m = 0 where

@@ -422,8 +422,8 @@ static void swiglu(struct kernel_ctx *c, buf *out, const buf *gate, const buf *u
 }
 
 /* elements; a thread reads all of its element before it writes, so that results may take the place of inputs */
-static __global__ void swiglu_backward_kernel(float *dgate, float *dup, const float *dout, const float *gate, const float *up,
-                                              size_t n)
+static __global__ void swiglu_backward_kernel(float *dgate, float *dup, float *out, const float *dout, const float *gate,
+                                              const float *up, size_t n)
 {
     size_t i = element();
     if (i < n) {
@@ -431,14 +431,15 @@ static __global__ void swiglu_backward_kernel(float *dgate, float *dup, const fl
         sigmoids(z, &s, &rest);                         /* out = z s u, s = sigmoid(z) */
         dgate[i] = d * u * s * (1 + z * rest);          /* ds/dz = s (1 - s) */
         dup[i] = d * z * s;
+        out[i] = z * s * u;
     }
 }
 
-static void swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout, const buf *gate, const buf *up,
-                            size_t n)
+static void swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, buf *out, const buf *dout, const buf *gate,
+                            const buf *up, size_t n)
 {
     if (n)
-        LAUNCH(swiglu_backward_kernel, elements(n), THREADS, (float *)dgate, (float *)dup, (const float *)dout,
+        LAUNCH(swiglu_backward_kernel, elements(n), THREADS, (float *)dgate, (float *)dup, (float *)out, (const float *)dout,
                (const float *)gate, (const float *)up, n);
 }
 

@@ -589,10 +589,10 @@ static void swiglu(struct kernel_ctx *c, buf *out_, const buf *gate_, const buf 
     for (i = 0; i < (long long)n; i++) out[i] = (real)(gate[i] * sigmoid(gate[i]) * up[i]);
 }
 
-static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const buf *dout_,
+static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, buf *out_, const buf *dout_,
                             const buf *gate_, const buf *up_, size_t n)
 {
-    real *dgate = (real *)dgate_, *dup = (real *)dup_;
+    real *dgate = (real *)dgate_, *dup = (real *)dup_, *out = (real *)out_;
     const real *dout = (const real *)dout_, *gate = (const real *)gate_, *up = (const real *)up_;
     long long i;
     #pragma omp parallel for num_threads(c->threads)
@@ -600,6 +600,7 @@ static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const 
         double d = dout[i], z = gate[i], u = up[i], s = sigmoid(z);         /* out = z s u, s = sigmoid(z) */
         dgate[i] = (real)(d * u * s * (1 + z * (1 - s)));                   /* ds/dz = s (1 - s) */
         dup[i] = (real)(d * z * s);
+        out[i] = (real)(z * s * u);
     }
 }
 

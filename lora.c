@@ -111,17 +111,16 @@ static void branch_dx(struct lora *l, const struct branch *b, buf *dx, const buf
                   l->dropout, b->key, 1);
 }
 
-/* dx (or NULL where nothing below trains) = or += the gradient of the input; adds to the gradients
- * of A and B, under `full` of W and b. dout[N,out], x[N,in] the input, h[N,r] as forward kept it. */
-static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, const buf *dout,
-                            const buf *x, const buf *h, int accumulate)
+/* dx (or NULL where nothing below trains) = or += the gradient of the input; adds to the gradients of B,
+ * under `full` of b, and leaves l->gh for linear_backward_a(). dout[N,out], h[N,r] as forward kept it. */
+static void linear_backward_dx(struct lora *l, const struct linear *lin, buf *dx, const buf *dout, const buf *h,
+                               int accumulate)
 {
     const struct kernels *k = l->k;
     int together = dx && one_branch(l, lin);
     size_t i, O = (size_t)lin->w.rows, I = (size_t)lin->w.cols;
     /* out = x W^T + b */
     if (dx && !together) matmul_dx(l, dx, dout, &lin->w, 1, accumulate, l->on->N);
-    if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->on->N, lin->w.rows, lin->w.cols);
     if (lin->dbias) k->bias_backward(&l->ctx, lin->dbias, dout, l->on->N, lin->w.rows);
     for (i = 0; i < l->on->n_runs; i++) {
         const struct run *run = &l->on->runs[i];
@@ -137,11 +136,32 @@ static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, c
         k->matmul_dw(&l->ctx, b->db, dout_run, at(k, h, start * (size_t)lin->r), 1, run->n, b->b.rows, b->r);
         if (kernels_linear_dx(k, &l->ctx, together ? dx : NULL, gh, dout_run, &lin->w, &ab, lin->followed, accumulate,
                               run->n)) l->unsupported = lin->w.type;
-        if (lin->first) continue;
-        /* h = s drop(x) A^T */
-        k->matmul_dw(&l->ctx, b->da, gh, dropped(l, at(k, x, start * I), b, run), 1, run->n, b->r, b->a.cols);
-        if (dx && !(together && ab.a)) branch_dx(l, b, at(k, dx, start * I), gh, run);
+        if (dx && !lin->first && !(together && ab.a)) branch_dx(l, b, at(k, dx, start * I), gh, run);
     }
+}
+
+/* After it: adds to the gradients of A, under `full` of W. x[N,in] the input. */
+static void linear_backward_a(struct lora *l, const struct linear *lin, const buf *dout, const buf *x)
+{
+    const struct kernels *k = l->k;
+    size_t i, I = (size_t)lin->w.cols;
+    if (lin->dw) k->matmul_dw(&l->ctx, lin->dw, dout, x, 1, l->on->N, lin->w.rows, lin->w.cols);
+    for (i = 0; i < l->on->n_runs; i++) {
+        const struct run *run = &l->on->runs[i];
+        const struct branch *b = branch_of(lin, run);
+        size_t start = (size_t)run->start;
+        if (!b || lin->first) continue;
+        /* h = s drop(x) A^T */
+        k->matmul_dw(&l->ctx, b->da, at(k, l->gh, start * (size_t)lin->r), dropped(l, at(k, x, start * I), b, run), 1, run->n,
+                     b->r, b->a.cols);
+    }
+}
+
+static void linear_backward(struct lora *l, const struct linear *lin, buf *dx, const buf *dout, const buf *x,
+                            const buf *h, int accumulate)
+{
+    linear_backward_dx(l, lin, dx, dout, h, accumulate);
+    linear_backward_a(l, lin, dout, x);
 }
 
 /* ---- one layer ------------------------------------------------------------------------------ */
@@ -248,13 +268,14 @@ static void layer_backward(struct lora *l, int layer)
     int below;
 
     l->on = behind_attention(l, layer);
-    /* out = mid + down(swiglu(gate, up)) */
+    /* out = mid + down(act) */
     below = trains_below(l, layer, T_WDOWN);
-    k->swiglu(ctx, l->act, a->gate, a->up, MF);
-    linear_backward(l, &y->down, below ? l->dact : NULL, l->dx, l->act, a->h[6], 0);
+    linear_backward_dx(l, &y->down, below ? l->dact : NULL, l->dx, a->h[6], 0);
+    /* act = silu(gate) * up: made again on the way back, in the place of dact; dgate and dup take that of gate and up */
+    if (below) k->swiglu_backward(ctx, a->gate, a->up, l->dact, l->dact, a->gate, a->up, MF);
+    else k->swiglu(ctx, l->dact, a->gate, a->up, MF);
+    linear_backward_a(l, &y->down, l->dx, l->dact);
     if (!below) return;
-    /* act = silu(gate) * up: dgate and dup take the place of gate and up */
-    k->swiglu_backward(ctx, a->gate, a->up, l->dact, a->gate, a->up, MF);
     /* gate, up = linears of rmsnorm(mid) */
     below = trains_below(l, layer, T_WGATE);
     k->rmsnorm(ctx, l->xn, a->mid, y->mlp_norm.w, M, C, c->norm_eps);

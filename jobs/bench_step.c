@@ -107,8 +107,8 @@ TIMED(attention_backward, OP_ATTENTION_BACKWARD,
       (c, dq, dk, dv, delta, dout, out, lse, q, k, v, segments, S, N, NH, NKV, HS, scale, window))
 TIMED(swiglu, OP_SWIGLU, (struct kernel_ctx *c, buf *out, const buf *gate, const buf *up, size_t n), (c, out, gate, up, n))
 TIMED(swiglu_backward, OP_SWIGLU_BACKWARD,
-      (struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout, const buf *gate, const buf *up, size_t n),
-      (c, dgate, dup, dout, gate, up, n))
+      (struct kernel_ctx *c, buf *dgate, buf *dup, buf *out, const buf *dout, const buf *gate, const buf *up, size_t n),
+      (c, dgate, dup, out, dout, gate, up, n))
 TIMED(dropout, OP_DROPOUT,
       (struct kernel_ctx *c, buf *out, const buf *x, const ints *visit, const ints *pos, int N, int C, double p, uint64_t key, int accumulate),
       (c, out, x, visit, pos, N, C, p, key, accumulate))

@@ -267,14 +267,15 @@ static void forward_swiglu(struct setting *s)
 static void test_swiglu(void)
 {
     struct setting s;
-    double *dgate = random_array(50, "poison"), *dup = random_array(50, "poison");
+    double *dgate = random_array(50, "poison"), *dup = random_array(50, "poison"), *out = random_array(50, "poison");
     test_begin("SwiGLU");
     setting_new(&s, 50);
     setting_add(&s, 0, 50, "gate");
     setting_add(&s, 1, 50, "up");
-    K->swiglu_backward(&one_thread, B(dgate), B(dup), B(s.dout), B(s.x[0]), B(s.x[1]), 50);
+    K->swiglu_backward(&one_thread, B(dgate), B(dup), B(out), B(s.dout), B(s.x[0]), B(s.x[1]), 50);
     check_gradient(&s, forward_swiglu, 0, dgate, "swiglu_backward dgate");
     check_gradient(&s, forward_swiglu, 1, dup, "swiglu_backward dup");
+    free(out);
     setting_free(&s);
     free(dgate);
     free(dup);

@@ -196,11 +196,11 @@ static void wrong_swiglu(struct kernel_ctx *c, buf *out, const buf *gate, const 
     spoil_end(&s);
 }
 
-static void wrong_swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout, const buf *gate,
+static void wrong_swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, buf *out, const buf *dout, const buf *gate,
                                   const buf *up, size_t n)
 {
     struct spoiler s = spoil_begin(c, dgate, n, 1, dout);
-    kernels_ref.swiglu_backward(c, dgate, dup, dout, gate, up, n);
+    kernels_ref.swiglu_backward(c, dgate, dup, out, dout, gate, up, n);
     spoil_end(&s);
 }
 
@@ -415,13 +415,13 @@ static void faulty_rope(struct kernel_ctx *c, buf *x, const buf *cosine, const b
 }
 
 /* Reads gate after it has been overwritten. */
-static void faulty_swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, const buf *dout, const buf *gate,
+static void faulty_swiglu_backward(struct kernel_ctx *c, buf *dgate, buf *dup, buf *out, const buf *dout, const buf *gate,
                                    const buf *up, size_t n)
 {
     float *aside = malloc((n + 1) * sizeof *aside);
     if (!aside) abort();
-    kernels_ref.swiglu_backward(c, dgate, (buf *)aside, dout, gate, up, n);
-    kernels_ref.swiglu_backward(c, (buf *)aside, dup, dout, gate, up, n);
+    kernels_ref.swiglu_backward(c, dgate, (buf *)aside, out, dout, gate, up, n);
+    kernels_ref.swiglu_backward(c, (buf *)aside, dup, out, dout, gate, up, n);
     free(aside);
 }
 

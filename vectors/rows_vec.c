@@ -230,13 +230,13 @@ static void sigmoids(vec z, vec *s, vec *rest)
     *rest = vec_by_sign(z, large, small);
 }
 
-static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const buf *dout_,
+static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, buf *out_, const buf *dout_,
                             const buf *gate_, const buf *up_, size_t n)
 {
     long long k;
 #pragma omp parallel for num_threads(c->threads) if(n * 8.0 > PARALLEL_WORK)
     for (k = 0; k < chunks_of(n); k++) {
-        float *dgate = (float *)dgate_ + k * CHUNK, *dup = (float *)dup_ + k * CHUNK;
+        float *dgate = (float *)dgate_ + k * CHUNK, *dup = (float *)dup_ + k * CHUNK, *out = (float *)out_ + k * CHUNK;
         const float *dout = (const float *)dout_ + k * CHUNK;
         const float *gate = (const float *)gate_ + k * CHUNK, *up = (const float *)up_ + k * CHUNK;
         int i, have = chunk_size(n, k);
@@ -246,6 +246,7 @@ static void swiglu_backward(struct kernel_ctx *c, buf *dgate_, buf *dup_, const 
             ds = vec_mul(vec_load_lanes(dout + i, have - i), s);
             vec_store_lanes(dup + i, have - i, vec_mul(ds, z));
             vec_store_lanes(dgate + i, have - i, vec_mul(vec_mul(ds, u), vec_fmadd(z, rest, vec_all(1))));
+            vec_store_lanes(out + i, have - i, vec_mul(vec_mul(z, s), u));
         }
     }
 }

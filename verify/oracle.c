@@ -458,7 +458,7 @@ static const struct { const char *name; void (*cases)(struct oracle *o); const c
     { "attention", attention_cases, { "out", "lse", "q", "k", "v", "segments" } },
     { "attention_backward", attention_backward_cases, { "dq", "dk", "dv", "delta", "q", "k", "v", "dout", "out", "lse", "segments" } },
     { "swiglu", swiglu_cases, { "out", "gate", "up" } },
-    { "swiglu_backward", swiglu_backward_cases, { "dgate", "dup", "dout", "gate", "up" } },
+    { "swiglu_backward", swiglu_backward_cases, { "dgate", "dup", "out", "dout", "gate", "up" } },
     { "dropout", dropout_cases, { "out", "x", "visit", "pos" } },
     { "cross_entropy", cross_entropy_cases, { "losses", "best", "logits", "first", "id", "weight" } },
     { "adamw", adamw_cases, { "p", "m", "v", "g" } },

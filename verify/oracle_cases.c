@@ -272,15 +272,17 @@ CALL(swiglu, x->b[0], x->b[1], x->b[2], t->n)
 /* What underflows in a product may be lost: TINY times the other factors. */
 static double lost(double a, double b, double c) { return 4 * TINY * (1 + fabs(a)) * (1 + fabs(b)) * (1 + fabs(c)); }
 
-/* exp to 2 u, and five more roundings. */
+/* Element i of an operand that is z up / (1 + e^-z): exp to 2 u, and five more roundings. */
+static void swiglu_bound(struct trial *t, struct operand *out, size_t i, double z, double up)
+{
+    out->bound[i] = 8 * t->o->u * fabs(out->want[i]) + lost(z, up, 0);
+    check_oracle(t, out->want[i], z * up / (1 + exp(-z)), fabs(z * up));
+}
+
 static void swiglu_bounds(struct trial *t)
 {
     size_t i;
-    for (i = 0; i < t->n; i++) {
-        double z = t->operand[1].start[i], up = t->operand[2].start[i];
-        t->operand[0].bound[i] = 8 * t->o->u * fabs(t->operand[0].want[i]) + lost(z, up, 0);
-        check_oracle(t, t->operand[0].want[i], z * up / (1 + exp(-z)), fabs(z * up));
-    }
+    for (i = 0; i < t->n; i++) swiglu_bound(t, &t->operand[0], i, t->operand[1].start[i], t->operand[2].start[i]);
 }
 
 /* Gates over the whole range, where 1 + e^-z overflows too. */
@@ -309,23 +311,25 @@ static void swiglu_cases(struct oracle *o)
     }
 }
 
-/* In place (flag): operand 0 is dgate and gate, operand 1 is dup and up. */
-CALL(swiglu_backward, x->b[0], x->b[1], x->b[2], t->flag ? x->b[0] : x->b[3], t->flag ? x->b[1] : x->b[4], t->n)
+/* In place (flag): operand 0 is dgate and gate, operand 1 is dup and up, operand 2 is out and dout. */
+CALL(swiglu_backward, x->b[0], x->b[1], x->b[2], x->b[t->flag ? 2 : 3], x->b[t->flag ? 0 : 4], x->b[t->flag ? 1 : 5], t->n)
 
 /* dgate = d up s (1 + z (1 - s)): s to 4 u, so 1 - s to (4 s + 1) u. */
 static void swiglu_backward_bounds(struct trial *t)
 {
-    const double *gate = t->operand[t->flag ? 0 : 3].start, *up = t->operand[t->flag ? 1 : 4].start;
+    const double *gate = t->operand[t->flag ? 0 : 4].start, *up = t->operand[t->flag ? 1 : 5].start;
+    const double *dout = t->operand[t->flag ? 2 : 3].start;
     double u = t->o->u;
     size_t i;
     for (i = 0; i < t->n; i++) {
-        double d = t->operand[2].start[i], z = gate[i], s = 1 / (1 + exp(-z)), r = 1 / (1 + exp(z));
+        double d = dout[i], z = gate[i], s = 1 / (1 + exp(-z)), r = 1 / (1 + exp(z));
         double underflow = lost(d, z, up[i]);
         t->operand[0].bound[i] = u * fabs(d * up[i] * s) * (8 * (1 + fabs(z) * r) + fabs(z) * (4 * s + 1) * (r < u ? 0 : 1))
                                  + underflow;
         t->operand[1].bound[i] = 8 * u * fabs(d * z * s) + underflow;
         check_oracle(t, t->operand[0].want[i], d * up[i] * s * (1 + z * r), fabs(d * up[i]) * (1 + fabs(z)));
         check_oracle(t, t->operand[1].want[i], d * z * s, fabs(d * z));
+        swiglu_bound(t, &t->operand[2], i, z, up[i]);
     }
 }
 
@@ -343,8 +347,9 @@ static void swiglu_backward_cases(struct oracle *o)
             if (in_place) add_gate(&t, INOUT);
             else add_operand(&t, OUT, t.n, NORMAL);
             add_operand(&t, in_place ? INOUT : OUT, t.n, NORMAL);
-            add_operand(&t, IN, t.n, NORMAL);
+            add_operand(&t, in_place ? INOUT : OUT, t.n, NORMAL);
             if (!in_place) {
+                add_operand(&t, IN, t.n, NORMAL);
                 add_gate(&t, IN);
                 add_operand(&t, IN, t.n, NORMAL);
             }
