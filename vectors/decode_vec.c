@@ -4,6 +4,12 @@
  * of them. The 4-bit types of bitsandbytes look their numbers up. */
 #include "vectors.h"
 
+size_t vec_element(const struct weight *w, int row, int col)
+{
+    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
+    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
+}
+
 #ifdef HAVE_AVX2
 #include "codes_avx2.h"
 #include "../nf4.h"
@@ -71,36 +77,41 @@ ALWAYS_INLINE void decode_bf16(const unsigned char *p, int part, float *out)
     }
 }
 
-/* Whole runs of 32 of n numbers from element e on: how many numbers those are. Each type has a loop of its
+/* Of `rows` rows n numbers from column col on, in whole runs of 32: how many of each those are. Each type has a loop of its
  * own, the decoder in it, so that a compiler keeps the masks in registers; blocks of 1, 32 or 256 elements,
  * so that divisions are shifts. */
+struct strips { const struct weight *w; int row, rows, col, n; float *out; size_t apart; };
 typedef void decoder32(const unsigned char *p, int part, float *out);
-ALWAYS_INLINE int runs(decoder32 *decoder, int block, int bytes, const struct weight *w, size_t e, int n, float *out)
+ALWAYS_INLINE int runs(decoder32 *decoder, int block, int bytes, const struct strips *s)
 {
-    const unsigned char *p = w->data;
-    int i;
-    if (block > 1 && e % 32) return 0;
-    for (i = 0; i + 32 <= n; i += 32, e += 32)
-        decoder(p + e / (size_t)block * (size_t)bytes, (int)(e / 32 % 8), out + i);
+    const unsigned char *p = s->w->data;
+    int i = 0, r;
+    for (r = 0; r < s->rows; r++) {
+        size_t e = vec_element(s->w, s->row + r, s->col);
+        float *out = s->out + (size_t)r * s->apart;
+        if (block > 1 && e % 32) return 0;
+        for (i = 0; i + 32 <= s->n; i += 32, e += 32)
+            decoder(p + e / (size_t)block * (size_t)bytes, (int)(e / 32 % 8), out + i);
+    }
     return i;
 }
 
-static int decode_runs(const struct weight *w, size_t e, int n, float *out)
+static int decode_runs(const struct strips *s)
 {
-    switch (w->type) {
-    case TYPE_F16:    return runs(decode_f16, 1, 2, w, e, n, out);
-    case TYPE_BF16:   return runs(decode_bf16, 1, 2, w, e, n, out);
-    case TYPE_Q8_0:   return runs(decode_q8_0, 32, 34, w, e, n, out);
-    case TYPE_Q4_0:   return runs(decode_q4_0, 32, 18, w, e, n, out);
-    case TYPE_Q4_1:   return runs(decode_q4_1, 32, 20, w, e, n, out);
-    case TYPE_Q5_0:   return runs(decode_q5_0, 32, 22, w, e, n, out);
-    case TYPE_Q5_1:   return runs(decode_q5_1, 32, 24, w, e, n, out);
-    case TYPE_IQ4_NL: return runs(decode_iq4_nl, 32, 18, w, e, n, out);
-    case TYPE_Q2_K:   return runs(decode_q2_k, 256, 84, w, e, n, out);
-    case TYPE_Q3_K:   return runs(decode_q3_k, 256, 110, w, e, n, out);
-    case TYPE_Q4_K:   return runs(decode_q4_k, 256, 144, w, e, n, out);
-    case TYPE_Q5_K:   return runs(decode_q5_k, 256, 176, w, e, n, out);
-    case TYPE_Q6_K:   return runs(decode_q6_k, 256, 210, w, e, n, out);
+    switch (s->w->type) {
+    case TYPE_F16:    return runs(decode_f16, 1, 2, s);
+    case TYPE_BF16:   return runs(decode_bf16, 1, 2, s);
+    case TYPE_Q8_0:   return runs(decode_q8_0, 32, 34, s);
+    case TYPE_Q4_0:   return runs(decode_q4_0, 32, 18, s);
+    case TYPE_Q4_1:   return runs(decode_q4_1, 32, 20, s);
+    case TYPE_Q5_0:   return runs(decode_q5_0, 32, 22, s);
+    case TYPE_Q5_1:   return runs(decode_q5_1, 32, 24, s);
+    case TYPE_IQ4_NL: return runs(decode_iq4_nl, 32, 18, s);
+    case TYPE_Q2_K:   return runs(decode_q2_k, 256, 84, s);
+    case TYPE_Q3_K:   return runs(decode_q3_k, 256, 110, s);
+    case TYPE_Q4_K:   return runs(decode_q4_k, 256, 144, s);
+    case TYPE_Q5_K:   return runs(decode_q5_k, 256, 176, s);
+    case TYPE_Q6_K:   return runs(decode_q6_k, 256, 210, s);
     default:          return 0;
     }
 }
@@ -150,39 +161,43 @@ static int decode_int8(const struct weight *w, size_t e, int n, float *out)
     return i;
 }
 
-/* How many of n numbers, from element e on, are decoded here; the others are weight.c's. */
-static int decode_start(const struct weight *w, size_t e, int n, float *out)
+/* How many numbers of each row are decoded here; the others are weight.c's. */
+static int decode_start(const struct strips *s)
 {
-    switch (w->type) {
-    case TYPE_NF4: case TYPE_FP4: decode_4bit_blocks(w, e, n, out); return n;
-    case TYPE_INT8: return decode_int8(w, e, n, out);
-    default: return decode_runs(w, e, n, out);
+    int done = 0, r;
+    if (s->w->type != TYPE_NF4 && s->w->type != TYPE_FP4 && s->w->type != TYPE_INT8) return decode_runs(s);
+    for (r = 0; r < s->rows; r++) {
+        size_t e = vec_element(s->w, s->row + r, s->col);
+        float *out = s->out + (size_t)r * s->apart;
+        done = s->n;
+        if (s->w->type == TYPE_INT8) done = decode_int8(s->w, e, s->n, out);
+        else decode_4bit_blocks(s->w, e, s->n, out);
     }
+    return done;
 }
 
 #endif
 
 /* ---- weights ---- */
 
-size_t vec_element(const struct weight *w, int row, int col)
+void vec_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart)
 {
-    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
-    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
-}
-
-void vec_decode(const struct weight *w, int row, int col, int n, float *out)
-{
-    size_t e = vec_element(w, row, col);
-    int done = 0;
+    int done = 0, r;
     if (w->type == TYPE_REAL) {
-        memcpy(out, (const float *)w->data + e, sizeof(float) * (size_t)n);
+        for (r = 0; r < rows; r++)
+            memcpy(out + (size_t)r * apart, (const float *)w->data + vec_element(w, row + r, col), sizeof(float) * (size_t)n);
         return;
     }
 #ifdef HAVE_AVX2
-    done = decode_start(w, e, n, out);
+    {
+        const struct strips s = { w, row, rows, col, n, out, apart };
+        done = decode_start(&s);
+    }
 #endif
-    if (done < n) weight_decode(w, row, col + done, n - done, out + done);
+    for (r = 0; done < n && r < rows; r++) weight_decode(w, row + r, col + done, n - done, out + (size_t)r * apart + done);
 }
+
+void vec_decode(const struct weight *w, int row, int col, int n, float *out) { vec_decode_rows(w, row, 1, col, n, out, 0); }
 
 int vec_lies_as_floats(const struct weight *w)
 {

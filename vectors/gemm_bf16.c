@@ -17,7 +17,8 @@ enum {
     GROUP = 2 * BF16_COLUMNS,           /* columns that a copied strip fills: a block of the quantised types */
     ROWS_PACKED = 768, TERMS_PACKED = 3 * BF16_KC,      /* of A at a time */
     PANEL = BF16_KC * BF16_COLUMNS,
-    AT_ONCE = 4                         /* tiles: AMX has a chain of sums for each, and more than one in flight */
+    AT_ONCE = 4,                        /* tiles: AMX has a chain of sums for each, and more than one in flight */
+    COPIED = 16                         /* rows of a weight that are decoded at a time to be copied */
 };
 
 typedef uint16_t bf16;
@@ -84,27 +85,21 @@ static __m512i pairs(__m512i rows)
     return _mm512_permutexvar_epi16(order, rows);
 }
 
-/* Row k of 32 columns as floats, or zeros past the end. */
-static const float *strip_of(const struct weight *w, int row, int k, int n, int col, int have, float *space)
-{
-    if (k >= n) return memset(space, 0, sizeof *space * GROUP);
-    if (have == GROUP && vec_lies_as_floats(w)) return (const float *)w->data + vec_element(w, row + k, col);
-    vec_decode(w, row + k, col, have, space);
-    return space;
-}
-
 /* panels[p][k/2][i][k%2] = W[row + k][col + 16 p + i], k < n, i < 16, p < GROUP / 16; columns past the end are 0 */
 static void pack_copied(const struct weight *w, int row, int n, int col, struct scratch *s)
 {
-    int k, i, have = smaller(GROUP, w->cols - col), terms = round_up(n, BF16_TERMS);
+    int k, i, r, have = smaller(GROUP, w->cols - col), terms = round_up(n, BF16_TERMS);
     bf16 *to = s->panels;
-    float *even = s->floats, *odd = s->floats + GROUP;
-    memset(s->floats, 0, sizeof s->floats);
-    for (k = 0; k < terms; k += 2, to += 2 * BF16_COLUMNS) {
-        const float *a = strip_of(w, row, k, n, col, have, even), *b = strip_of(w, row, k + 1, n, col, have, odd);
-        for (i = 0; i < GROUP; i += BF16_COLUMNS)
-            _mm512_storeu_si512(to + i / BF16_COLUMNS * PANEL,
-                                pairs((__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(b + i), _mm512_loadu_ps(a + i))));
+    for (k = 0; k < terms; k += COPIED) {
+        int real = smaller(COPIED, n - k), whole = real == COPIED && have == GROUP, direct = whole && vec_lies_as_floats(w);
+        const float *from = direct ? (const float *)w->data + vec_element(w, row + k, col) : s->floats;
+        size_t apart = direct ? (size_t)w->cols : GROUP;
+        if (!whole) memset(s->floats, 0, sizeof *s->floats * COPIED * GROUP);
+        if (!direct) vec_decode_rows(w, row + k, real, col, have, s->floats, GROUP);
+        for (r = 0; r < COPIED; r += 2, from += 2 * apart, to += 2 * BF16_COLUMNS)
+            for (i = 0; i < GROUP; i += BF16_COLUMNS)
+                _mm512_storeu_si512(to + i / BF16_COLUMNS * PANEL,
+                                    pairs((__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + apart + i), _mm512_loadu_ps(from + i))));
     }
 }
 

@@ -25,6 +25,7 @@ enum {
     KS = 5 * KC,            /* terms packed at a time: whole runs */
     PAGE = 1024,            /* numbers: as many as the lines of a way of the L1 hold */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
+    AT_ONCE = 16,           /* rows of a weight that are decoded at a time to be copied: 4 KiB */
     DW_ROWS = 64,           /* rows between which sums of a thin gradient go to memory */
     PACK_FROM = 48,         /* columns that make packing A worth its while */
     FETCH_FROM = 1 << 16    /* numbers of a weight that is not likely to lie in a cache */
@@ -89,14 +90,16 @@ static void pack_copied(float *panels, size_t apart, const struct weight *w, int
 {
     int k, i, have = smaller(width, w->cols - col), direct = have == width && vec_lies_as_floats(w);
     const float *s = direct ? (const float *)w->data + vec_element(w, row, col) : space;
-    memset(space, 0, sizeof(float) * GROUP);
-    for (k = 0; k < n; k++, panels += NR) {
-        if (!direct) vec_decode(w, row + k, col, have, space);
+    if (have < width) memset(space, 0, sizeof(float) * GROUP * AT_ONCE);
+    for (k = 0; k < n; k++, panels += NR, s += direct ? w->cols : GROUP) {
+        if (!direct && k % AT_ONCE == 0) {
+            vec_decode_rows(w, row + k, smaller(AT_ONCE, n - k), col, have, space, GROUP);
+            s = space;
+        }
         for (i = 0; i < width; i += NR) {
             vec_store(panels + (size_t)(i / NR) * apart, vec_load(s + i));
             vec_store(panels + (size_t)(i / NR) * apart + LANES, vec_load(s + i + LANES));
         }
-        if (direct) s += w->cols;
     }
 }
 

@@ -53,6 +53,8 @@ int vec_can_read(const struct weight *w);
 size_t vec_element(const struct weight *w, int row, int col);
 /* out[i] = W[row][col + i], i < n: the bits of weight_decode(). */
 void vec_decode(const struct weight *w, int row, int col, int n, float *out);
+/* The same of `rows` rows, their results `apart`. */
+void vec_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart);
 /* Rows of floats one after the other: no decoding. */
 int vec_lies_as_floats(const struct weight *w);
 /* The elements where they lie when they are floats, else decoded into `space`. */
