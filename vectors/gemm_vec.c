@@ -34,6 +34,9 @@ enum {
 /* A thread's scratch, in floats: panels of a group, strips on their way there, and sums. */
 enum { PANELS = KC * GROUP, STRIPS = KC * NR, SUMS = MC * GROUP, OF_THREAD = PANELS + STRIPS + SUMS };
 
+/* The whole panel of a thin product and the strips that it is made of lie there too: pack_thin(). */
+typedef char thin_panel_fits[(KS + KC) * NR <= OF_THREAD ? 1 : -1];
+
 size_t NAMED(gemm_bytes)(const struct kernel_sizes *s)
 {
     int rows = smaller(round_up(larger(s->N, s->width), MR), MC);
@@ -374,7 +377,7 @@ static void pack_part(const struct product *g, const struct block *b, int m, int
     }
 }
 
-/* The block's terms of the panel of the thin product's columns n .. in one piece, which a thread's scratch has room for. */
+/* The block's terms of the panel of the thin product's columns n .. in one piece. */
 static void pack_thin(const struct product *g, const struct block *b, int n, float *scratch)
 {
     const struct product *t = g->thin;
