@@ -140,6 +140,11 @@ static void test_gradients(void)
             s = make_setup(&t.model, &a, "ref64");
             test_begin("gradients: LoRA on two modules");
             check_gradients("q and up", &s, &p);
+            adapter_free(a);
+            a = make_adapter(&c, 3, 0, "down_proj");
+            s = make_setup(&t.model, &a, "ref64");
+            test_begin("gradients: LoRA on the last linear of a layer, nothing trained below it");
+            check_gradients("down", &s, &p);
         }
         if (c.fused) {
             adapter_free(a);
