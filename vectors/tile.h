@@ -41,31 +41,30 @@ static inline vec vec_raised(vec p, vec n)
 {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
 }
-/* out[k*MR + r] = rows[r][i + k], r < MR, k < 16. Fours of rows go together first, so that lane l of v[c][g] has the terms 4l + c of
- * rows 4g .. 4g + 3; of each four of those in the order of their places the lanes are exchanged. */
+/* out[k*MR + r] = rows[r][i + k], r < MR, k < 16. Fours of rows go together first: lane l (of 128 bits) of v[3 c + g] has the
+ * terms 4 l + c of rows 4 g .. 4 g + 3. Then each four vectors in turn, a third of what four terms become, exchange lanes. */
 static inline void interleave_all(float *out, const float *const *rows, int i)
 {
-    __m512 v[4][3];
-    int g, c, l;
-    for (g = 0; g < 3; g++) {
-        __m512 a = _mm512_loadu_ps(rows[4 * g] + i), b = _mm512_loadu_ps(rows[4 * g + 1] + i);
-        __m512 d = _mm512_loadu_ps(rows[4 * g + 2] + i), e = _mm512_loadu_ps(rows[4 * g + 3] + i);
-        __m512 ab = _mm512_unpacklo_ps(a, b), de = _mm512_unpacklo_ps(d, e);
-        v[0][g] = _mm512_shuffle_ps(ab, de, 0x44);
-        v[1][g] = _mm512_shuffle_ps(ab, de, 0xee);
+    __m512 v[12];
+    int j;
+    for (j = 0; j < 3; j++) {
+        __m512 a = _mm512_loadu_ps(rows[4 * j] + i), b = _mm512_loadu_ps(rows[4 * j + 1] + i);
+        __m512 c = _mm512_loadu_ps(rows[4 * j + 2] + i), d = _mm512_loadu_ps(rows[4 * j + 3] + i);
+        __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+        v[j] = _mm512_shuffle_ps(ab, cd, 0x44);
+        v[3 + j] = _mm512_shuffle_ps(ab, cd, 0xee);
         ab = _mm512_unpackhi_ps(a, b);
-        de = _mm512_unpackhi_ps(d, e);
-        v[2][g] = _mm512_shuffle_ps(ab, de, 0x44);
-        v[3][g] = _mm512_shuffle_ps(ab, de, 0xee);
+        cd = _mm512_unpackhi_ps(c, d);
+        v[6 + j] = _mm512_shuffle_ps(ab, cd, 0x44);
+        v[9 + j] = _mm512_shuffle_ps(ab, cd, 0xee);
     }
-    for (c = 0, l = 0; l < 3; l++, c += 4, out += 16) {
-        const __m512 *s = &v[0][0] + c;
-        __m512 a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[2], s[3], 0x44);
-        __m512 d = _mm512_shuffle_f32x4(s[0], s[1], 0xee), e = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
+    for (j = 0; j < 12; j += 4, out += 16) {
+        __m512 a = _mm512_shuffle_f32x4(v[j], v[j + 1], 0x44), b = _mm512_shuffle_f32x4(v[j + 2], v[j + 3], 0x44);
+        __m512 c = _mm512_shuffle_f32x4(v[j], v[j + 1], 0xee), d = _mm512_shuffle_f32x4(v[j + 2], v[j + 3], 0xee);
         _mm512_storeu_ps(out, _mm512_shuffle_f32x4(a, b, 0x88));
         _mm512_storeu_ps(out + 4 * MR, _mm512_shuffle_f32x4(a, b, 0xdd));
-        _mm512_storeu_ps(out + 8 * MR, _mm512_shuffle_f32x4(d, e, 0x88));
-        _mm512_storeu_ps(out + 12 * MR, _mm512_shuffle_f32x4(d, e, 0xdd));
+        _mm512_storeu_ps(out + 8 * MR, _mm512_shuffle_f32x4(c, d, 0x88));
+        _mm512_storeu_ps(out + 12 * MR, _mm512_shuffle_f32x4(c, d, 0xdd));
     }
 }
 /* v, but 0 where x < least */
