@@ -68,7 +68,7 @@ NEON_FLAGS := $(if $(filter 1,$(HAVE_NEON)),-DHAVE_NEON)
 AMX_FLAGS := $(if $(and $(BF16_FLAGS),$(filter 1,$(HAVE_AMX))),-mamx-tile -mamx-bf16 -DHAVE_AMX)
 
 SOURCES := $(filter-out main.c kernels_ref.c,$(wildcard *.c)) $(wildcard text/*.c formats/*.c) verify/oracle.c vectors/gemm_bf16.c vectors/gemm_amx.c
-VECTORS := $(if $(AVX2_FLAGS),decode_avx2 gemm_avx2 few_avx2 attention_avx2) $(if $(AVX512_FLAGS),gemm_avx512 few_avx512 attention_avx512) \
+VECTORS := $(if $(AVX2_FLAGS),decode_avx2 gemm_avx2 few_avx2 attention_avx2) $(if $(AVX512_FLAGS),decode_avx512 gemm_avx512 few_avx512 attention_avx512) \
     $(if $(NEON_FLAGS),decode_neon gemm_neon attention_neon)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(VECTORS:%=$(BUILD)/vectors/%.o) $(BUILD)/kernels_ref.o $(BUILD)/kernels_ref64.o
 JOBS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard jobs/*.c))

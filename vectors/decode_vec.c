@@ -1,32 +1,23 @@
 /* decode_vec.c - weights to numbers in vectors: the same bits as weight_decode().
  *
- * codes_avx2.h gathers 32 numbers of GGUF's types as small integers, a byte each, and put16() makes floats
+ * codes_x86.h gathers 32 numbers of GGUF's types as small integers, a byte each, and put16() makes floats
  * of them. The 4-bit types of bitsandbytes look their numbers up. */
 #include "vectors.h"
 
-size_t vec_element(const struct weight *w, int row, int col)
-{
-    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
-    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
-}
-
 #ifdef HAVE_AVX2
-#include "codes_avx2.h"
+#include "codes_x86.h"
 #include "../nf4.h"
 
 /* ---- integers times a scale ---- */
 
-/* out[8] = q * d + m, unfused as in blocks.h; m is left out where the type has none (-0 + 0 is not -0) */
-ALWAYS_INLINE void put8(float *out, __m128i q, __m256 d, const float *m)
-{
-    __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), d);
-    _mm256_storeu_ps(out, m ? _mm256_add_ps(v, _mm256_set1_ps(*m)) : v);
-}
-
+/* out[16] = q * d + m, unfused as in blocks.h; m is left out where the type has none (-0 + 0 is not -0) */
 ALWAYS_INLINE void put16(float *out, __m128i q, float d, const float *m)
 {
-    put8(out, q, _mm256_set1_ps(d), m);
-    put8(out + 8, _mm_srli_si128(q, 8), _mm256_set1_ps(d), m);
+    int i;
+    for (i = 0; i < 16; i += LANES, q = _mm_srli_si128(q, 8)) {
+        vec v = vec_mul(bytes_float(q), vec_all(d));
+        vec_store(out + i, m ? vec_add(v, vec_all(*m)) : v);
+    }
 }
 
 /* ---- GGUF's blocks ---- numbers 32 part .. 32 part + 31 of the block at p */
@@ -63,18 +54,14 @@ ALWAYS_INLINE void decode_f16(const unsigned char *p, int part, float *out)
 {
     int i;
     (void)part;
-    for (i = 0; i < 32; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 2 * i))));
+    for (i = 0; i < 32; i += LANES) vec_store(out + i, some_f16(p + 2 * i));
 }
 
 ALWAYS_INLINE void decode_bf16(const unsigned char *p, int part, float *out)
 {
     int i;
     (void)part;
-    for (i = 0; i < 32; i += 8) {
-        __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 2 * i)));
-        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
-    }
+    for (i = 0; i < 32; i += LANES) vec_store(out + i, some_bf16(p + 2 * i));
 }
 
 /* Of `rows` rows n numbers from column col on, in whole runs of 32: how many of each those are. Each type has a loop of its
@@ -122,12 +109,11 @@ static int decode_runs(const struct strips *s)
  * 16 of them in a block. */
 static void decode_block4(const unsigned char *p, size_t e, int n, const float *code, float absmax, float *out)
 {
-    __m256 scale = _mm256_set1_ps(absmax);
-    __m256 low = _mm256_mul_ps(_mm256_loadu_ps(code), scale), high = _mm256_mul_ps(_mm256_loadu_ps(code + 8), scale);
+    const struct table t = table_times(table_of(code), vec_all(absmax));
     int i = 0, odd = (int)(e % 2);
     p += e / 2;
     if (odd && n > 0) out[i++] = code[*p++ & 15] * absmax;
-    for (; i + 8 <= n; i += 8, p += 4) _mm256_storeu_ps(out + i, look_up8(p, low, high));
+    for (; i + LANES <= n; i += LANES, p += LANES / 2) vec_store(out + i, look_up(&t, turns(p)));
     for (; i < n; i++) {
         int second = (i + odd) % 2;
         out[i] = code[second ? *p & 15 : *p >> 4] * absmax;
@@ -151,13 +137,10 @@ static void decode_4bit_blocks(const struct weight *w, size_t e, int n, float *o
 /* out = code * scale * (1/127), one product after the other */
 static int decode_int8(const struct weight *w, size_t e, int n, float *out)
 {
-    const signed char *p = (const signed char *)w->data + e;
-    __m256 scale = _mm256_set1_ps(w->q->absmax[e / (size_t)w->cols]), part = _mm256_set1_ps(1.0f / 127);
+    const unsigned char *p = (const unsigned char *)w->data + e;
+    const vec scale = vec_all(w->q->absmax[e / (size_t)w->cols]), part = vec_all(1.0f / 127);
     int i;
-    for (i = 0; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + i))));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(v, scale), part));
-    }
+    for (i = 0; i + LANES <= n; i += LANES) vec_store(out + i, vec_mul(vec_mul(some_bytes(p + i), scale), part));
     return i;
 }
 
@@ -180,7 +163,7 @@ static int decode_start(const struct strips *s)
 
 /* ---- weights ---- */
 
-void vec_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart)
+void NAMED(decode_rows)(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart)
 {
     int done = 0, r;
     if (w->type == TYPE_REAL) {
@@ -195,23 +178,4 @@ void vec_decode_rows(const struct weight *w, int row, int rows, int col, int n, 
     }
 #endif
     for (r = 0; done < n && r < rows; r++) weight_decode(w, row + r, col + done, n - done, out + (size_t)r * apart + done);
-}
-
-void vec_decode(const struct weight *w, int row, int col, int n, float *out) { vec_decode_rows(w, row, 1, col, n, out, 0); }
-
-int vec_lies_as_floats(const struct weight *w)
-{
-    return w->type == TYPE_REAL || (w->type == TYPE_F32 && !w->head_rows && (uintptr_t)w->data % sizeof(float) == 0);
-}
-
-const float *vec_strip(const struct weight *w, int row, int col, int n, float *space)
-{
-    if (vec_lies_as_floats(w)) return (const float *)w->data + vec_element(w, row, col);
-    vec_decode(w, row, col, n, space);
-    return space;
-}
-
-int vec_can_read(const struct weight *w)
-{
-    return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
 }

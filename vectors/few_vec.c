@@ -11,7 +11,7 @@
  * x over the power of 2 that its place stands for: both factors are exact (x above 2^-98), so that their product is the
  * code's with x. Codes that stand for the numbers of a table are looked up. So x is laid out once, for all rows of the
  * weight, in the order in which codes come out of lanes. */
-#include "codes_avx2.h"
+#include "codes_x86.h"
 #include "../nf4.h"
 
 enum {
@@ -100,16 +100,9 @@ enum order { HALVES, TURNS };
 
 #ifdef WIDE
 
-typedef __m512i words;
-
 ALWAYS_INLINE words words_masked(words a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi32(mask)); }
 ALWAYS_INLINE words words_down(words a, int n) { return _mm512_srli_epi32(a, n); }
 ALWAYS_INLINE vec words_float(words a) { return _mm512_cvtepi32_ps(a); }
-
-/* The numbers that the low four bits of lanes stand for. */
-struct table { __m512 all; };
-ALWAYS_INLINE struct table table_of(const float *code) { struct table t = { _mm512_loadu_ps(code) }; return t; }
-ALWAYS_INLINE vec look_up(const struct table *t, words k) { return _mm512_permutexvar_ps(k, t->all); }
 
 /* Four floats in each quarter; floats i of the quarters of v in theirs. */
 ALWAYS_INLINE vec four_each(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
@@ -165,24 +158,9 @@ ALWAYS_INLINE void heads_dm(const unsigned char *const *p, size_t at, int size, 
 
 #else
 
-typedef __m256i words;
-
 ALWAYS_INLINE words words_masked(words a, int mask) { return _mm256_and_si256(a, _mm256_set1_epi32(mask)); }
 ALWAYS_INLINE words words_down(words a, int n) { return _mm256_srli_epi32(a, n); }
 ALWAYS_INLINE vec words_float(words a) { return _mm256_cvtepi32_ps(a); }
-
-/* vpermps looks at three bits of a lane; the fourth, moved to the sign, chooses between the halves of the table. */
-struct table { __m256 low, high; };
-ALWAYS_INLINE struct table table_of(const float *code)
-{
-    struct table t = { _mm256_loadu_ps(code), _mm256_loadu_ps(code + 8) };
-    return t;
-}
-ALWAYS_INLINE vec look_up(const struct table *t, words k)
-{
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, k), _mm256_permutevar8x32_ps(t->high, k),
-                            _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
-}
 
 ALWAYS_INLINE vec four_each(const float *p) { return _mm256_broadcast_ps((const __m128 *)p); }
 ALWAYS_INLINE vec one_each(vec v, int i)
@@ -433,21 +411,6 @@ ALWAYS_INLINE void scales_d(const unsigned char *p, int size, int n, float *d, f
 /* A vector of numbers. */
 typedef vec some(const unsigned char *p);
 
-#ifdef WIDE
-ALWAYS_INLINE vec some_bytes(const unsigned char *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
-ALWAYS_INLINE vec some_f16(const unsigned char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-ALWAYS_INLINE vec some_bf16(const unsigned char *p)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
-}
-#else
-ALWAYS_INLINE vec some_bytes(const unsigned char *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p))); }
-ALWAYS_INLINE vec some_f16(const unsigned char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-ALWAYS_INLINE vec some_bf16(const unsigned char *p)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
-}
-#endif
 ALWAYS_INLINE vec some_f32(const unsigned char *p) { return vec_load((const float *)p); }
 
 /* The sums of n vectors (2 or 4) of numbers of `size` bytes times x. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #ifdef HAVE_BF16
+#define WIDE
 #include "vectors.h"
 #include <cpuid.h>
 
@@ -95,7 +96,7 @@ static void pack_copied(const struct weight *w, int row, int n, int col, struct 
         const float *from = direct ? (const float *)w->data + vec_element(w, row + k, col) : s->floats;
         size_t apart = direct ? (size_t)w->cols : GROUP;
         if (!whole) memset(s->floats, 0, sizeof *s->floats * COPIED * GROUP);
-        if (!direct) vec_decode_rows(w, row + k, real, col, have, s->floats, GROUP);
+        if (!direct) NAMED(decode_rows)(w, row + k, real, col, have, s->floats, GROUP);
         for (r = 0; r < COPIED; r += 2, from += 2 * apart, to += 2 * BF16_COLUMNS)
             for (i = 0; i < GROUP; i += BF16_COLUMNS)
                 _mm512_storeu_si512(to + i / BF16_COLUMNS * PANEL,

@@ -96,7 +96,7 @@ static void pack_copied(float *panels, size_t apart, const struct weight *w, int
     if (have < width) memset(space, 0, sizeof(float) * GROUP * AT_ONCE);
     for (k = 0; k < n; k++, panels += NR, s += direct ? w->cols : GROUP) {
         if (!direct && k % AT_ONCE == 0) {
-            vec_decode_rows(w, row + k, smaller(AT_ONCE, n - k), col, have, space, GROUP);
+            NAMED(decode_rows)(w, row + k, smaller(AT_ONCE, n - k), col, have, space, GROUP);
             s = space;
         }
         for (i = 0; i < width; i += NR) {

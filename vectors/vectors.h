@@ -1,6 +1,6 @@
 /* vectors.h - what the files of vector instructions share, and what they offer each other and the tables.
  *
- *     decode_vec.c        weights of any type to numbers; codes_avx2.h is its vectors
+ *     decode_vec.c        weights of any type to numbers; codes_x86.h is its vectors
  *     gemm_vec.c          products with them
  *     few_vec.c           products of few rows, on x86-64
  *     attention_vec.c     attention, forward and backward
@@ -46,28 +46,16 @@ static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static inline int smaller(int a, int b) { return a < b ? a : b; }
 static inline int larger(int a, int b) { return a > b ? a : b; }
 
-/* ---- weights as numbers ---- */
-
-int vec_can_read(const struct weight *w);
-/* Index in the data of W[row][col], of TYPE_REAL too. */
-size_t vec_element(const struct weight *w, int row, int col);
-/* out[i] = W[row][col + i], i < n: the bits of weight_decode(). */
-void vec_decode(const struct weight *w, int row, int col, int n, float *out);
-/* The same of `rows` rows, their results `apart`. */
-void vec_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart);
-/* Rows of floats one after the other: no decoding. */
-int vec_lies_as_floats(const struct weight *w);
-/* The elements where they lie when they are floats, else decoded into `space`. */
-const float *vec_strip(const struct weight *w, int row, int col, int n, float *space);
-
 /* ---- the operations of the other files ---- */
 
 /* out[i*stride + r] = rows[r][i], r < 8, i < n */
 void vec_transpose(float *out, size_t stride, const float *const *rows, int n);
 
 /* What the files define for each instruction set: operations of kernels.h, and the scratch memory that they take. The
- * product of few rows is matmul for N < FEW_ROWS. */
+ * product of few rows is matmul for N < FEW_ROWS. decode_rows: out[r*apart + i] = W[row + r][col + i], r < rows, i < n,
+ * with the bits of weight_decode(). */
 #define OPERATIONS(set) \
+    void set##_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart); \
     size_t set##_gemm_bytes(const struct kernel_sizes *s); \
     int set##_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N); \
     void set##_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w, \
@@ -99,5 +87,40 @@ size_t avx2_few_bytes(const struct kernel_sizes *s);
 #endif
 #if defined HAVE_AVX2 || defined HAVE_NEON
 #include "tile.h"
+
+/* ---- weights as numbers ---- */
+
+static inline int vec_can_read(const struct weight *w)
+{
+    return w->type == TYPE_REAL || (w->type >= 0 && w->type < TYPE_COUNT && weight_types[w->type].decode);
+}
+
+/* Index in the data of W[row][col], of TYPE_REAL too. */
+static inline size_t vec_element(const struct weight *w, int row, int col)
+{
+    int r = w->type == TYPE_REAL ? row : weight_file_row(w, row);
+    return w->offset + (size_t)r * (size_t)w->cols + (size_t)col;
+}
+
+/* Rows of floats one after the other: no decoding. */
+static inline int vec_lies_as_floats(const struct weight *w)
+{
+    return w->type == TYPE_REAL || (w->type == TYPE_F32 && !w->head_rows && (uintptr_t)w->data % sizeof(float) == 0);
+}
+
+/* out[i] = W[row][col + i], i < n */
+static inline void vec_decode(const struct weight *w, int row, int col, int n, float *out)
+{
+    NAMED(decode_rows)(w, row, 1, col, n, out, 0);
+}
+
+/* The same where they lie when they are floats, else decoded into `space`. */
+static inline const float *vec_strip(const struct weight *w, int row, int col, int n, float *space)
+{
+    if (vec_lies_as_floats(w)) return (const float *)w->data + vec_element(w, row, col);
+    vec_decode(w, row, col, n, space);
+    return space;
+}
+
 #endif
 #endif

@@ -1,11 +1,11 @@
-/* codes_avx2.h - the small integers of GGUF's blocks in vectors, and the numbers of 4-bit codes: what
+/* codes_x86.h - the small integers of GGUF's blocks in vectors, and the numbers of 4-bit codes: what
  * decoding (decode_vec.c) and products of few rows (few_vec.c) share. blocks.h has the layouts.
  *
  * The types differ in where the bits of a number lie and agree in what is made of them. So each function
  * codes_TYPE() gathers 32 numbers, part `part` of the block at p, as one vector of bytes without sign, and
  * a number is (q - bias) d, or q d + m; the bias is the type's. */
-#ifndef CODES_AVX2_H
-#define CODES_AVX2_H
+#ifndef CODES_X86_H
+#define CODES_X86_H
 
 #include "vectors.h"
 #include "../blocks.h"
@@ -155,20 +155,70 @@ ALWAYS_INLINE struct codes codes_q6_k(const unsigned char *p, int part)
     return scaled_twice(q, d * (float)s[0], d * (float)s[1]);
 }
 
-/* ---- bitsandbytes' codes ---- */
+/* ---- vectors of numbers ---- */
 
-/* Eight numbers of a table of 16, from 4 bytes of codes. Each lane gets all 32 bits and shifts its own
- * code down: the first of a byte is the high half. vpermps looks at three bits of it; the fourth, moved
- * to the sign, chooses between the halves of the table. */
-ALWAYS_INLINE __m256 look_up8(const unsigned char *p, __m256 low, __m256 high)
+#ifdef WIDE
+
+typedef __m512i words;
+
+ALWAYS_INLINE vec bytes_float(__m128i a) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(a)); }
+ALWAYS_INLINE vec some_bytes(const unsigned char *p) { return bytes_float(_mm_loadu_si128((const __m128i *)p)); }
+ALWAYS_INLINE vec some_f16(const unsigned char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+ALWAYS_INLINE vec some_bf16(const unsigned char *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+
+/* The numbers that the low four bits of lanes stand for. */
+struct table { __m512 all; };
+ALWAYS_INLINE struct table table_of(const float *code) { return (struct table){ _mm512_loadu_ps(code) }; }
+ALWAYS_INLINE struct table table_times(struct table t, vec scale) { return (struct table){ vec_mul(t.all, scale) }; }
+ALWAYS_INLINE vec look_up(const struct table *t, words k) { return _mm512_permutexvar_ps(k, t->all); }
+
+#else
+
+typedef __m256i words;
+
+/* The first eight. */
+ALWAYS_INLINE vec bytes_float(__m128i a) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)); }
+ALWAYS_INLINE vec some_bytes(const unsigned char *p) { return bytes_float(_mm_loadl_epi64((const __m128i *)p)); }
+ALWAYS_INLINE vec some_f16(const unsigned char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+ALWAYS_INLINE vec some_bf16(const unsigned char *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+/* vpermps looks at three bits of a lane; the fourth, moved to the sign, chooses between the halves of the table. */
+struct table { __m256 low, high; };
+ALWAYS_INLINE struct table table_of(const float *code)
+{
+    return (struct table){ _mm256_loadu_ps(code), _mm256_loadu_ps(code + 8) };
+}
+ALWAYS_INLINE struct table table_times(struct table t, vec scale)
+{
+    return (struct table){ vec_mul(t.low, scale), vec_mul(t.high, scale) };
+}
+ALWAYS_INLINE vec look_up(const struct table *t, words k)
+{
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(t->low, k), _mm256_permutevar8x32_ps(t->high, k),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
+}
+
+#endif
+
+/* bitsandbytes' codes in lanes, to be looked up: each gets 4 bytes and shifts its own code down, the first of a byte from
+ * the high half. */
+ALWAYS_INLINE words turns(const unsigned char *p)
 {
     const __m256i place = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
-    int32_t codes;
-    __m256i k;
-    memcpy(&codes, p, 4);
-    k = _mm256_srlv_epi32(_mm256_set1_epi32(codes), place);
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
-                            _mm256_castsi256_ps(_mm256_slli_epi32(k, 28)));
+    int32_t codes[LANES / 8];
+    memcpy(codes, p, sizeof codes);
+#ifdef WIDE
+    return _mm512_srlv_epi32(_mm512_inserti64x4(_mm512_set1_epi32(codes[0]), _mm256_set1_epi32(codes[1]), 1),
+                             _mm512_broadcast_i64x4(place));
+#else
+    return _mm256_srlv_epi32(_mm256_set1_epi32(codes[0]), place);
+#endif
 }
 
 #endif
