@@ -159,11 +159,11 @@ static void load_keys(const struct attention *a, const struct part *b, const str
 static void load_keys_turned(const struct attention *a, const struct part *b, const struct scratch *x,
                              float *to, const float *from)
 {
-    const float *rows[8];
+    const float *rows[TURNED];
     int j, r;
-    for (j = 0; j < b->columns; j += 8) {
-        for (r = 0; r < 8; r++) rows[r] = j + r < b->keys ? from + key_at(a, b, j + r) : x->zeros;
-        vec_transpose(to + j, LDK, rows, a->HS);
+    for (j = 0; j < b->columns; j += TURNED) {
+        for (r = 0; r < TURNED; r++) rows[r] = j + r < b->keys ? from + key_at(a, b, j + r) : x->zeros;
+        NAMED(transpose)(to + j, LDK, rows, a->HS);
     }
 }
 

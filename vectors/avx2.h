@@ -55,31 +55,6 @@ static inline float dot(const float *a, const float *b, int n)
 
 /* ---- transposition ---- */
 
-/* out[i*stride + r] = rows[r][i], r < 8, i < 8 */
-static inline void transpose8(float *out, size_t stride, const float *const *rows, int i)
-{
-    __m256 a[8], b[8];
-    int r;
-    for (r = 0; r < 4; r++) {       /* halves of rows r and r + 4 side by side: no shuffle crosses lanes after */
-        __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i));
-        __m256 y = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i + 4));
-        a[r] = _mm256_insertf128_ps(x, _mm_loadu_ps(rows[r + 4] + i), 1);
-        a[r + 4] = _mm256_insertf128_ps(y, _mm_loadu_ps(rows[r + 4] + i + 4), 1);
-    }
-    for (r = 0; r < 8; r += 4) {
-        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
-        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
-        b[r + 2] = _mm256_unpacklo_ps(a[r + 2], a[r + 3]);
-        b[r + 3] = _mm256_unpackhi_ps(a[r + 2], a[r + 3]);
-    }
-    for (r = 0; r < 8; r += 4) {
-        _mm256_storeu_ps(out + (size_t)r * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0x44));
-        _mm256_storeu_ps(out + (size_t)(r + 1) * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0xee));
-        _mm256_storeu_ps(out + (size_t)(r + 2) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44));
-        _mm256_storeu_ps(out + (size_t)(r + 3) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee));
-    }
-}
-
 /* out[k*stride + r] = rows[r][k], r < 4, k < 8 */
 static inline void interleave(float *out, size_t stride, const float *const *rows)
 {

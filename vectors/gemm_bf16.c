@@ -74,8 +74,7 @@ static void pack_transposed(const struct weight *w, int row, int col, int n, str
             rows[r] = (const float *)(const void *)(lies_as_bf16(w) + vec_element(w, row + r, col));
         else to_bf16(strip, vec_strip(w, row + r, col, n, s->floats), n);
     }
-    vec_transpose((float *)(void *)s->panels, BF16_COLUMNS, rows, terms / 2);
-    vec_transpose((float *)(void *)s->panels + 8, BF16_COLUMNS, rows + 8, terms / 2);
+    avx512_transpose((float *)(void *)s->panels, BF16_COLUMNS, rows, terms / 2);
 }
 
 /* Two rows of 16, as pairs: a[0] b[0] a[1] b[1] ... */
@@ -96,7 +95,7 @@ static void pack_copied(const struct weight *w, int row, int n, int col, struct 
         const float *from = direct ? (const float *)w->data + vec_element(w, row + k, col) : s->floats;
         size_t apart = direct ? (size_t)w->cols : GROUP;
         if (!whole) memset(s->floats, 0, sizeof *s->floats * COPIED * GROUP);
-        if (!direct) NAMED(decode_rows)(w, row + k, real, col, have, s->floats, GROUP);
+        if (!direct) avx512_decode_rows(w, row + k, real, col, have, s->floats, GROUP);
         for (r = 0; r < COPIED; r += 2, from += 2 * apart, to += 2 * BF16_COLUMNS)
             for (i = 0; i < GROUP; i += BF16_COLUMNS)
                 _mm512_storeu_si512(to + i / BF16_COLUMNS * PANEL,

@@ -22,9 +22,10 @@
 enum {
     UNIT = 32, GROUP = 64,  /* columns that a copied strip fills: whole blocks of 32, of the types that have them */
     MC = 768,               /* rows packed at a time */
-    KS = 5 * KC,            /* terms packed at a time: whole runs */
+    KS = 1600 / KC * KC,    /* terms packed at a time: whole runs */
     PAGE = 1024,            /* numbers: as many as the lines of a way of the L1 hold */
     SHORT = 64,             /* inputs below which a dot product costs more than a panel does */
+    STRIP = 128,            /* terms of a panel's rows that are decoded at a time to be transposed: 16 KiB */
     AT_ONCE = 16,           /* rows of a weight that are decoded at a time to be copied: 4 KiB */
     DW_ROWS = 64,           /* rows between which sums of a thin gradient go to memory */
     PACK_FROM = 48,         /* columns that make packing A worth its while */
@@ -32,10 +33,10 @@ enum {
 };
 
 /* A thread's scratch, in floats: panels of a group, strips on their way there, and sums. */
-enum { PANELS = KC * GROUP, STRIPS = KC * NR, SUMS = MC * GROUP, OF_THREAD = PANELS + STRIPS + SUMS };
+enum { PANELS = KC * GROUP, STRIPS = STRIP * NR, SUMS = MC * GROUP, OF_THREAD = PANELS + STRIPS + SUMS };
 
 /* The whole panel of a thin product and the strips that it is made of lie there too: pack_thin(). */
-typedef char thin_panel_fits[(KS + KC) * NR <= OF_THREAD ? 1 : -1];
+typedef char thin_panel_fits[KS * NR + STRIPS <= OF_THREAD ? 1 : -1];
 
 size_t NAMED(gemm_bytes)(const struct kernel_sizes *s)
 {
@@ -65,27 +66,27 @@ static int run_length(int K)
 
 /* ---- packing ---- */
 
-#ifndef WIDE
-void vec_transpose(float *out, size_t stride, const float *const *rows, int n)
+void NAMED(transpose)(float *out, size_t stride, const float *const *rows, int n)
 {
     int i = 0, r;
-    for (; i + 8 <= n; i += 8) transpose8(out + (size_t)i * stride, stride, rows, i);
+    for (; i + TURNED <= n; i += TURNED) transpose_square(out + (size_t)i * stride, stride, rows, i);
     for (; i < n; i++)
-        for (r = 0; r < 8; r++) out[(size_t)i * stride + (size_t)r] = rows[r][i];
+        for (r = 0; r < TURNED; r++) out[(size_t)i * stride + (size_t)r] = rows[r][i];
 }
-#endif
 
 /* panel[i][r] = W[row + r][col + i], i < n, r < NR; rows past the end are 0 */
 static void pack_transposed(float *panel, const struct weight *w, int row, int col, int n, float *space)
 {
     const float *rows[NR];
-    int r, have = smaller(NR, w->rows - row);
-    for (r = 0; r < NR; r++) {
-        float *s = space + (size_t)r * KC;
-        if (r < have) rows[r] = vec_strip(w, row + r, col, n, s);
-        else rows[r] = memset(s, 0, sizeof(float) * (size_t)n);
+    int have = smaller(NR, w->rows - row), direct = vec_lies_as_floats(w), i, r, m;
+    if (have < NR) memset(space, 0, sizeof(float) * NR * STRIP);
+    for (i = 0; i < n; i += m, panel += (size_t)m * NR) {
+        m = smaller(STRIP, n - i);
+        if (!direct) NAMED(decode_rows)(w, row, have, col + i, m, space, STRIP);
+        for (r = 0; r < NR; r++)
+            rows[r] = direct && r < have ? (const float *)w->data + vec_element(w, row + r, col + i) : space + r * STRIP;
+        for (r = 0; r < (have > LANES ? NR : LANES); r += TURNED) NAMED(transpose)(panel + r, NR, rows + r, m);     /* as many as tiles read */
     }
-    for (r = 0; r < (have > LANES ? NR : LANES); r += 8) vec_transpose(panel + r, NR, rows + r, n);     /* as many as tiles read */
 }
 
 /* panels[p][k][i] = W[row + k][col + NR p + i], k < n, i < NR, NR p < width, the panels `apart`; columns past the end are 0 */
@@ -93,6 +94,10 @@ static void pack_copied(float *panels, size_t apart, const struct weight *w, int
 {
     int k, i, have = smaller(width, w->cols - col), direct = have == width && vec_lies_as_floats(w);
     const float *s = direct ? (const float *)w->data + vec_element(w, row, col) : space;
+    if (NR % UNIT == 0 && !direct && have == width) {       /* whole blocks of the types that have them */
+        for (i = 0; i < width; i += NR) NAMED(decode_rows)(w, row, n, col + i, NR, panels + (size_t)(i / NR) * apart, NR);
+        return;
+    }
     if (have < width) memset(space, 0, sizeof(float) * GROUP * AT_ONCE);
     for (k = 0; k < n; k++, panels += NR, s += direct ? w->cols : GROUP) {
         if (!direct && k % AT_ONCE == 0) {
@@ -193,7 +198,7 @@ static struct ahead strips_of(const struct product *g, int n, int width, int k, 
 
 /* ---- tiles ---- */
 
-/* c[n] += v[n], n <= 8: no masked store, which some processors are slow at */
+/* c[n] += v[n], n <= TURNED: no masked store, which some processors are slow at */
 static void add_few(float *c, const float *v, int n)
 {
     int i;
@@ -204,13 +209,13 @@ static void add_few(float *c, const float *v, int n)
 /* Adds a tile to a result that lies the other way: c[i*step + r] += block[r][i]. */
 static void add_turned(int mr, int columns, const float *block, float *c, size_t step)
 {
-    const float *rows[8], none[NR] = { 0 };
-    float turned[NR * 8];
+    const float *rows[TURNED], none[NR] = { 0 };
+    float turned[NR * TURNED];
     int i, r, from;
-    for (from = 0; from < mr; from += 8) {
-        for (r = 0; r < 8; r++) rows[r] = from + r < mr ? block + (from + r) * NR : none;
-        vec_transpose(turned, 8, rows, NR);
-        for (i = 0; i < columns; i++) add_few(c + (size_t)i * step + from, turned + 8 * i, smaller(8, mr - from));
+    for (from = 0; from < mr; from += TURNED) {
+        for (r = 0; r < TURNED; r++) rows[r] = from + r < mr ? block + (from + r) * NR : none;
+        NAMED(transpose)(turned, TURNED, rows, NR);
+        for (i = 0; i < columns; i++) add_few(c + (size_t)i * step + from, turned + TURNED * i, smaller(TURNED, mr - from));
     }
 }
 

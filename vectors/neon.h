@@ -9,7 +9,8 @@
 typedef float32x4_t vec;
 enum {
     LANES = 4, NR = 8,      /* 24 sums, 2 vectors of B and 3 of A in 32 registers */
-    KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 10 KiB */
+    KC = 320,               /* the most terms of a run: a panel of B, KC x NR floats, is 10 KiB */
+    TURNED = 8
 };
 
 static inline vec vec_all(float x) { return vdupq_n_f32(x); }
@@ -127,7 +128,7 @@ static inline void transpose4(float *out, size_t stride, const float *const *row
     vst1q_f32(out + 3 * stride, vcombine_f32(vget_high_f32(ab), vget_high_f32(cd)));
 }
 
-static inline void transpose8(float *out, size_t stride, const float *const *rows, int i)
+ALWAYS_INLINE void transpose_square(float *out, size_t stride, const float *const *rows, int i)
 {
     transpose4(out, stride, rows, i);
     transpose4(out + 4, stride, rows + 4, i);

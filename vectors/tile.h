@@ -14,7 +14,8 @@
 typedef __m512 vec;
 enum {
     LANES = 16, NR = 32,    /* 24 sums, 2 vectors of B and 1 of A in 32 registers */
-    KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 40 KiB */
+    KC = 800,               /* the most terms of a run: a panel of B, KC x NR floats, is 100 KiB and comes from L2 */
+    TURNED = 16             /* rows and terms that transpose_square() takes */
 };
 
 static inline __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : n > 0 ? (1 << n) - 1 : 0); }
@@ -41,31 +42,44 @@ static inline vec vec_raised(vec p, vec n)
 {
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
 }
-/* out[k*MR + r] = rows[r][i + k], r < MR, k < 16. Fours of rows go together first: lane l (of 128 bits) of v[3 c + g] has the
- * terms 4 l + c of rows 4 g .. 4 g + 3. Then each four vectors in turn, a third of what four terms become, exchange lanes. */
-static inline void interleave_all(float *out, const float *const *rows, int i)
+/* Sixteen terms of four rows from i on: lane l (of 128 bits) of v[c * apart] has the terms 4 l + c of all four. */
+ALWAYS_INLINE void four_rows(vec *v, int apart, const float *const *rows, int i)
 {
-    __m512 v[12];
+    vec a = vec_load(rows[0] + i), b = vec_load(rows[1] + i), c = vec_load(rows[2] + i), d = vec_load(rows[3] + i);
+    vec ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    v[0] = _mm512_shuffle_ps(ab, cd, 0x44);
+    v[apart] = _mm512_shuffle_ps(ab, cd, 0xee);
+    ab = _mm512_unpackhi_ps(a, b);
+    cd = _mm512_unpackhi_ps(c, d);
+    v[2 * apart] = _mm512_shuffle_ps(ab, cd, 0x44);
+    v[3 * apart] = _mm512_shuffle_ps(ab, cd, 0xee);
+}
+/* Lane l of v[0] to v[3] becomes out[l * apart ..]. */
+ALWAYS_INLINE void put_lanes(float *out, size_t apart, const vec *v)
+{
+    vec a = _mm512_shuffle_f32x4(v[0], v[1], 0x44), b = _mm512_shuffle_f32x4(v[2], v[3], 0x44);
+    vec c = _mm512_shuffle_f32x4(v[0], v[1], 0xee), d = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+    vec_store(out, _mm512_shuffle_f32x4(a, b, 0x88));
+    vec_store(out + apart, _mm512_shuffle_f32x4(a, b, 0xdd));
+    vec_store(out + 2 * apart, _mm512_shuffle_f32x4(c, d, 0x88));
+    vec_store(out + 3 * apart, _mm512_shuffle_f32x4(c, d, 0xdd));
+}
+/* out[k*MR + r] = rows[r][i + k], r < MR, k < 16: each four vectors in turn are a third of what four terms become */
+ALWAYS_INLINE void interleave_all(float *out, const float *const *rows, int i)
+{
+    vec v[12];
     int j;
-    for (j = 0; j < 3; j++) {
-        __m512 a = _mm512_loadu_ps(rows[4 * j] + i), b = _mm512_loadu_ps(rows[4 * j + 1] + i);
-        __m512 c = _mm512_loadu_ps(rows[4 * j + 2] + i), d = _mm512_loadu_ps(rows[4 * j + 3] + i);
-        __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
-        v[j] = _mm512_shuffle_ps(ab, cd, 0x44);
-        v[3 + j] = _mm512_shuffle_ps(ab, cd, 0xee);
-        ab = _mm512_unpackhi_ps(a, b);
-        cd = _mm512_unpackhi_ps(c, d);
-        v[6 + j] = _mm512_shuffle_ps(ab, cd, 0x44);
-        v[9 + j] = _mm512_shuffle_ps(ab, cd, 0xee);
-    }
-    for (j = 0; j < 12; j += 4, out += 16) {
-        __m512 a = _mm512_shuffle_f32x4(v[j], v[j + 1], 0x44), b = _mm512_shuffle_f32x4(v[j + 2], v[j + 3], 0x44);
-        __m512 c = _mm512_shuffle_f32x4(v[j], v[j + 1], 0xee), d = _mm512_shuffle_f32x4(v[j + 2], v[j + 3], 0xee);
-        _mm512_storeu_ps(out, _mm512_shuffle_f32x4(a, b, 0x88));
-        _mm512_storeu_ps(out + 4 * MR, _mm512_shuffle_f32x4(a, b, 0xdd));
-        _mm512_storeu_ps(out + 8 * MR, _mm512_shuffle_f32x4(c, d, 0x88));
-        _mm512_storeu_ps(out + 12 * MR, _mm512_shuffle_f32x4(c, d, 0xdd));
-    }
+    for (j = 0; j < 3; j++) four_rows(v + j, 3, rows + 4 * j, i);
+    for (j = 0; j < 12; j += 4, out += 16) put_lanes(out, 4 * MR, v + j);
+}
+/* out[k*stride + r] = rows[r][i + k], r < TURNED, k < TURNED. Inlined, as all of these: a call for each costs a twentieth of
+ * a product where the processor mistakes its way back, which depends on where the program lies. */
+ALWAYS_INLINE void transpose_square(float *out, size_t stride, const float *const *rows, int i)
+{
+    vec v[16];
+    int j;
+    for (j = 0; j < 4; j++) four_rows(v + j, 4, rows + 4 * j, i);
+    for (j = 0; j < 4; j++) put_lanes(out + (size_t)j * stride, 4 * stride, v + 4 * j);
 }
 /* v, but 0 where x < least */
 static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), v); }
@@ -77,7 +91,8 @@ static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm512_mask
 typedef __m256 vec;
 enum {
     LANES = 8, NR = 16,     /* 12 sums, 2 vectors of B and 1 of A in 16 registers */
-    KC = 320                /* the most terms of a run: a panel of B, KC x NR floats, is 20 KiB */
+    KC = 320,               /* the most terms of a run: a panel of B, KC x NR floats, is 20 KiB */
+    TURNED = 8
 };
 
 static inline vec vec_all(float x) { return _mm256_set1_ps(x); }
@@ -102,6 +117,30 @@ static inline vec vec_raised(vec p, vec n)
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
 }
 static inline vec vec_unless_below(vec v, vec x, vec least) { return _mm256_and_ps(v, _mm256_cmp_ps(x, least, _CMP_NLT_UQ)); }
+
+ALWAYS_INLINE void transpose_square(float *out, size_t stride, const float *const *rows, int i)
+{
+    __m256 a[8], b[8];
+    int r;
+    for (r = 0; r < 4; r++) {       /* halves of rows r and r + 4 side by side: no shuffle crosses lanes after */
+        __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i));
+        __m256 y = _mm256_castps128_ps256(_mm_loadu_ps(rows[r] + i + 4));
+        a[r] = _mm256_insertf128_ps(x, _mm_loadu_ps(rows[r + 4] + i), 1);
+        a[r + 4] = _mm256_insertf128_ps(y, _mm_loadu_ps(rows[r + 4] + i + 4), 1);
+    }
+    for (r = 0; r < 8; r += 4) {
+        b[r] = _mm256_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm256_unpackhi_ps(a[r], a[r + 1]);
+        b[r + 2] = _mm256_unpacklo_ps(a[r + 2], a[r + 3]);
+        b[r + 3] = _mm256_unpackhi_ps(a[r + 2], a[r + 3]);
+    }
+    for (r = 0; r < 8; r += 4) {
+        _mm256_storeu_ps(out + (size_t)r * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0x44));
+        _mm256_storeu_ps(out + (size_t)(r + 1) * stride, _mm256_shuffle_ps(b[r], b[r + 2], 0xee));
+        _mm256_storeu_ps(out + (size_t)(r + 2) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0x44));
+        _mm256_storeu_ps(out + (size_t)(r + 3) * stride, _mm256_shuffle_ps(b[r + 1], b[r + 3], 0xee));
+    }
+}
 
 /* What rows_vec.c needs besides. */
 static inline vec vec_div(vec a, vec b) { return _mm256_div_ps(a, b); }

@@ -48,14 +48,12 @@ static inline int larger(int a, int b) { return a > b ? a : b; }
 
 /* ---- the operations of the other files ---- */
 
-/* out[i*stride + r] = rows[r][i], r < 8, i < n */
-void vec_transpose(float *out, size_t stride, const float *const *rows, int n);
-
 /* What the files define for each instruction set: operations of kernels.h, and the scratch memory that they take. The
  * product of few rows is matmul for N < FEW_ROWS. decode_rows: out[r*apart + i] = W[row + r][col + i], r < rows, i < n,
- * with the bits of weight_decode(). */
+ * with the bits of weight_decode(). transpose: out[i*stride + r] = rows[r][i], r < TURNED, i < n. */
 #define OPERATIONS(set) \
     void set##_decode_rows(const struct weight *w, int row, int rows, int col, int n, float *out, size_t apart); \
+    void set##_transpose(float *out, size_t stride, const float *const *rows, int n); \
     size_t set##_gemm_bytes(const struct kernel_sizes *s); \
     int set##_embed(struct kernel_ctx *c, buf *out, const struct weight *w, const ints *ids, int N); \
     void set##_product_few(struct kernel_ctx *c, float *out, const float *x, const struct weight *w, \
