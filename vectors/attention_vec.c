@@ -241,6 +241,18 @@ static struct ahead rows_ahead(const float *row, int n, int width, int apart, in
     return f;
 }
 
+/* The same of q, dout or dq, of a block's queries ... */
+static struct ahead queries_ahead(const struct attention *a, const float *x, const struct part *b, int terms)
+{
+    return rows_ahead(x + query_at(a, b, 0), b->n, a->G * a->HS, a->NH * a->HS, terms);
+}
+
+/* ... and of k or v, of its keys. */
+static struct ahead keys_ahead(const struct attention *a, const float *x, const struct part *b, int terms)
+{
+    return rows_ahead(x + key_at(a, b, 0), b->keys, a->HS, a->NKV * a->HS, terms);
+}
+
 /* ---- forward ---- */
 
 /* A row of scores becomes p relative to the largest score so far; what was summed before is brought
@@ -275,19 +287,24 @@ static void soften(const struct attention *a, float *s, int columns, int from, i
     *sum += vec_sum(total);
 }
 
-static void forward_keys(const struct attention *a, const struct part *b, const struct scratch *x)
+/* `then`: the thread's likely next block of queries. */
+static void forward_keys(const struct attention *a, const struct part *b, const struct part *then, const struct scratch *x)
 {
-    int R = b->n * a->G, r, from, to, left = smaller(KEYS, a->segments[b->t].k_len - b->j - b->keys);
-    struct ahead keys = rows_ahead(a->k + key_at(a, b, b->keys), left, a->HS, a->NKV * a->HS, R / MR * 2 * a->HS);
-    struct ahead values = rows_ahead(a->v + key_at(a, b, b->keys), left, a->HS, a->NKV * a->HS, R / MR * 2 * b->columns);
+    int R = b->n * a->G, r, from, to, scores = R / MR * 2 * a->HS, sums = R / MR * 2 * b->columns;
+    struct part next = *b;
+    struct ahead first, second;
+    next.j += b->keys;
+    next.keys = smaller(KEYS, a->segments[b->t].k_len - next.j);
+    first = next.keys > 0 ? keys_ahead(a, a->k, &next, scores) : queries_ahead(a, a->q, then, scores);
+    second = next.keys > 0 ? keys_ahead(a, a->v, &next, sums) : keys_ahead(a, a->k, then, sums);
     load_keys_turned(a, b, x, x->kt, a->k);
     load_keys(a, b, x, x->v, a->v);
-    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &keys);
+    block_product(x->s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &first);
     for (r = 0; r < R; r++) {
         seen_in_block(a, b, r / a->G, &from, &to);
         soften(a, x->s + (size_t)r * LDK, b->columns, from, to, x->max + r, x->sum + r, x->acc + (size_t)r * (size_t)a->ld);
     }
-    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1, 1, &values);
+    block_product(x->acc, a->ld, x->s, LDK, 1, x->v, a->ld, R, a->wide, b->columns, 1, 1, &second);
 }
 
 static void forward_rows(const struct attention *a, const struct part *b, const struct scratch *x)
@@ -303,7 +320,7 @@ static void forward_rows(const struct attention *a, const struct part *b, const 
         }
 }
 
-static void forward_queries(const struct attention *a, struct part b, const struct scratch *x)
+static void forward_queries(const struct attention *a, struct part b, const struct part *then, const struct scratch *x)
 {
     int r;
     load_queries(a, &b, x->q, a->q);
@@ -315,22 +332,22 @@ static void forward_queries(const struct attention *a, struct part b, const stru
     for (b.t = b.s; b.t >= 0; b.t = a->segments[b.t].prefix)
         for (b.j = 0; b.j < a->segments[b.t].k_len; b.j += KEYS) {
             b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
-            if (any_seen(a, &b)) forward_keys(a, &b, x);
+            if (any_seen(a, &b)) forward_keys(a, &b, then, x);
         }
     forward_rows(a, &b, x);
 }
 
 /* ---- backward ---- */
 
-/* p and ds of the block, in the place of scores and dp. What no query sees is 0. */
-static void pairs(const struct attention *a, const struct part *b, const struct scratch *x)
+/* p and ds of the block, in the place of scores and dp. What no query sees is 0. The keys of `then` are asked for. */
+static void pairs(const struct attention *a, const struct part *b, const struct part *then, const struct scratch *x)
 {
     const vec scale = vec_all(a->scale2);
-    struct ahead none = { NULL, 0, 0, 0, 0, 1 };
-    int i, h, c, from, to, R = b->n * a->G;
+    int i, h, c, from, to, R = b->n * a->G, terms = R / MR * 2 * a->HS;
+    struct ahead k = keys_ahead(a, a->k, then, terms), v = keys_ahead(a, a->v, then, terms);
     float *s = x->s, *dp = x->dp;
-    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &none);
-    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 1, 0, &none);
+    block_product(s, LDK, x->q, a->ld, 1, x->kt, LDK, R, b->columns, a->HS, 1, 0, &k);
+    block_product(dp, LDK, x->dout, a->ld, 1, x->vt, LDK, R, b->columns, a->HS, 1, 0, &v);
     for (i = 0; i < b->n; i++) {
         size_t nh = query_at(a, b, i) / (size_t)a->HS;
         int masked;
@@ -388,40 +405,58 @@ static void dq_turn(const struct attention *a, const struct part *b, const struc
     *progress = start + b->keys;
 }
 
-/* A block of queries against the block of keys that the thread has. */
-static void backward_queries(const struct attention *a, const struct part *b, const struct scratch *x)
+/* A block of queries against the block of keys that the thread has. `queries` and `keys` are likely to be its next ones,
+ * or none. */
+static void backward_queries(const struct attention *a, const struct part *b, const struct part *queries, const struct part *keys,
+                             const struct scratch *x)
 {
-    int R = b->n * a->G, left = smaller(a->queries, a->segments[b->s].q_len - b->i - b->n);
-    int width = a->G * a->HS, apart = a->NH * a->HS, terms = b->columns / MR * 2 * R;
-    struct ahead q = rows_ahead(a->q + query_at(a, b, b->n), left, width, apart, terms);
-    struct ahead dout = rows_ahead(a->dout + query_at(a, b, b->n), left, width, apart, terms);
-    struct ahead dq = rows_ahead(a->dq + query_at(a, b, 0), b->n, width, apart, R / MR * 2 * b->columns);
+    int R = b->n * a->G, terms = b->columns / MR * 2 * R;
+    struct ahead q = queries_ahead(a, a->q, queries, terms), dout = queries_ahead(a, a->dout, queries, terms);
+    struct ahead dq = queries_ahead(a, a->dq, b, R / MR * 2 * b->columns);
     load_queries(a, b, x->q, a->q);
     load_queries(a, b, x->dout, a->dout);
-    pairs(a, b, x);
+    pairs(a, b, keys, x);
     block_product(x->dv, a->ld, x->s, 1, LDK, x->dout, a->ld, b->columns, a->wide, R, 1, 1, &q);
     block_product(x->dk, a->ld, x->dp, 1, LDK, x->q, a->ld, b->columns, a->wide, R, a->scale, 1, &dout);
     block_product(x->acc, a->ld, x->dp, LDK, 1, x->k, a->ld, R, a->wide, b->columns, a->scale, 0, &dq);
     dq_turn(a, b, x, sees_none_before(a, b));
 }
 
-/* dk and dv of a block of keys: over segments in table order, then queries, then heads. */
-static void backward_keys(const struct attention *a, struct part b, const struct scratch *x)
+/* The next block of queries that sees of the block of keys: in table order, of segment b->t first, where b->n is 0 at
+ * first. 0, with b->n, when there is none. */
+static int next_queries(const struct attention *a, struct part *b)
 {
+    for (b->i += b->n; b->s < a->S; b->s++, b->i = 0) {
+        if (!continues(a->segments, b->s, b->t)) continue;
+        for (; b->i < a->segments[b->s].q_len; b->i += a->queries) {
+            b->n = smaller(a->queries, a->segments[b->s].q_len - b->i);
+            if (any_seen(a, b)) return 1;
+        }
+    }
+    b->s = b->t;
+    b->i = b->n = 0;
+    return 0;
+}
+
+/* dk and dv of a block of keys: over segments in table order, then queries, then heads. `then` is likely to be this
+ * thread's next block. */
+static void backward_keys(const struct attention *a, struct part b, struct part then, const struct scratch *x)
+{
+    const struct part none = { 0 };
     size_t bytes = sizeof(float) * KEYS * (size_t)a->ld;
-    int j;
+    int j, more;
     b.columns = round_up(b.keys, LANES);
     load_keys_turned(a, &b, x, x->kt, a->k);
     load_keys_turned(a, &b, x, x->vt, a->v);
     load_keys(a, &b, x, x->k, a->k);
     memset(x->dk, 0, bytes);
     memset(x->dv, 0, bytes);
-    for (b.s = b.t; b.s < a->S; b.s++) {
-        if (!continues(a->segments, b.s, b.t)) continue;
-        for (b.i = 0; b.i < a->segments[b.s].q_len; b.i += a->queries) {
-            b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
-            if (any_seen(a, &b)) backward_queries(a, &b, x);
-        }
+    if (then.keys > 0) next_queries(a, &then);
+    for (more = next_queries(a, &b); more; ) {
+        struct part next = b;
+        more = next_queries(a, &next);
+        backward_queries(a, &b, more ? &next : &then, more ? &none : &then, x);
+        b = next;
     }
     for (j = 0; j < b.keys; j++) {
         memcpy(a->dk + key_at(a, &b, j), x->dk + (size_t)j * (size_t)a->ld, sizeof(float) * (size_t)a->HS);
@@ -447,7 +482,21 @@ static double work_of(const struct attention *a)
     return work;
 }
 
-/* Over all blocks of all segments and key heads, the longest rows first. Called by one thread. */
+/* Number i of the blocks of queries and key heads, of which a segment has `blocks`, the longest rows first: n is 0 where
+ * there is none. */
+static struct part block_of_queries(const struct attention *a, int blocks, long long i)
+{
+    struct part b = { 0 };
+    if (i >= (long long)blocks * a->S * a->NKV) return b;
+    b.g = (int)(i % a->NKV);
+    b.s = b.t = (int)(i / a->NKV % a->S);
+    b.i = (int)(blocks - 1 - i / a->NKV / a->S) * a->queries;
+    b.n = larger(smaller(a->queries, a->segments[b.s].q_len - b.i), 0);
+    b.keys = smaller(KEYS, a->segments[b.s].k_len);
+    return b;
+}
+
+/* Over all blocks of all segments and key heads. Called by one thread. */
 static void over_queries(struct kernel_ctx *c, const struct attention *a)
 {
     const double work = work_of(a);
@@ -458,14 +507,10 @@ static void over_queries(struct kernel_ctx *c, const struct attention *a)
     count = (long long)blocks * a->S * a->NKV;
 #pragma omp parallel for schedule(dynamic) num_threads(c->threads) if(work > PARALLEL_WORK)
     for (i = 0; i < count; i++) {
-        struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
-        b.g = (int)(i % a->NKV);
-        b.s = (int)(i / a->NKV % a->S);
-        b.i = (int)(blocks - 1 - i / a->NKV / a->S) * a->queries;
-        b.n = smaller(a->queries, a->segments[b.s].q_len - b.i);
+        const struct part b = block_of_queries(a, blocks, i), then = block_of_queries(a, blocks, i + c->threads);
         if (b.n > 0) {
             struct scratch x = scratch_of(c, a);
-            forward_queries(a, b, &x);
+            forward_queries(a, b, &then, &x);
         }
     }
 }
@@ -479,6 +524,18 @@ static void start_backward(const struct attention *a, int n)
         a->delta[nh] = dot(a->dout + at, a->out + at, a->HS);
     }
     memset(a->progress + (size_t)n * (size_t)a->NKV, 0, sizeof(int) * (size_t)a->NKV);
+}
+
+/* Number i of the blocks of keys and key heads, of which a segment has `blocks`: keys is 0 where there is none. */
+static struct part block_of_keys(const struct attention *a, int blocks, long long i)
+{
+    struct part b = { 0 };
+    if (i >= (long long)blocks * a->S * a->NKV) return b;
+    b.g = (int)(i % a->NKV);
+    b.j = (int)(i / a->NKV % blocks) * KEYS;
+    b.s = b.t = (int)(i / a->NKV / blocks);
+    b.keys = larger(smaller(KEYS, a->segments[b.t].k_len - b.j), 0);
+    return b;
 }
 
 /* Over all blocks of keys of all segments, in their order, and key heads: see dq_turn(). */
@@ -497,17 +554,14 @@ static void over_keys(struct kernel_ctx *c, const struct attention *a, int N)
 #pragma omp for
         for (n = 0; n < N; n++) start_backward(a, n);
         for (;;) {
-            struct part b = { 0, 0, 0, 0, 0, 0, 0, 0 };
+            struct part b;
 #pragma omp atomic capture
             i = next++;
             if (i >= count) break;
-            b.g = (int)(i % a->NKV);
-            b.j = (int)(i / a->NKV % blocks) * KEYS;
-            b.t = (int)(i / a->NKV / blocks);
-            b.keys = smaller(KEYS, a->segments[b.t].k_len - b.j);
+            b = block_of_keys(a, blocks, i);
             if (b.keys > 0 && has_gradient(a, b.t)) {
                 struct scratch x = scratch_of(c, a);
-                backward_keys(a, b, &x);
+                backward_keys(a, b, block_of_keys(a, blocks, i + c->threads), &x);
             }
         }
     }
