@@ -45,12 +45,13 @@ HAVE_AVX2 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m256 
 HAVE_AVX512 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_maskz_fmadd_ps((__mmask16)1$(comma)a$(comma)a$(comma)a);return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512vl -mavx512bw -mavx512dq),1,0)
 HAVE_BF16 := $(if $(call probe,\043include <immintrin.h>\nint main(void){__m512 a=_mm512_setzero_ps();a=_mm512_dpbf16_ps(a$(comma)_mm512_cvtne2ps_pbh(a$(comma)a)$(comma)_mm512_cvtne2ps_pbh(a$(comma)a));return (int)_mm512_cvtss_f32(a);}\n,-mavx512f -mavx512bf16),1,0)
 HAVE_AMX := $(if $(call probe,\043include <immintrin.h>\n\043include <sys/syscall.h>\nint main(void){_tile_zero(0);_tile_dpbf16ps(0$(comma)1$(comma)2);return SYS_arch_prctl;}\n,-mamx-tile -mamx-bf16),1,0)
+HAVE_ALIGN := $(if $(call probe,int main(void){return 0;}\n,-Werror -falign-loops=64),1,0)
 HAVE_NEON := $(if $(call probe,\043include <arm_neon.h>\nint main(void){float32x4_t a=vdupq_n_f32(0);a=vfmaq_laneq_f32(a$(comma)a$(comma)a$(comma)0);return (int)vaddvq_f32(a);}\n),1,0)
 HAVE_WRAP := $(if $(call probe,int main(void){return 0;}\n,,$(WRAP)),1,0)
 HAVE_EMULATOR := $(if $(call probe,\043include <ucontext.h>\n\043include <setjmp.h>\n\043include <sys/mman.h>\n__attribute__((section("shared_here"))) int x;\nextern char __start_shared_here[]$(comma)__stop_shared_here[];\nint main(void){ucontext_t c;getcontext(&c);return x+(int)(__stop_shared_here-__start_shared_here)-(int)sizeof x+!MAP_ANONYMOUS+!MAP_NORESERVE;}\n,-D_GNU_SOURCE -Wl$(comma)--wrap=memmove),1,0)
 HAVE_FMA := $(if $(call probe,int main(void){return 0;}\n,-mavx2 -mfma),$(shell grep -q ' fma .* avx2 ' /proc/cpuinfo 2>/dev/null && echo 1))
 HAVE_ACCESSES := $(if $(call probe,int main(void){return 0;}\n,-fsanitize=thread -fPIC -c),1,0)
-$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_NEON := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\nHAVE_ACCESSES := %s\nHAVE_FMA := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_NEON)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' '$(HAVE_ACCESSES)' '$(HAVE_FMA)' > $(PROBES))
+$(shell mkdir -p $(BUILD); printf 'OPENMP := %s\nHAVE_AVX2 := %s\nHAVE_AVX512 := %s\nHAVE_BF16 := %s\nHAVE_AMX := %s\nHAVE_NEON := %s\nHAVE_WRAP := %s\nHAVE_EMULATOR := %s\nHAVE_ACCESSES := %s\nHAVE_FMA := %s\nHAVE_ALIGN := %s\n' '$(OPENMP)' '$(HAVE_AVX2)' '$(HAVE_AVX512)' '$(HAVE_BF16)' '$(HAVE_AMX)' '$(HAVE_NEON)' '$(HAVE_WRAP)' '$(HAVE_EMULATOR)' '$(HAVE_ACCESSES)' '$(HAVE_FMA)' '$(HAVE_ALIGN)' > $(PROBES))
 $(info compiler $(CC); OpenMP $(if $(filter 1,$(OPENMP)),found,not found: one thread); $(if $(filter 1,$(HAVE_NEON)),NEON kernels built; )AVX2 kernels $(if $(filter 1,$(HAVE_AVX2)),built,not built (another family of processor)); AVX-512 kernels $(if $(filter 1,$(HAVE_AVX512)),built,not built); products in bf16 $(if $(filter 1,$(HAVE_BF16)),built$(if $(filter 1,$(HAVE_AMX)),$(comma) with AMX),not built); emulator of CUDA $(if $(filter 1,$(HAVE_EMULATOR)),built$(if $(filter 1,$(HAVE_ACCESSES)),, without its check of accesses (needs -fsanitize=thread)),not built (needs ELF and ucontext.h)))
 endif
 include $(PROBES)
@@ -61,7 +62,8 @@ LORA_LDFLAGS += -fopenmp
 else
 LORA_CFLAGS  += -Wno-unknown-pragmas
 endif
-AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c -DHAVE_AVX2)
+# Loops begin with a line of the cache: where one happens to begin decides 2 % of attention (docs/speed-log.md).
+AVX2_FLAGS := $(if $(filter 1,$(HAVE_AVX2)),-mavx2 -mfma -mf16c $(if $(filter 1,$(HAVE_ALIGN)),-falign-loops=64) -DHAVE_AVX2)
 AVX512_FLAGS := $(if $(filter 11,$(HAVE_AVX2)$(HAVE_AVX512)),$(AVX2_FLAGS) -mavx512f -mavx512vl -mavx512bw -mavx512dq -DHAVE_AVX512)
 BF16_FLAGS := $(if $(and $(AVX512_FLAGS),$(filter 1,$(HAVE_BF16))),$(AVX512_FLAGS) -mavx512bf16 -DHAVE_BF16)
 NEON_FLAGS := $(if $(filter 1,$(HAVE_NEON)),-DHAVE_NEON)
