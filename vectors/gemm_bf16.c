@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #ifdef HAVE_BF16
-#define WIDE
+#define WIDE             /* what it takes from the other files is in 512 bits too */
 #include "vectors.h"
 #include <cpuid.h>
 
