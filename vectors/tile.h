@@ -72,8 +72,8 @@ ALWAYS_INLINE void interleave_all(float *out, const float *const *rows, int i)
     for (j = 0; j < 3; j++) four_rows(v + j, 3, rows + 4 * j, i);
     for (j = 0; j < 12; j += 4, out += 16) put_lanes(out, 4 * MR, v + j);
 }
-/* out[k*stride + r] = rows[r][i + k], r < TURNED, k < TURNED. Inlined, as all of these: a call for each costs a twentieth of
- * a product where the processor mistakes its way back, which depends on where the program lies. */
+/* out[k*stride + r] = rows[r][i + k], r < TURNED, k < TURNED. Inlined, as all of these: a call for each cost a twentieth of
+ * a product at half of the addresses where the program may lie. */
 ALWAYS_INLINE void transpose_square(float *out, size_t stride, const float *const *rows, int i)
 {
     vec v[16];
