@@ -519,8 +519,9 @@ static void linears(struct oracle *o, int backward)
 {
     static const int ranks[] = { 1, 3, 8, 16, 64, 200 };
     static const int rows_shapes[][3] = { { 37, 45, 96 }, { 75, 130, 320 }, { 40, 33, 17 } };
-    /* of the blocks of terms that are packed at a time the last has an adapter's alone */
-    static const int only_low_rank[][3] = { { 13, 20, 1440 }, { 13, 1440, 20 } };
+    /* of the blocks of terms that are packed at a time the last has an adapter's alone, of rank 520: 1608 terms
+     * are 6 runs of 288 or 3 of 544, and a block has 1440 or 1088 of them */
+    static const int only_low_rank[][3] = { { 13, 20, 1088 }, { 13, 1088, 20 } };
     struct trial t;
     size_t i, k, v;
     for (i = 0; i < COUNT(product_shapes); i++) {
@@ -539,7 +540,7 @@ static void linears(struct oracle *o, int backward)
             trial_end(&t, linear_bounds);
         }
     }
-    linear_begin(&t, o, only_low_rank[!!backward], 200, TYPE_F32, NORMAL, backward);
+    linear_begin(&t, o, only_low_rank[!!backward], 520, TYPE_F32, NORMAL, backward);
     trial_end(&t, linear_bounds);
     for (i = 0; i < COUNT(rows_shapes); i++) {
         for (k = 0; k < COUNT(ranks); k++) {
