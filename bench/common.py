@@ -26,6 +26,7 @@ def options(description, rounds):
     p.add_argument("--rounds", type=int, default=rounds, help=f"runs of each side, in turn; medians are of these ({rounds})")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
                    else os.cpu_count(), help="of both sides (the cores this process may use)")
+    p.add_argument("--backend", help="our kernels (the best)")
     p.add_argument("--lora", default=ROOT / "lora", type=pathlib.Path, help="the program (./lora)")
     p.add_argument("--work", default=ROOT / "build" / "bench", type=pathlib.Path, help="folder of what is made (build/bench)")
     return p
@@ -34,6 +35,10 @@ def options(description, rounds):
 def model_option(p):
     p.add_argument("--model", default=os.environ.get("LORA_MODEL", ROOT / "model" / "SmolLM2-135M-Instruct.Q4_1.gguf"),
                    type=pathlib.Path, help="SmolLM2's GGUF file (LORA_MODEL, or what `make model` fetched)")
+
+
+def backend(args):
+    return ["--backend", args.backend] if args.backend else []
 
 
 def parse(p):
@@ -137,9 +142,9 @@ def machine(args):
 
 
 def ours(args):
-    """The program's version and the kernels that it takes here."""
-    backend = next((line.split()[0] for line in checked([args.lora, "backends"]).splitlines() if "auto takes this" in line), "?")
-    return f"{checked([args.lora, '--version']).strip()}, kernels {backend}"
+    """The program's version and the kernels that it takes."""
+    kernels = args.backend or next((line.split()[0] for line in checked([args.lora, "backends"]).splitlines() if "auto takes this" in line), "?")
+    return f"{checked([args.lora, '--version']).strip()}, kernels {kernels}"
 
 
 def shown(args, command):

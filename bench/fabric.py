@@ -16,7 +16,7 @@ import threading
 import time
 
 import measure
-from common import (checked, figures, machine, memory_cells, model_option, options, ours, parse, rate_cells, run_training, shown,
+from common import (backend, checked, figures, machine, memory_cells, model_option, options, ours, parse, rate_cells, run_training, shown,
                     table, text_ids, write, write_id_rows)
 
 WINDOW, STRIDE = 512, 256
@@ -109,7 +109,7 @@ def commands(args, kind, text, rows):
             [args.lora, "train", "--model", model, "--data", rows, "--out", args.work / "run", "--batch-size", 1, "--max-steps", args.steps,
              "--no-shuffle", "--learning-rate", 1e-5, "--lr-scheduler", "constant", "--warmup-steps", 0, "--weight-decay", 0.01,
              "--max-grad-norm", 0, *our, "--gradient-checkpointing", "off", "--eval-steps", "no", "--save-steps", "no",
-             "--threads", args.threads])
+             "--threads", args.threads, *backend(args)])
 
 
 def run_format(args, kind, text, rows):

@@ -9,7 +9,7 @@ PROGRAM is llama.cpp's own llama-bench, built for this machine (cmake -DGGML_NAT
 import json
 import statistics
 
-from common import checked, model_option, options, parse, ratios, table
+from common import backend, checked, model_option, options, parse, ratios, table
 
 
 def theirs(args):
@@ -20,7 +20,7 @@ def theirs(args):
 
 def ours(args):
     out = checked([args.lora, "bench", "--generate", "--model", args.model, "--threads", args.threads, "--rounds", 1,
-                   "--prompt-tokens", args.prompt, "--new-tokens", args.new, "--json", "-"])
+                   *backend(args), "--prompt-tokens", args.prompt, "--new-tokens", args.new, "--json", "-"])
     g = json.loads(out)["generation"][0]
     return g["prompt_tokens_per_s"], g["new_tokens_per_s"], g["batch_tokens_per_s"], g["share"]
 

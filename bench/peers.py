@@ -14,7 +14,7 @@ import subprocess
 import sys
 import typing
 
-from common import (HERE, SHARED, checked, figures, machine, memory_cells, model_option, options, ours, pair_of, parse, rate_cells,
+from common import (HERE, SHARED, backend, checked, figures, machine, memory_cells, model_option, options, ours, pair_of, parse, rate_cells,
                     ratios, run, run_training, shown, table, text_ids, write, write_id_rows)
 
 RANK = 16
@@ -75,7 +75,6 @@ def arguments():
     p.add_argument("--answers", type=int, metavar="N", default=0,
                    help="after Banking77's training, greedy answers of both to N rows apart (0; the cases of answers alone: 64, labels to an eighth)")
     p.add_argument("--peer-avx2", action="store_true", help="PyTorch without AVX-512, as on a processor that has none")
-    p.add_argument("--backend", help="our kernels (the best)")
     model_option(p)
     args = parse(p)
     args.cases = args.cases.split(",")
@@ -136,10 +135,6 @@ def label_names(args):
     return out
 
 
-def backend(args, case):
-    return ["--backend", args.backend] if args.backend and "--backend" not in case.ours else []
-
-
 # ---- one run of either side ----
 
 def run_peer(command, args, environment):
@@ -168,7 +163,7 @@ def training_commands(args, case):
              "--out", args.work / "peer-run", "--gradient-checkpointing", case.checkpointing, *same],
             [args.lora, "train", "--model", our_model(args, case), "--init-adapter", start, "--out", args.work / "run",
              "--no-shuffle", "--eval-steps", "no", "--save-steps", "no", *checkpointing,
-             *case.ours, *backend(args, case), *same])
+             *backend(args), *case.ours, *same])
 
 
 def needs(args, what):
@@ -193,7 +188,7 @@ def answer_commands(args, case, theirs, our_own):
     return ([sys.executable, HERE / "peer.py", "--job", job, "--model", model_directory(args, case.weights), "--adapter", theirs,
              "--weights", case.weights, "--rows", count, *same],
             [args.lora, "eval", "--model", our_model(args, case), "--adapter", our_own, "--task", case.answers or "generate",
-             *case.ours, *backend(args, case), *same])
+             *backend(args), *case.ours, *same])
 
 
 # ---- a case: rounds of both ----
@@ -206,7 +201,7 @@ def both(args, commands, environment, our_run):
 def run_case(args, name):
     case = CASES[name]
     if "--compute" in case.ours:
-        needs(args, ["--model", our_model(args, case), "--max-length", 16, *case.ours, *backend(args, case)])
+        needs(args, ["--model", our_model(args, case), "--max-length", 16, *backend(args), *case.ours])
     environment = {**(AVX2 if args.peer_avx2 else {}), **case.environment}
     answering = case.answers or (case.rows == "banking77" and args.answers)
     theirs, our_own = (BANKING / "final_adapter",) * 2 if case.answers else (args.work / "peer-run", args.work / "run")
@@ -270,10 +265,9 @@ def answers_row(case, rounds):
 def what_ran(args, results):
     runs = [theirs for case in results.values() for theirs, _ in case["training"] + case["answers"]]
     versions = ", ".join(f"{n} {v}" for n, v in {n: v for r in runs for n, v in r["versions"].items()}.items())
-    return (f"{machine(args)}. PyTorch's vectors: {' or '.join(sorted({r['vectors'] for r in runs}))}. {versions}; {ours(args)}"
-            f"{', --backend ' + args.backend if args.backend else ''}. Medians of {args.rounds} rounds of {args.steps} steps (where "
-            f"PyTorch has AVX2 alone at most {CASES['bf16-avx2'].most_steps}), the first of them not timed; rows of text have "
-            f"{args.row_tokens} tokens.")
+    return (f"{machine(args)}. PyTorch's vectors: {' or '.join(sorted({r['vectors'] for r in runs}))}. {versions}; {ours(args)}. "
+            f"Medians of {args.rounds} rounds of {args.steps} steps (where PyTorch has AVX2 alone at most "
+            f"{CASES['bf16-avx2'].most_steps}), the first of them not timed; rows of text have {args.row_tokens} tokens.")
 
 
 def report(args, results, skipped):

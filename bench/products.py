@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from common import SHARED, machine, options, ours, parse, ratios, shown, table, write
+from common import SHARED, backend, machine, options, ours, parse, ratios, shown, table, write
 
 SHAPES = SHARED / "vectors" / "model-configs" / "shapes.json"
 LIBRARIES = {"torch": "PyTorch", "numpy": "OpenBLAS"}
@@ -101,9 +101,8 @@ def config_of(model, args):
 
 
 def bench_command(args, config):
-    backend = ["--backend", args.backend] if args.backend else []
     return [args.lora, "bench", "--model", config, "--dtype", "f32", "--tokens", ROWS, "--targets", HEAD_ROWS, "--rounds", INNER,
-            "--threads", args.threads, *backend, "--json", args.work / "bench.json"]
+            "--threads", args.threads, *backend(args), "--json", args.work / "bench.json"]
 
 
 def our_seconds(command):
@@ -161,7 +160,6 @@ def row(shape, model, rounds):
 def main():
     p = options("products by PyTorch, OpenBLAS and this program", 3)
     p.add_argument("--models", help="of shapes.json, separated by commas (all)")
-    p.add_argument("--backend", help="our kernels (the best)")
     args = parse(p)
     libraries = [Library(name, args.threads) for name in LIBRARIES]
     found = measured(args, libraries)
