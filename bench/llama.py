@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Generation here and in llama.cpp, in turn, over the same GGUF file.
 
-    bench/llama.py --model FILE.gguf --llama-bench PROGRAM [--lora ./lora] [--rounds 5] [--threads N] [--json FILE]
+    bench/llama.py --model FILE.gguf --llama-bench PROGRAM [--lora ./lora] [--rounds 5] [--threads N] [--backend NAME] [--json FILE]
 
 PROGRAM is llama.cpp's own llama-bench, built for this machine (cmake -DGGML_NATIVE=ON). Each round runs both: a prompt of
 512 tokens, then 128 new ones after one token. The table has the medians of the rounds, and the ratios of each round.
