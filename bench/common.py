@@ -141,9 +141,15 @@ def machine(args):
     return f"{processor()}, {args.threads} threads" + (f", OMP_WAIT_POLICY={waits}" if waits else "")
 
 
+def medians_of(rounds):
+    return "One round" if rounds == 1 else f"Medians of {rounds} rounds"
+
+
 def ours(args):
-    """The program's version and the kernels that it takes."""
-    kernels = args.backend or next((line.split()[0] for line in checked([args.lora, "backends"]).splitlines() if "auto takes this" in line), "?")
+    """The program's version and the kernels that it takes, unless a command says otherwise."""
+    kernels = args.backend or "auto"
+    if kernels == "auto":
+        kernels = next((line.split()[0] for line in checked([args.lora, "backends"]).splitlines() if "auto takes this" in line), "?")
     return f"{checked([args.lora, '--version']).strip()}, kernels {kernels}"
 
 

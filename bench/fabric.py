@@ -16,7 +16,7 @@ import threading
 import time
 
 import measure
-from common import (backend, checked, figures, machine, memory_cells, model_option, options, ours, parse, rate_cells, run_training, shown,
+from common import (backend, checked, figures, machine, medians_of, memory_cells, model_option, options, ours, parse, rate_cells, run_training, shown,
                     table, text_ids, write, write_id_rows)
 
 WINDOW, STRIDE = 512, 256
@@ -143,7 +143,7 @@ def main():
     made = [row(kind, result["rounds"]) for kind, result in results.items()]
     head = ["base", "qvac-fabric tokens/s", "lora tokens/s", "ratio (of rounds)", "peak memory", "ratio", "mean loss"]
     lines = table(head, [cells for cells, _ in made])
-    lines += [f"{machine(args)}. {ours(args)}. Medians of {args.rounds} rounds of {args.steps} steps, the first of them not timed.", "",
+    lines += [f"{machine(args)}. {ours(args)}. {medians_of(args.rounds)} of {args.steps} steps, the first of them not timed.", "",
               "Commands:", ""]
     lines += [command for result in results.values() for command in result["commands"]]
     text = "\n".join(lines) + "\n"

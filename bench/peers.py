@@ -14,8 +14,8 @@ import subprocess
 import sys
 import typing
 
-from common import (HERE, SHARED, backend, checked, figures, machine, memory_cells, model_option, options, ours, pair_of, parse, rate_cells,
-                    ratios, run, run_training, shown, table, text_ids, write, write_id_rows)
+from common import (HERE, SHARED, backend, checked, figures, machine, medians_of, memory_cells, model_option, options, ours, pair_of, parse,
+                    rate_cells, ratios, run, run_training, shown, table, text_ids, write, write_id_rows)
 
 RANK = 16
 NF4 = ("--load-in-4bit", "--quant-type", "nf4", "--double-quant")
@@ -265,8 +265,9 @@ def answers_row(case, rounds):
 def what_ran(args, results):
     runs = [theirs for case in results.values() for theirs, _ in case["training"] + case["answers"]]
     versions = ", ".join(f"{n} {v}" for n, v in {n: v for r in runs for n, v in r["versions"].items()}.items())
-    return (f"{machine(args)}. PyTorch's vectors: {' or '.join(sorted({r['vectors'] for r in runs}))}. {versions}; {ours(args)}. "
-            f"Medians of {args.rounds} rounds of {args.steps} steps (where PyTorch has AVX2 alone at most "
+    named = " where a command names none" if any("--backend" in CASES[name].ours for name in results) else ""
+    return (f"{machine(args)}. PyTorch's vectors: {' or '.join(sorted({r['vectors'] for r in runs}))}. {versions}; {ours(args)}{named}. "
+            f"{medians_of(args.rounds)} of {args.steps} steps (where PyTorch has AVX2 alone at most "
             f"{CASES['bf16-avx2'].most_steps}), the first of them not timed; rows of text have {args.row_tokens} tokens.")
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from common import SHARED, backend, machine, options, ours, parse, ratios, shown, table, write
+from common import SHARED, backend, machine, medians_of, options, ours, parse, ratios, shown, table, write
 
 SHAPES = SHARED / "vectors" / "model-configs" / "shapes.json"
 LIBRARIES = {"torch": "PyTorch", "numpy": "OpenBLAS"}
@@ -172,7 +172,7 @@ def main():
     lines = table(head, [cells for _, cells in rows])
     lines += [f"{len(rows)} products; {slower} ratios are below 1, the median is {statistics.median(share for share, _ in rows):.2f}. "
               f"The least is {least:.2f}: {cells[0]}, {cells[2]} rows, {cells[3]} in, {cells[4]} out ({cells[1]}).", "",
-              f"{machine(args)}. {'; '.join(library.version for library in libraries)}; {ours(args)}. Medians of {args.rounds} rounds.", "",
+              f"{machine(args)}. {'; '.join(library.version for library in libraries)}; {ours(args)}. {medians_of(args.rounds)}.", "",
               "Command:", "", shown(args, bench_command(args, "CONFIG.json"))]
     text = "\n".join(lines) + "\n"
     write(args, "products", text, [{"shape": shape, "model": model, "seconds": rounds} for shape, (model, rounds) in found.items()])
