@@ -4,8 +4,8 @@
  * Blocks hold 32 numbers, piece is 0, or (the K types) 256, piece 0 .. 7. Each function's comment is the layout of its
  * block.
  *
- * All multiply and add in float, unfused, in ggml's order. The types of 32 numbers hold number j in the
- * low half of byte j, number j + 16 in its high half. The K types have 8 or 16 groups with a scale of 4 to 8 bits
+ * All multiply and add in float, unfused, in ggml's order. The types of 32 numbers, but Q8_0, hold number j
+ * in the low half of byte j, number j + 16 in its high half. The K types have 8 or 16 groups with a scale of 4 to 8 bits
  * each, which a half-precision d scales again.
  *
  * In a header, so that device code is made of it too. */
@@ -94,7 +94,7 @@ static inline HOST_DEVICE void unpack_iq4_nl(const unsigned char *p, int piece, 
     }
 }
 
-/* In the K types below, 64 bytes q hold pairs of bits: those of a piece lie side by side. */
+/* 64 bytes of pairs of bits (q of Q2_K and Q3_K, h of Q6_K): those of a piece lie side by side. */
 static inline HOST_DEVICE int pair_of_bits(const unsigned char *q, int piece, int j)
 {
     return q[piece / 4 * 32 + j] >> 2 * (piece % 4) & 3;

@@ -9,7 +9,7 @@
  *     for each step:
  *         for each pack: pack_row(...)..., pack_finish(...), lora_train(l, &pack, 1.0 / targets, ...)
  *         lora_step(l, &hyper, &norm, &err);
- *     lora_get(l, values); adapter_write(a, values, "out", ...);
+ *     lora_get(l, LORA_PARAMETERS, values); adapter_write(a, values, "out", ...);
  *     lora_close(l); adapter_free(a); model_close(m);
  */
 #ifndef LORA_H
@@ -52,7 +52,7 @@ struct lora_setup {
     const struct model *model;
     struct adapter *const *adapters;    /* what segments name by index; values must be there */
     int n_adapters;                     /* training: exactly 1 adapter, or 0 with full */
-    int full;                           /* every weight is trained (design: "Adapted linear") */
+    int full;                           /* every weight is trained */
     uint64_t seed;                      /* of dropout masks */
     int optim;                          /* enum lora_optim */
     const char *page_directory;         /* of the file of OPTIM_PAGED_ADAMW; NULL: $TMPDIR, or /tmp */
@@ -60,7 +60,7 @@ struct lora_setup {
     size_t max_memory;                  /* bytes the arena may take, 0: no limit but what a backend's own memory has */
 };
 
-/* Bytes by purpose. The same code that carves the arena fills it in (design: "Plan"). */
+/* Bytes by purpose. The same code that carves the arena fills it in. */
 struct lora_plan {
     size_t weights;         /* copies of norms and biases (of all tensors on a backend with its own memory),
                              * and the rotary tables; under `full` the tensors are trainable */

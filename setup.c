@@ -1,5 +1,5 @@
 /* setup.c - the memory of a lora: one arena, carved by carve(). It runs first with no memory behind it
- * and only counts, so the plan is what is taken (design: "Plan"); then again for real. */
+ * and only counts, so the plan is what is taken; then again for real. */
 #include "lora_state.h"
 #include "nf4.h"
 #include "optim.h"

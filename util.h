@@ -76,7 +76,7 @@ int text_check(const struct text *t, struct lora_error *err);   /* -1 with an er
 /* ---- arena ------------------------------------------------------------------------------- */
 
 /* One piece of memory, carved from the front. With base NULL nothing is handed out but all is
- * counted, so the plan that is printed is what is taken (design: "Plan"). */
+ * counted, so the plan that is printed is what is taken. */
 struct arena {
     unsigned char *base;
     size_t used, size;

@@ -311,9 +311,8 @@ static double distance(const double *a, const double *b, size_t n)
     return sqrt(sum);
 }
 
-/* What is exact, in f32, with a reference's roundings, and what is tried: one vector of each. The bound is ten
- * times the reference's own deviation (design: bounds of the whole model); f32's, likewise, must be passed; and
- * the same roundings come closer to each other than to none. */
+/* What is exact, in f32, with a reference's roundings, and what is tried: one vector of each. The bound is ten times the
+ * reference's own deviation; f32's, likewise, must be passed; and the same roundings come closer to each other than to none. */
 static void check_vector(struct worst *w, const char *what, const double *exact, const double *f32, const double *reference,
                          const double *tried, size_t n, size_t index)
 {
