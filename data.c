@@ -91,22 +91,27 @@ static int render_again(struct data_files *files, const struct data_entry *e, st
 }
 
 /* What went through once can fail for want of memory, or because it is another file by now. */
+int data_fail(const struct dataset *d, int i, const char *what, struct lora_error *err)
+{
+    const struct data_entry *e = data_entry(d, i);
+    const struct file *f = d->files ? &d->files->files[e->at >> FILE_SHIFT] : NULL;
+    return fail(err, what, "%s%srow %d", f ? f->path : "", f ? ", " : "", e->source - (f ? f->first : 0) + 1);
+}
+
 int data_row(const struct dataset *d, int i, struct row *row, struct lora_error *err)
 {
     const struct data_entry *e = data_entry(d, i);
-    const struct file *f;
     struct lora_error why = { "", "", "", "", "" };
     int bad;
     row_free(row);
     if (!d->files) return blank_row(d, e, row, err);
-    f = &d->files->files[e->at >> FILE_SHIFT];
     bad = render_again(d->files, e, &why);
     if (!bad && reader_hash(&d->files->reader) == e->hash) return take_row(&d->files->reader, e, row, err);
     if (bad < 0 && (!strcmp(why.what, "out of memory") || !strcmp(why.what, "cannot read"))) {
         if (err) *err = why;
         return -1;
     }
-    fail(err, "the data has changed while it was in use", "%s, row %d", f->path, e->source - f->first + 1);
+    data_fail(d, i, "the data has changed while it was in use", err);
     expected(err, "the row that was read at the start");
     found(err, "%s", bad > 0 ? "the end of the file" : "another one");
     return hint(err, "rows are read again when their step comes: leave the file as it is until the job ends, or give it a copy");

@@ -83,7 +83,7 @@ struct dataset {
     const char *prompt_template;    /* what label and summary rows were put in: the options' or the
                                      * default; NULL: there were none. What run.json keeps */
     struct data_report report;
-    uint64_t hash;              /* of all rows' ids and masks, in order */
+    uint64_t hash;              /* of all rows' ids, masks and labels, in order */
 };
 
 /* paths: one or more files, separated by commas. Rows without targets are counted and left out; without any row to use it
@@ -96,6 +96,8 @@ int data_read_split(struct dataset *d, double f, struct dataset *held, const cha
 /* n rows of `length` ids 0, all targets, without a file: for plans. Free it also when this fails. */
 int data_blank(struct dataset *d, int n, int length, struct lora_error *err);
 void data_free(struct dataset *d);
+/* An error with the place of row i: its file, and its number there. -1. */
+int data_fail(const struct dataset *d, int i, const char *what, struct lora_error *err);
 /* Row i (0 .. n - 1) again, into *row, whose memory is freed first. A file that was changed or cut since is
  * an error. Not for several threads at once. */
 int data_row(const struct dataset *d, int i, struct row *row, struct lora_error *err);

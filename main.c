@@ -2,6 +2,7 @@
 #include "jobs/job.h"
 #include "lora.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -90,13 +91,14 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    int code;
+    int code, lost;
 #ifdef SIGXFSZ
     signal(SIGXFSZ, SIG_IGN);   /* a file that may not grow is an error of write(), which is said */
 #endif
     code = run(argc, argv);
-    if ((fflush(stdout) || ferror(stdout)) && code == EXIT_DONE) {
-        fputs("lora: cannot write: standard output\n", stderr);
+    lost = fflush(stdout) ? errno : 0;
+    if ((lost || ferror(stdout)) && code == EXIT_DONE) {
+        fprintf(stderr, "lora: cannot write: standard output%s%s\n", lost ? ": found " : "", lost ? strerror(lost) : "");
         code = EXIT_FAILED;
     }
     return code;

@@ -3,6 +3,7 @@
 #include "../chat.h"
 #include "../kernels.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,13 +106,17 @@ void progress(const char *format, ...)
     va_end(arguments);
 }
 
+int stdout_failed(struct lora_error *err)
+{
+    fail(err, "cannot write", "standard output");
+    return found(err, "%s", strerror(errno));
+}
+
 int job_write_json(const char *path, const struct text *json, struct lora_error *err)
 {
     if (text_check(json, err)) return -1;
-    if (strcmp(path, "-")) return file_write(path, json->s, json->n, err);
-    if (fwrite(json->s, 1, json->n, stdout) != json->n || fflush(stdout))
-        return fail(err, "cannot write", "standard output");
-    return 0;
+    if (strcmp(path, "-")) return output_spares_models(path, err) || file_write(path, json->s, json->n, err) ? -1 : 0;
+    return fwrite(json->s, 1, json->n, stdout) != json->n || fflush(stdout) ? stdout_failed(err) : 0;
 }
 
 /* ---- names ---- */
@@ -398,6 +403,9 @@ static int read_word(struct parser *p, int argc, char **argv, int *i)
     if (name[n]) value = name + n + 1;
     else if (*i + 1 < argc && strncmp(argv[*i + 1], "--", 2)
              && ((o->type != OPTION_FLAG && o->type != OPTION_LATER) || !read_flag(argv[*i + 1], &flag))) value = argv[++*i];
+    if (p->given[row] == WORDS && o->type == OPTION_TEXT && !strncmp(o->value, "FILE", 4))
+        status("warning: %s %s is not used: %s is given again%s", place, *(const char *const *)(p->settings + o->offset), place,
+               strchr(o->value, ',') ? ", and several files are parted by commas" : "");
     p->given[row] = WORDS;
     return set_option(p, o, place, value);
 }
@@ -411,7 +419,7 @@ static char *trim(char *s, size_t n)
     if (n && (*s == '"' || *s == '\'')) {
         char *end = memchr(s + 1, *s, n - 1);
         size_t rest = end ? n - (size_t)(end + 1 - s) : 0, k = 0;
-        while (k < rest && (end[1 + k] == ' ' || end[1 + k] == '\t')) k++;
+        while (k < rest && memchr(" \t\r", end[1 + k], 3)) k++;
         if (end && (k == rest || end[1 + k] == '#')) {
             *end = 0;
             return s + 1;

@@ -91,7 +91,7 @@ static int lines_put(struct lines *l, struct text *t, struct lora_error *err)
     if (text_check(t, err)) return -1;
     t->n = 0;
     if (l->is_open) return writer_put(&l->w, t->s, n, err);
-    if (l->path && fwrite(t->s, 1, n, stdout) != n) return fail(err, "cannot write", "standard output");
+    if (l->path && fwrite(t->s, 1, n, stdout) != n) return stdout_failed(err);
     return 0;
 }
 
@@ -494,7 +494,7 @@ static int evaluate(struct run *r)
     session_note_prompt(&r->s, &r->d);
     r->start = seconds_now();
     text_puts(&r->json, "{");
-    stop_install();     /* before this a signal ends the program at once: there is nothing to finish */
+    stop_install(NULL);     /* before this a signal ends the program at once: there is nothing to finish */
     if (lines_open(&r->lines, lines_path(r->o), r->err)
         || lines_open(&r->json_file, r->o->json, r->err)) return -1;
     code = tasks[r->o->task](r);
@@ -526,7 +526,8 @@ static int spare_inputs(const struct settings *o, struct lora_error *err)
     for (i = 0; i < 2; i++)
         if (output_spares(o->common.model, "model", results[i], "file for the results", err)
             || output_spares(o->rows.data, "data", results[i], "file for the results", err)
-            || output_spares(o->labels, "labels", results[i], "file for the results", err)) return -1;
+            || output_spares(o->labels, "labels", results[i], "file for the results", err)
+            || output_spares_models(results[i], err)) return -1;
     return 0;
 }
 

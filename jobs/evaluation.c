@@ -32,7 +32,7 @@ static int add_names(struct label_set *set, const struct dataset *d, struct lora
         if ((bad = data_row(d, i, &row, err))) break;
         if (row_label(&row)) bad = words_add(&set->words, row_label(&row), err);
         else {
-            bad = fail(err, "a row without a label", "row %d", row.source + 1);
+            bad = data_fail(d, i, "a row without a label", err);
             expected(err, "rows of text and label, or with an answer");
         }
     }
@@ -77,9 +77,9 @@ static int add_path(struct label_set *set, const int *ids, int n, int *leaf, str
     return 0;
 }
 
-static int no_label(const struct label_set *set, const struct row *row, struct lora_error *err)
+static int no_label(const struct label_set *set, const struct dataset *d, int i, const struct row *row, struct lora_error *err)
 {
-    fail(err, "a label that is not in the set", "row %d", row->source + 1);
+    data_fail(d, i, "a label that is not in the set", err);
     expected(err, "one of %d labels", set->n);
     found(err, "%s", row_label(row) ? row_label(row) : "none");
     return hint(err, "--labels FILE gives the set, one label a line");
@@ -96,7 +96,7 @@ static int take_paths(struct label_set *set, const struct dataset *d, const stru
         int label;
         if ((bad = data_row(d, i, &row, err))) break;
         label = row_label(&row) ? label_set_find(set, row_label(&row)) : -1;
-        if (label < 0) bad = no_label(set, &row, err);
+        if (label < 0) bad = no_label(set, d, i, &row, err);
         else if (!set->leaf[label] && !(o->max_length && row.n >= o->max_length)) {     /* else it may have been cut */
             bad = add_path(set, row.ids + row.prompt_n, row.n - row.prompt_n, &set->leaf[label], err);
             left--;

@@ -290,7 +290,7 @@ static int generate_all(struct run *r)
     if (!r->o->prompt && r->s.prompt_template)
         status("the prompt template is for --prompt: the turns of %s are as they stand there",
                r->o->chat ? "a conversation" : r->o->messages);
-    stop_install();
+    stop_install(NULL);
     return r->o->chat ? run_chat(r) : run_once(r);
 }
 

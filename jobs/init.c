@@ -91,7 +91,7 @@ static int make(const struct settings *set, struct lora_error *err)
     struct quantise how = { 0 };
     char text[80];
     if (set->quant_type >= 0 && base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
-    stop_install();
+    stop_install(NULL);
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
         || check_out(set->out, err) || make_directory(set->out, err)
         || model_write_quantised(&c, set->out, dtypes[set->dtype], how.type ? &how : NULL, random_row, &s,

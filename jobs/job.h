@@ -93,9 +93,10 @@ int usable_threads(int asked);          /* 0 -> cores of this process's affinity
 struct kernels;
 size_t memory_limit(const struct common *c, const struct kernels *k);
 
-/* SIGINT and SIGTERM set a flag. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
+/* SIGINT and SIGTERM set a flag and write note to stderr, unless it is NULL; a second one, two seconds later or more, ends the
+ * program. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
  * left through its errors, so that what is half written goes; job_run() knows it. */
-void stop_install(void);
+void stop_install(const char *note);
 int stop_signal(void);
 int stop_check(struct lora_error *err);
 
@@ -110,9 +111,13 @@ void output_end(struct output *o);
 /* An OUT that is INPUT itself, which is being read, is refused; either may be NULL. what: what INPUT is ("model");
  * instead: what is expected ("file for --out"). */
 int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err);
+/* So is a file of results that has the name of what models, adapters and runs are made of, and is there; NULL is fine. */
+int output_spares_models(const char *out, struct lora_error *err);
 /* So is a file --out that has the weights of the model or of the adapter, which are read. */
 int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err);
 
+/* The error of a write to stdout, with errno's reason; -1. */
+int stdout_failed(struct lora_error *err);
 /* JSON for --json: writes text to FILE, or to stdout for "-". */
 int job_write_json(const char *path, const struct text *json, struct lora_error *err);
 

@@ -234,7 +234,7 @@ static int write_quantised(struct merging *g, const char *dir, struct lora_error
 static int write_out(struct merging *g, struct lora_error *err)
 {
     const char *dir;
-    stop_install();     /* before this a signal ends the program at once: there is nothing to remove */
+    stop_install(NULL);     /* before this a signal ends the program at once: there is nothing to remove */
     if (output_begin(&g->out, g->set->out, err)) return -1;
     dir = g->out.temporary;
     return (g->set->out_quant >= 0 ? write_quantised(g, dir, err) : write_plain(g, dir, 1, err))

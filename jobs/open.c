@@ -135,9 +135,8 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
 static int open_session(struct run *r, struct lora_error *err)
 {
     const struct common *c = &r->set->common;
-    struct session *s = &r->session;
-    if (r->set->data.data || !shape_alone(c->model)) return session_open(s, c, NULL, !r->set->data.data, err);
-    return session_start(s, c, err) || shape_open(&s->model, c->model, &s->base, err) ? -1 : 0;
+    int shape = r->set->dry_run && shape_alone(c->model);
+    return session_open(&r->session, c, NULL, (r->set->data.data ? 0 : SESSION_RAW) | (shape ? SESSION_SHAPE : 0), err);
 }
 
 /* ---- rows ---- */

@@ -73,6 +73,26 @@ int output_spares(const char *input, const char *what, const char *out, const ch
     return found(err, "the %s", what);
 }
 
+/* Does the name end like this? */
+static int ends(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+int output_spares_models(const char *out, struct lora_error *err)
+{
+    static const char *const names[] = { "config.json", "adapter_config.json", "run.json", "metrics.jsonl", "tokenizer.json",
+                                         "tokenizer_config.json" };
+    const char *slash = out ? strrchr(out, '/') : NULL, *name = slash ? slash + 1 : out;
+    size_t i;
+    int is_one = name && (ends(name, ".safetensors") || ends(name, ".safetensors.index.json") || ends(name, ".gguf"));
+    for (i = 0; name && i < sizeof names / sizeof *names; i++) is_one |= !strcmp(name, names[i]);
+    if (!is_one || !file_exists(out)) return 0;
+    fail(err, "cannot write over a file of a model, an adapter or a run", "%s", out);
+    return expected(err, "another file for the results");
+}
+
 int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err)
 {
     static const char instead[] = "file for --out";

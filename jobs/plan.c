@@ -233,10 +233,11 @@ void plan_print(FILE *f, const struct run *r, double seconds)
 
 static int run(void *settings, struct lora_error *err)
 {
-    const struct train_settings *set = settings;
+    struct train_settings *set = settings;
     struct run r;
     int code = train_check(&job_plan, set, 0);
     if (code) return code;
+    set->dry_run = 1;
     if (!(code = run_open(&r, set, err))) plan_print(stdout, &r, plan_seconds(&r));
     run_close(&r);
     return code;

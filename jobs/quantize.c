@@ -103,7 +103,7 @@ static int quantise(const struct settings *set, struct model *m, const struct qu
 {
     size_t linears, elements, bytes;
     double start = seconds_now();
-    stop_install();
+    stop_install(NULL);
     if (write_model(set, m, how, o->temporary, err) || measure(o->temporary, &linears, &elements, &bytes, err)) return -1;
     put_summary(lines, json, set, how, linears, elements, bytes);
     if (rounding_table(lines, json, m, how, usable_threads(set->common.threads), err)) return -1;

@@ -272,7 +272,8 @@ static int check_end(const struct session *s, struct lora_error *err)
     return bad ? -1 : 0;
 }
 
-int session_start(struct session *s, const struct common *c, struct lora_error *err)
+/* What the options say without a model: the kernels, threads, memory, and how a base is to be quantised. */
+static int start(struct session *s, const struct common *c, struct lora_error *err)
 {
     memset(s, 0, sizeof *s);
     s->threads = usable_threads(c->threads);
@@ -286,15 +287,16 @@ int session_start(struct session *s, const struct common *c, struct lora_error *
 }
 
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
-                 int raw, struct lora_error *err)
+                 int how, struct lora_error *err)
 {
     double factor;
     char *dir;
     int bad;
-    if (session_start(s, c, err)) return -1;
+    if (start(s, c, err)) return -1;
     s->prompt_template = c->prompt_template;
     if (c->chat_template && !(s->chat = chat_find(c->chat_template, err))) return -1;
-    if (model_open(&s->model, c->model, err) || session_tokenizer(&s->tokenizer, s->model, err)) return -1;
+    if (how & SESSION_SHAPE ? shape_open(&s->model, c->model, &s->base, err) : model_open(&s->model, c->model, err)) return -1;
+    if (session_tokenizer(&s->tokenizer, s->model, err)) return -1;
     if (s->model->ignored.s) status("passed over in the model: %s", s->model->ignored.s);
     if (adapters && adapters->n) {
         if (!(dir = split_word(adapters->v[0], &factor, err))) return -1;
@@ -302,7 +304,8 @@ int session_open(struct session *s, const struct common *c, const struct option_
         free(dir);
         if (bad) return -1;
     }
-    if (open_base(s, c, err) || (!raw && (open_chat(s, err) || check_end(s, err)))) return -1;
+    if (!(how & SESSION_SHAPE) && open_base(s, c, err)) return -1;
+    if (!(how & SESSION_RAW) && (open_chat(s, err) || check_end(s, err))) return -1;
     return adapters && adapters->n ? open_adapters(s, adapters, err) : 0;
 }
 

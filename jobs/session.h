@@ -47,16 +47,16 @@ struct session {
     char *from_run;                     /* owned: the prompt template when it is run.json's */
 };
 
+/* SESSION_RAW: no chat template is needed; SESSION_SHAPE: config.json stands for the model, there are no weights. */
+enum { SESSION_RAW = 1, SESSION_SHAPE = 2 };
 /* Opens all of it. adapters: words DIR or DIR=SCALE, or NULL. The first adapter's run.json, if there
  * (that of a checkpoint is the one beside it), gives what the options leave open: "base_quantization", "chat_template" (a name), "prompt_template" and
  * "labels" (an array); what was taken is said on stderr. A model's own chat template that is not known is refused
- * unless raw or --chat-template is given. An adapter that changes nothing is warned of, and one that was
+ * unless it is raw or --chat-template is given. An adapter that changes nothing is warned of, and one that was
  * trained with other weights, another tokenizer or another template. Close it also after a failure. */
 int session_open(struct session *s, const struct common *c, const struct option_list *adapters,
-                 int raw, struct lora_error *err);
+                 int how, struct lora_error *err);
 void session_close(struct session *s);
-/* What the options say without a model: the kernels, threads, memory, and how a base is to be quantised. */
-int session_start(struct session *s, const struct common *c, struct lora_error *err);
 /* The tokenizer that the model brings; NULL: it has none. */
 int session_tokenizer(struct tokenizer **t, const struct model *m, struct lora_error *err);
 /* What goes beside the weights of a model that was made of m: its tokenizer, if there is one, and generation_config.json. */

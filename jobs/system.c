@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -135,20 +136,33 @@ int usable_threads(int asked)
 
 /* ---- signals ---- */
 
-static volatile sig_atomic_t stopped_by;
+static volatile sig_atomic_t stopped_by, stopped_at;
+static const char *stop_note;
+static size_t stop_note_bytes;
 
-static void on_stop(int signal)
+/* One that comes within two seconds of the first is the same wish: a wrapper may pass on what the terminal sent too. A later
+ * one ends the program at once. */
+static void on_stop(int number)
 {
-    stopped_by = signal;
+    struct timespec now = { 0, 0 };
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (!stopped_by) {
+        stopped_by = number;
+        stopped_at = (sig_atomic_t)now.tv_sec;
+        if (stop_note && write(2, stop_note, stop_note_bytes) < 0) return;
+    } else if ((sig_atomic_t)now.tv_sec - stopped_at > 1) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
 }
 
-/* A second signal finds the system's own action and ends the program at once. */
-void stop_install(void)
+void stop_install(const char *note)
 {
     struct sigaction action;
+    stop_note = note;
+    stop_note_bytes = note ? strlen(note) : 0;
     memset(&action, 0, sizeof action);
     action.sa_handler = on_stop;
-    action.sa_flags = (int)SA_RESETHAND;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);

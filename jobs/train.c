@@ -303,13 +303,36 @@ static int finish(struct run *r, struct lora_error *err)
     return 0;
 }
 
+/* --overwrite must not take what the run begins with: the adapter of DIR, or of a checkpoint there. */
+static int spare_beginning(const struct train_settings *s, struct lora_error *err)
+{
+    static const char instead[] = "directory for --out";
+    char *parent = s->init_adapter ? path_join(s->init_adapter, "..", err) : NULL;
+    int bad = s->init_adapter && (!parent || output_spares(s->init_adapter, "initial adapter", s->out, instead, err)
+                                  || output_spares(parent, "initial adapter", s->out, instead, err));
+    free(parent);
+    return bad ? -1 : 0;
+}
+
+/* A finished run without a checkpoint is not trained again, perhaps with other options, unless that is asked for. */
+static int nothing_finished(const char *out, struct lora_error *err)
+{
+    int any = file_in(out, "adapter_model.safetensors", err);
+    if (!any) any = file_in(out, "model.safetensors", err);
+    if (any <= 0) return any;
+    fail(err, "nothing to go on from", "%s", out);
+    expected(err, "a checkpoint");
+    found(err, "a finished run without one");
+    return hint(err, "--overwrite in place of --resume trains it again from the start");
+}
+
 /* DIR is new, or holds a run to go on with, or may be overwritten. */
 static int prepare_out(struct run *r, struct lora_error *err)
 {
     const char *out = r->set->out;
     int any;
     if (output_spares(r->set->common.model, "model", out, "directory for --out", err)) return -1;
-    if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
+    if (r->set->overwrite && (spare_beginning(r->set, err) || checkpoint_clear(out, err))) return -1;
     if (!r->set->resume && (any = checkpoint_any(out, err))) {
         if (any < 0) return -1;
         fail(err, "there is a run already", "%s", out);
@@ -319,6 +342,7 @@ static int prepare_out(struct run *r, struct lora_error *err)
     if (!r->set->resume) return 0;
     if (checkpoint_resume(r, err)) return -1;
     if (r->state.step) status("going on after step %lld of %lld", r->state.step, r->total);
+    else if (nothing_finished(out, err)) return -1;
     else status("no checkpoint in %s: beginning at the start", out);
     return 0;
 }
@@ -333,7 +357,8 @@ static int train(struct run *r, struct lora_error *err)
         r->adapter->values = NULL;
     }
     if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err)) return -1;
-    stop_install();     /* before this a signal ends the program at once: there is nothing to save */
+    /* before this a signal ends the program at once: there is nothing to save */
+    stop_install("stopping: this step is finished and a checkpoint written; a second signal ends it at once, without one\n");
     result = loop(r, err);
     progress_done();
     if (result < 0 || (!result && finish(r, err))) return -1;

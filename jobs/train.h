@@ -28,7 +28,7 @@ struct train_settings {
     long long warmup_steps, max_steps;
     double epochs;
     int gradient_checkpointing, save_total_limit, patience, load_best, metric, eval_task;
-    int resume, overwrite, dry_run;
+    int resume, overwrite, dry_run;     /* dry_run: 1 in `lora plan` too */
 };
 extern const struct option train_options[];
 extern const struct train_settings train_defaults;

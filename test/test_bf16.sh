@@ -57,9 +57,9 @@ grep -q '"compute": "f32"' "$dir/f32/run.json" || wrong "run.json does not say f
 begin "bf16: the same bytes with 3 threads, and stopped and resumed"
 expect 0 train "$@" --out "$dir/three" --compute bf16 --threads 3
 same "$dir/one/adapter_model.safetensors" "$dir/three/adapter_model.safetensors"
-expect 0 train "$@" --out "$dir/half" --compute bf16 --save-steps 3
+expect 0 train "$@" --out "$dir/half" --compute bf16 --save-steps 3 --save-total-limit 9
 rm -rf "$dir/half/checkpoint-6" "$dir/half/checkpoint-9" "$dir/half/checkpoint-10"
-expect 0 train "$@" --out "$dir/half" --compute bf16 --save-steps 3 --resume
+expect 0 train "$@" --out "$dir/half" --compute bf16 --save-steps 3 --save-total-limit 9 --resume; says "going on after step 3"
 same "$dir/one/adapter_model.safetensors" "$dir/half/adapter_model.safetensors"
 
 begin "bf16: resuming in other arithmetic is refused by name"

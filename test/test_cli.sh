@@ -275,7 +275,7 @@ out "^aa        [01][.]"; out "^$(printf '\303\274\303\261\303\255')       [01][
 printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":"a\\nb"}\n' >"$dir/lines.jsonl"
 run 0 eval $small --data "$dir/lines.jsonl" --task classify; out '^a?b   *[01][.]'; out '^   . .*  a?b$'      # a label with a line end takes one line
 printf 'aa\n' >"$dir/labels"
-run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: row 2: .*found bcde"
+run 1 eval $small --data "$dir/two.jsonl" --task classify --labels "$dir/labels"; err "not in the set: .*two.jsonl, row 2: .*found bcde"
 printf '{"text":"cat","label":"aa"}\n{"text":"cat","label":" aa"}\n' >"$dir/white.jsonl"
 run 0 eval $small --data "$dir/white.jsonl" --task classify; out "^ aa  "; out "^aa  "
 run 1 eval $small --data "$dir/white.jsonl" --task classify --chat-template llama3      # it cuts white space: one of them could never win
@@ -444,5 +444,18 @@ run 0 eval --model "$m" --backend ref --adapter "$dir/unmatched" --data "$dir/tw
 run 0 train --model "$m" --backend ref --init-adapter "$dir/unmatched" --data "$dir/two.jsonl" --out "$dir/from" --max-steps 1; err "$unmatched"
 run 0 export --model "$m" --adapter "$dir/unmatched" --out "$dir/unmatched.gguf"; err "$unmatched"
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl"; grep -q "match no adapted" "$dir/err" && wrong "a warning of no keys"
+
+begin "a file that is named twice, one of a model for results, and a full disk are said"
+run 0 eval $small --data "$dir/two.jsonl" --data "$dir/two.jsonl"; err "^warning: --data .* is not used: --data is given again, and several files are parted by commas$"
+run 1 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --json "$dir/a/adapter_model.safetensors"
+last "cannot write over a file of a model, an adapter or a run: .*adapter_model.safetensors"
+run 1 inspect --model "$m" --json "$m/config.json"; last "cannot write over a file of a model"
+printf 'prompt-template: "a # {text}"\r\n' >"$dir/c"
+run 0 train --model "$m" --backend ref --config "$dir/c" --data "$dir/two.jsonl" --out "$dir/crlf" --max-steps 1
+grep -q '"prompt_template": "a # {text}"' "$dir/crlf/run.json" || wrong "quotes of a line that ends in CRLF stay"
+if [ -c /dev/full ]; then
+    $EXE "$LORA" eval $small --data "$dir/two.jsonl" >/dev/full 2>"$dir/err" && wrong "a full disk is no error"
+    last "cannot write: standard output: found "
+fi
 
 finish

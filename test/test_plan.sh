@@ -77,4 +77,10 @@ result "Llama-2-7B's: in 5.5 GB" $?
 $EXE "$LORA" plan --model data/model --max-memory 3M --load-in-8bit --data "$dir/rows" >"$dir/log" 2>"$dir/out" && grep -q "it does not fit" "$dir/log"
 result "what the base takes is not there for the arena" $?
 
+mkdir "$dir/alone" && cp data/model/config.json "$dir/alone" \
+    && printf '{"input_ids":[5,6,7]}\n' >"$dir/ids" && $EXE "$LORA" plan --model "$dir/alone" --data "$dir/ids" >"$dir/log" 2>&1 \
+    && cp data/model/tok* "$dir/alone" && $EXE "$LORA" plan --model "$dir/alone" --data "$dir/rows" >"$dir/log" 2>&1 && grep -q "^steps: " "$dir/log" \
+    && ! $EXE "$LORA" train --model "$dir/alone" --data "$dir/ids" --out "$dir/none" >"$dir/log" 2>&1
+result "a config.json is model enough with rows too, for ids without a tokenizer" $?
+
 finish

@@ -469,4 +469,26 @@ expect 0 train --model $goldens/model --method full --data "$dir/g.jsonl" --no-s
     --learning-rate 0.002 --lr-scheduler linear --warmup-ratio 0.1 --weight-decay 0.01 --out "$dir/g2"
 against "$dir/g2" $goldens/full
 
+begin "what a run begins with, and what is finished, is not replaced without being asked for"
+expect 0 train --model "$model" --data "$dir/rows.jsonl" --out "$dir/first" --max-steps 2 --save-steps 1
+cp "$dir/first/adapter_model.safetensors" "$dir/kept"
+for from in "$dir/first" "$dir/first/checkpoint-1"; do
+    expect 1 train --model "$model" --data "$dir/rows.jsonl" --init-adapter "$from" --out "$dir/first" --overwrite --max-steps 1
+    says "cannot write over what is read: .*initial adapter"
+done
+rm -rf "$dir/first/checkpoint-1" "$dir/first/checkpoint-2"
+expect 1 train --model "$model" --data "$dir/rows.jsonl" --out "$dir/first" --max-steps 2 --resume; says "nothing to go on from: .*a finished run without one"
+same "$dir/first/adapter_model.safetensors" "$dir/kept"
+
+begin "a second signal at once is the first one's: there is a checkpoint"
+(trap - INT; exec $EXE "$LORA" train --model "$model" --data "$dir/rows.jsonl" --out "$dir/signals" --epochs 100000 --save-steps no \
+    --threads 1 >"$dir/log" 2>&1) &
+pid=$!
+i=0; while ! grep -q '"step":2' "$dir/signals/metrics.jsonl" 2>/dev/null && [ $i -lt 3000 ]; do i=$((i + 1)); sleep 0.02 2>/dev/null || sleep 1; done
+kill -STOP $pid; kill -INT $pid; kill -TERM $pid; kill -CONT $pid      # both are there when it goes on
+wait $pid; code=$?
+case $code in 130|143) ;; *) wrong "exit $code" ;; esac
+says "^stopping: .*a second signal ends it"
+ls -d "$dir/signals"/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
+
 finish
