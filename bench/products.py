@@ -119,7 +119,7 @@ def our_seconds(command):
 
 def models(args):
     if not SHAPES.exists():
-        sys.exit(f"{SHAPES}: not here; LORA_SHARED names ../shared")
+        sys.exit(f"{SHAPES}: not here; LORA_SHARED names the folder that has it (bench/README.md)")
     known = json.loads(SHAPES.read_text())["models"]
     wanted = args.models.split(",") if args.models else [m["model"] for m in known]
     for name in wanted:
