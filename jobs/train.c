@@ -358,7 +358,7 @@ static int train(struct run *r, struct lora_error *err)
     }
     if (prepare_out(r, err) || record_run(r, err) || metrics_open(r, err) || announce(r, err)) return -1;
     /* before this a signal ends the program at once: there is nothing to save */
-    stop_install("stopping: this step is finished and a checkpoint written; a second signal ends it at once, without one\n");
+    stop_install("stopping: this step is finished and a checkpoint written; from two seconds on a second signal ends it at once, without one\n");
     result = loop(r, err);
     progress_done();
     if (result < 0 || (!result && finish(r, err))) return -1;
