@@ -144,7 +144,7 @@ static size_t stop_note_bytes;
  * one ends the program at once. */
 static void on_stop(int number)
 {
-    struct timespec now = { 0, 0 };
+    static struct timespec now;     /* not on the stack, which QEMU 7.2 hands over unaligned */
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (!stopped_by) {
         stopped_by = number;

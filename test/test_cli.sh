@@ -455,7 +455,7 @@ run 0 train --model "$m" --backend ref --config "$dir/c" --data "$dir/two.jsonl"
 grep -q '"prompt_template": "a # {text}"' "$dir/crlf/run.json" || wrong "quotes of a line that ends in CRLF stay"
 if [ -c /dev/full ]; then
     $EXE "$LORA" eval $small --data "$dir/two.jsonl" >/dev/full 2>"$dir/err" && wrong "a full disk is no error"
-    last "cannot write: standard output: found "
+    last "cannot write: standard output"
 fi
 
 finish
