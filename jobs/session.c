@@ -159,17 +159,30 @@ static int read_run(struct session *s, run_reader *use, const char *dir, struct 
 
 /* ---- adapters ---- */
 
-/* DIR or DIR=SCALE into the directory (allocated) and the factor. */
+/* DIR or DIR=SCALE into the directory (allocated) and the factor. A directory's name may end like that. */
 static char *split_word(const char *word, double *factor, struct lora_error *err)
 {
     const char *equals = strrchr(word, '=');
+    char *dir = NULL;
+    int is_factor = equals && equals > word && !parse_number(equals + 1, factor);
+    if (is_factor && !(dir = new_string_n(word, (size_t)(equals - word), err))) return NULL;
+    if (is_factor && !file_exists(word)) return dir;
     *factor = 1;
-    if (equals > word && !parse_number(equals + 1, factor)) return new_string_n(word, (size_t)(equals - word), err);
-    if (!equals || file_exists(word)) return new_string(word, err);
-    fail(err, "wrong value", "--adapter");
-    expected(err, "DIR or DIR=SCALE, with a number for SCALE");
-    found(err, "\"%s\"", word);
-    return NULL;
+    if (equals && !file_exists(word)) {
+        fail(err, "wrong value", "--adapter");
+        expected(err, "DIR or DIR=SCALE, with a number for SCALE");
+        found(err, "\"%s\"", word);
+        return NULL;
+    }
+    if (dir && file_exists(dir)) {
+        fail(err, "an adapter, or another with a scale?", "--adapter");
+        found(err, "%s and %s are both there", word, dir);
+        hint(err, "%s/ is the one, %s/%s the other", word, dir, equals);
+        free(dir);
+        return NULL;
+    }
+    free(dir);
+    return new_string(word, err);
 }
 
 void warn_unmatched(const struct adapter *a, const char *dir)
