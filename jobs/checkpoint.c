@@ -500,21 +500,13 @@ int checkpoint_resume(struct run *r, struct lora_error *err)
 
 /* ---- the rest of DIR ---- */
 
-static const char *const run_files[] = {
-    "run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json",
-    /* these are there beside a run, and do not tell one */
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "tokenizer.model"
-};
-enum { TELLING = 6 };
-
 int checkpoint_any(const char *dir, struct lora_error *err)
 {
     struct found_list list;
-    size_t i;
-    int any = checkpoint_list(&list, dir, 0, err) ? -1 : list.n > 0;
+    int i, there, any = checkpoint_list(&list, dir, 0, err) ? -1 : list.n > 0;
     free(list.v);
-    for (i = 0; i < TELLING && !any; i++) any = file_in(dir, run_files[i], err);
+    for (i = 0; any >= 0 && any != A_RUN && run_files[i]; i++)
+        if ((there = file_in(dir, run_files[i], err))) any = there < 0 ? -1 : i < RUN_RECORDS ? A_RUN : NO_RUN;
     return any;
 }
 
@@ -525,7 +517,7 @@ int checkpoint_clear(const char *dir, struct lora_error *err)
     int bad = checkpoint_list(&list, dir, 1, err);
     for (i = 0; i < list.n && !bad; i++) bad = checkpoint_remove(dir, list.v[i], err);
     free(list.v);
-    for (i = 0; i < sizeof run_files / sizeof *run_files && !bad; i++) {
+    for (i = 0; run_files[i] && !bad; i++) {
         char *path = path_join(dir, run_files[i], err);
         bad = !path || remove_tree(path, err);
         free(path);

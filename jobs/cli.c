@@ -115,7 +115,7 @@ int stdout_failed(struct lora_error *err)
 int job_write_json(const char *path, const struct text *json, struct lora_error *err)
 {
     if (text_check(json, err)) return -1;
-    if (strcmp(path, "-")) return output_spares_models(path, err) || file_write(path, json->s, json->n, err) ? -1 : 0;
+    if (strcmp(path, "-")) return output_spares_models(path, NULL, err) || file_write(path, json->s, json->n, err) ? -1 : 0;
     return fwrite(json->s, 1, json->n, stdout) != json->n || fflush(stdout) ? stdout_failed(err) : 0;
 }
 

@@ -527,7 +527,8 @@ static int spare_inputs(const struct settings *o, struct lora_error *err)
         if (output_spares(o->common.model, "model", results[i], "file for the results", err)
             || output_spares(o->rows.data, "data", results[i], "file for the results", err)
             || output_spares(o->labels, "labels", results[i], "file for the results", err)
-            || output_spares_models(results[i], err)) return -1;
+            || output_spares(o->common.config, "configuration", results[i], "file for the results", err)
+            || output_spares_models(results[i], NULL, err)) return -1;
     return 0;
 }
 

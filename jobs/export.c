@@ -22,7 +22,8 @@ static int export_adapter(const struct settings *set, struct lora_error *err)
     struct model *m = NULL;
     struct adapter *a = NULL;
     int bad = -1;
-    if (output_spares_weights(set->common.model, dir, set->out, err)) return -1;
+    if (output_spares(set->common.model, "model", set->out, "file for --out", err) || output_spares_models(set->out, ".gguf", err))
+        return -1;
     if (!model_open(&m, set->common.model, err) && !adapter_read(&a, dir, &m->config, err)) {
         if (adapter_is_zero(a)) status("warning: the adapter %s changes nothing: every B is zero", dir);
         warn_unmatched(a, dir);

@@ -113,7 +113,9 @@ static int run(void *settings, struct lora_error *err)
         return job_usage_error(&job_gradients, "--model, one --adapter, --data and --out are needed");
     memset(&w, 0, sizeof w);
     w.set = set;
-    bad = output_spares_weights(set->common.model, set->adapters.v[0], set->out, err) || open_work(&w, err)
+    bad = output_spares(set->common.model, "model", set->out, "file for --out", err)
+          || output_spares(set->data.data, "data", set->out, "file for --out", err)
+          || output_spares_models(set->out, ".safetensors", err) || open_work(&w, err)
           || run_packs(&w, err) || write_gradients(&w, err);
     if (!bad) {
         int digits = w.session.kernels->elem == sizeof(double) ? 17 : 9;

@@ -108,13 +108,17 @@ int output_begin(struct output *o, const char *dir, struct lora_error *err);
 int output_check(const char *dir, struct lora_error *err);      /* new or empty? For jobs that work long before they begin */
 int output_commit(struct output *o, struct lora_error *err);
 void output_end(struct output *o);
-/* An OUT that is INPUT itself, which is being read, is refused; either may be NULL. what: what INPUT is ("model");
- * instead: what is expected ("file for --out"). */
+/* An OUT that is INPUT itself, which is being read, is refused; INPUT may be several with commas between them, and either NULL.
+ * what: what INPUT is ("model"); instead: what is expected ("file for --out"). */
 int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err);
-/* So is a file of results that has the name of what models, adapters and runs are made of, and is there; NULL is fine. */
-int output_spares_models(const char *out, struct lora_error *err);
-/* So is a file --out that has the weights of the model or of the adapter, which are read. */
-int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err);
+/* So is a DIR for a run that has INPUT among the files that the run writes, or clears from an older one. */
+int output_spares_run(const char *input, const char *what, const char *dir, struct lora_error *err);
+/* So is a file of results that has the name of what models, adapters and runs are made of, and is there; NULL is fine.
+ * own: names that end like this are what the job writes (".gguf"), or NULL. */
+int output_spares_models(const char *out, const char *own, struct lora_error *err);
+/* What a run leaves in its directory beside checkpoints, NULL at the end; the first RUN_RECORDS are of runs alone. */
+extern const char *const run_files[];
+enum { RUN_RECORDS = 2 };
 
 /* The error of a write to stdout, with errno's reason; -1. */
 int stdout_failed(struct lora_error *err);

@@ -1,4 +1,6 @@
-/* output.c - a directory that appears whole or not at all: written under another name, then renamed. */
+/* output.c - a directory that appears whole or not at all: written under another name, then renamed; and what no output may
+ * take the place of. */
+#define _XOPEN_SOURCE 700           /* realpath() */
 #include "job.h"
 
 #include <dirent.h>
@@ -65,13 +67,70 @@ void output_end(struct output *o)
     memset(o, 0, sizeof *o);
 }
 
-int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err)
+/* Is one of the inputs, a name or several with commas between them, taken by OUT? */
+static int any_taken(const char *inputs, const char *out, int (*takes)(const char *out, const char *input), struct lora_error *err)
 {
-    if (!input || !out || !same_file(input, out)) return 0;
+    int any = takes(out, inputs);
+    for (; !any && strchr(inputs, ','); inputs += strcspn(inputs, ",") + 1) {
+        char *name = new_string_n(inputs, strcspn(inputs, ","), err);
+        if (!name) return -1;
+        any = takes(out, name);
+        free(name);
+    }
+    return any || takes(out, inputs);
+}
+
+static int spares(const char *input, const char *what, const char *out, const char *instead,
+                  int (*takes)(const char *out, const char *input), struct lora_error *err)
+{
+    int any = input && out ? any_taken(input, out, takes, err) : 0;
+    if (any <= 0) return any;
     fail(err, "cannot write over what is read", "%s", out);
     expected(err, "another %s", instead);
     return found(err, "the %s", what);
 }
+
+int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err)
+{
+    return spares(input, what, out, instead, same_file, err);
+}
+
+/* ---- a directory of a run ---- */
+
+const char *const run_files[] = {
+    "run.json", "metrics.jsonl",
+    /* these are not of runs alone */
+    "adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", NULL
+};
+
+static int is_run_file(const char *name, size_t n)
+{
+    int i;
+    for (i = 0; run_files[i]; i++) if (strlen(run_files[i]) == n && !strncmp(run_files[i], name, n)) return 1;
+    return 0;
+}
+
+/* Is the input DIR itself, or among what a run there writes and clears? */
+static int run_takes(const char *dir, const char *input)
+{
+    char *in = realpath(input, NULL), *out = realpath(dir, NULL);
+    size_t n = out ? strlen(out) : 0;
+    const char *name = in && out && !strncmp(in, out, n) ? in + n : NULL;
+    int takes = name && (!*name || (*name == '/' && (!strncmp(name + 1, "checkpoint-", 11)
+                                                     || is_run_file(name + 1, strcspn(name + 1, "/")))));
+    free(in);
+    free(out);
+    return takes;
+}
+
+int output_spares_run(const char *input, const char *what, const char *dir, struct lora_error *err)
+{
+    return spares(input, what, dir, "directory for --out", run_takes, err);
+}
+
+/* ---- a file of results ---- */
 
 /* Does the name end like this? */
 static int ends(const char *name, const char *end)
@@ -80,26 +139,15 @@ static int ends(const char *name, const char *end)
     return n >= m && !strcmp(name + n - m, end);
 }
 
-int output_spares_models(const char *out, struct lora_error *err)
+int output_spares_models(const char *out, const char *own, struct lora_error *err)
 {
-    static const char *const names[] = { "config.json", "adapter_config.json", "run.json", "metrics.jsonl", "tokenizer.json",
-                                         "tokenizer_config.json" };
     const char *slash = out ? strrchr(out, '/') : NULL, *name = slash ? slash + 1 : out;
-    size_t i;
-    int is_one = name && (ends(name, ".safetensors") || ends(name, ".safetensors.index.json") || ends(name, ".gguf"));
-    for (i = 0; name && i < sizeof names / sizeof *names; i++) is_one |= !strcmp(name, names[i]);
+    int is_one;
+    if (!name) return 0;
+    is_one = is_run_file(name, strlen(name)) || !strcmp(name, "optimizer.safetensors") || !strcmp(name, "trainer_state.json")
+             || (ends(name, ".safetensors") && !strncmp(name, "model-", 6)) || ends(name, ".safetensors.index.json");
+    if (!own || !ends(name, own)) is_one |= ends(name, ".safetensors") || ends(name, ".gguf");
     if (!is_one || !file_exists(out)) return 0;
     fail(err, "cannot write over a file of a model, an adapter or a run", "%s", out);
     return expected(err, "another file for the results");
-}
-
-int output_spares_weights(const char *model, const char *adapter, const char *out, struct lora_error *err)
-{
-    static const char instead[] = "file for --out";
-    char *weights = path_join(model, "model.safetensors", err), *trained = path_join(adapter, "adapter_model.safetensors", err);
-    int bad = !weights || !trained || output_spares(model, "model", out, instead, err)
-              || output_spares(weights, "model", out, instead, err) || output_spares(trained, "adapter", out, instead, err);
-    free(weights);
-    free(trained);
-    return bad ? -1 : 0;
 }

@@ -303,15 +303,13 @@ static int finish(struct run *r, struct lora_error *err)
     return 0;
 }
 
-/* --overwrite must not take what the run begins with: the adapter of DIR, or of a checkpoint there. */
-static int spare_beginning(const struct train_settings *s, struct lora_error *err)
+/* Nothing that is read may be among what is written, or cleared. */
+static int spare_inputs(const struct train_settings *s, struct lora_error *err)
 {
-    static const char instead[] = "directory for --out";
-    char *parent = s->init_adapter ? path_join(s->init_adapter, "..", err) : NULL;
-    int bad = s->init_adapter && (!parent || output_spares(s->init_adapter, "initial adapter", s->out, instead, err)
-                                  || output_spares(parent, "initial adapter", s->out, instead, err));
-    free(parent);
-    return bad ? -1 : 0;
+    return output_spares_run(s->common.model, "model", s->out, err) || output_spares_run(s->init_adapter, "initial adapter", s->out, err)
+           || output_spares_run(s->data.data, "data", s->out, err)
+           || output_spares_run(s->eval_data, "evaluation data", s->out, err)
+           || output_spares_run(s->common.config, "configuration", s->out, err) ? -1 : 0;
 }
 
 /* A finished run without a checkpoint is not trained again, perhaps with other options, unless that is asked for. */
@@ -331,13 +329,17 @@ static int prepare_out(struct run *r, struct lora_error *err)
 {
     const char *out = r->set->out;
     int any;
-    if (output_spares(r->set->common.model, "model", out, "directory for --out", err)) return -1;
-    if (r->set->overwrite && (spare_beginning(r->set, err) || checkpoint_clear(out, err))) return -1;
-    if (!r->set->resume && (any = checkpoint_any(out, err))) {
-        if (any < 0) return -1;
+    if (spare_inputs(r->set, err) || (any = checkpoint_any(out, err)) < 0) return -1;
+    if (any == NO_RUN) {
+        fail(err, "cannot write over what no run left", "%s", out);
+        expected(err, "a directory that is new, or that a run wrote, for --out");
+        return found(err, "files of a model or an adapter without run.json or metrics.jsonl");
+    }
+    if (any && !r->set->resume && !r->set->overwrite) {
         fail(err, "there is a run already", "%s", out);
         return hint(err, "--resume goes on with it, --overwrite replaces it");
     }
+    if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
     if (make_directory(out, err)) return -1;
     if (!r->set->resume) return 0;
     if (checkpoint_resume(r, err)) return -1;

@@ -132,7 +132,9 @@ int checkpoint_save(struct run *r, struct lora_error *err);
 int checkpoint_resume(struct run *r, struct lora_error *err);
 /* The weights alone of one step (the best). */
 int checkpoint_weights(struct run *r, long long step, struct lora_error *err);
-/* Does DIR hold a run? 1, 0, or -1: it cannot be read. Nothing in it is touched. And away with it. */
+/* What DIR holds: 0, A_RUN, NO_RUN (files of a model or an adapter that no run of this program left), or -1: it cannot be read.
+ * Nothing in it is touched. And away with it. */
+enum { A_RUN = 1, NO_RUN };
 int checkpoint_any(const char *dir, struct lora_error *err);
 int checkpoint_clear(const char *dir, struct lora_error *err);
 /* All numbers of an enum lora_buffer but codes, as floats: where they lie, or *copy, which is to be freed. NULL: no memory. */

@@ -445,11 +445,49 @@ run 0 train --model "$m" --backend ref --init-adapter "$dir/unmatched" --data "$
 run 0 export --model "$m" --adapter "$dir/unmatched" --out "$dir/unmatched.gguf"; err "$unmatched"
 run 0 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl"; grep -q "match no adapted" "$dir/err" && wrong "a warning of no keys"
 
+begin "an adapter whose name ends like a scale is that adapter"
+cp -r "$dir/a" "$dir/n=0.5"
+value() { sed -n 's/.*"loss": *\([^,}]*\).*/\1/p' "$dir/out"; }
+run 0 eval --model "$m" --backend ref --data "$dir/two.jsonl" --adapter "$dir/a" --json -; whole=$(value)
+run 0 eval --model "$m" --backend ref --data "$dir/two.jsonl" --adapter "$dir/n=0.5" --json -
+[ "$(value)" = "$whole" ] || wrong "a scale was read: $(value), not $whole"
+cp -r "$dir/a" "$dir/n"
+run 1 eval --model "$m" --backend ref --data "$dir/two.jsonl" --adapter "$dir/n=0.5"
+err "^lora: an adapter, or another with a scale?: --adapter: found $dir/n=0.5 and $dir/n are both there$"; last "^hint: $dir/n=0.5/ is the one, $dir/n/=0.5 the other$"
+run 0 eval --model "$m" --backend ref --data "$dir/two.jsonl" --adapter "$dir/n=0.5/" --json -; one=$(value)
+run 0 eval --model "$m" --backend ref --data "$dir/two.jsonl" --adapter "$dir/n/=0.5" --json -; half=$(value)
+[ "$one" = "$whole" ] && [ "$half" != "$whole" ] || wrong "the hint does not help: $one, $half, $whole"
+rm -r "$dir/n" "$dir/n=0.5"
+
 begin "a file that is named twice, one of a model for results, and a full disk are said"
 run 0 eval $small --data "$dir/two.jsonl" --data "$dir/two.jsonl"; err "^warning: --data .* is not used: --data is given again, and several files are parted by commas$"
 run 1 eval --model "$m" --backend ref --adapter "$dir/a" --data "$dir/two.jsonl" --json "$dir/a/adapter_model.safetensors"
 last "cannot write over a file of a model, an adapter or a run: .*adapter_model.safetensors"
 run 1 inspect --model "$m" --json "$m/config.json"; last "cannot write over a file of a model"
+cp "$dir/two.jsonl" "$dir/kept.jsonl"
+both="--data $dir/a/none.jsonl,$dir/two.jsonl"; cp "$dir/two.jsonl" "$dir/a/none.jsonl"
+for option in json token-losses; do
+    run 1 eval --model "$m" --backend ref $both --$option "$dir/two.jsonl"; last "cannot write over what is read: .*found the data$"
+done
+cp "$dir/two.jsonl" "$dir/a/model-00001-of-00001.safetensors"
+printf 'seed: 1\n' >"$dir/c"
+run 1 eval --model "$m" --backend ref --config "$dir/c" $both --json "$dir/c"; last "cannot write over what is read: .*found the configuration$"
+run 1 gradients --model "$m" --adapter "$dir/a" $both --out "$dir/two.jsonl"; last "cannot write over what is read: .*found the data$"
+for what in a/model-00001-of-00001.safetensors a/adapter_model.safetensors a/adapter_config.json; do
+    run 1 gradients --model "$m" --adapter "$dir/a" $both --out "$dir/$what"; last "cannot write over a file of a model"
+    run 1 export --model "$m" --adapter "$dir/a" --out "$dir/$what"; last "cannot write over a file of a model"
+done
+for name in tokenizer.model trainer_state.json; do
+    cp "$dir/c" "$dir/$name"
+    run 1 eval --model "$m" --backend ref --data "$dir/two.jsonl" --json "$dir/$name"; last "cannot write over a file of a model"
+    rm "$dir/$name"
+done
+rm "$dir/a/none.jsonl" "$dir/a/model-00001-of-00001.safetensors"
+for i in 1 2; do        # what a job wrote itself is replaced
+    run 0 gradients --model "$m" --adapter "$dir/a" --data "$dir/two.jsonl" --out "$dir/g.safetensors"
+    run 0 export --model "$m" --adapter "$dir/a" --out "$dir/g.gguf"
+done
+same "$dir/two.jsonl" "$dir/kept.jsonl"
 printf 'prompt-template: "a # {text}"\r\n' >"$dir/c"
 run 0 train --model "$m" --backend ref --config "$dir/c" --data "$dir/two.jsonl" --out "$dir/crlf" --max-steps 1
 grep -q '"prompt_template": "a # {text}"' "$dir/crlf/run.json" || wrong "quotes of a line that ends in CRLF stay"

@@ -225,8 +225,11 @@ says "there is a run already"
 [ -e "$dir/t2/checkpoint-7.unfinished" ] || wrong "a run that may still be there lost what it was writing"
 mkdir "$dir/adapter"
 cp "$dir/t1/adapter_model.safetensors" "$dir/adapter"
-expect 1 train "$@" --out "$dir/adapter"
-says "there is a run already"
+for more in "" --overwrite --resume; do
+    expect 1 train "$@" --out "$dir/adapter" $more
+    says "cannot write over what no run left: $dir/adapter"
+done
+same "$dir/t1/adapter_model.safetensors" "$dir/adapter/adapter_model.safetensors"
 expect 1 train "$@" --out "$dir/config.json"
 says "cannot read the directory: $dir/config.json: found Not a directory"
 expect 0 train "$@" --out "$dir/t2" --overwrite --max-steps 2
@@ -476,9 +479,25 @@ for from in "$dir/first" "$dir/first/checkpoint-1"; do
     expect 1 train --model "$model" --data "$dir/rows.jsonl" --init-adapter "$from" --out "$dir/first" --overwrite --max-steps 1
     says "cannot write over what is read: .*initial adapter"
 done
+for option in data eval-data; do        # the later one wins
+    cp "$dir/rows.jsonl" "$dir/first/checkpoint-1/d.jsonl"
+    cp "$dir/rows.jsonl" "$dir/first/metrics.jsonl"
+    for what in metrics.jsonl checkpoint-1/d.jsonl "../rows.jsonl,$dir/first/checkpoint-1/d.jsonl"; do
+        expect 1 train --model "$model" --data "$dir/rows.jsonl" --$option "$dir/first/$what" --out "$dir/first" --overwrite --max-steps 1
+        says "cannot write over what is read: $dir/first"
+    done
+done
+[ -s "$dir/first/checkpoint-1/d.jsonl" ] && [ -s "$dir/first/metrics.jsonl" ] || wrong "the data were overwritten"
 rm -rf "$dir/first/checkpoint-1" "$dir/first/checkpoint-2"
 expect 1 train --model "$model" --data "$dir/rows.jsonl" --out "$dir/first" --max-steps 2 --resume; says "nothing to go on from: .*a finished run without one"
 same "$dir/first/adapter_model.safetensors" "$dir/kept"
+
+begin "the base of a run is not cleared with the run that it is a checkpoint of"
+expect 0 train --method full --model "$model" --data "$dir/rows.jsonl" --out "$dir/whole" --max-steps 2 --save-steps 1
+cp "$dir/whole/checkpoint-1/model.safetensors" "$dir/kept"
+expect 1 train --model "$dir/whole/checkpoint-1" --data "$dir/rows.jsonl" --out "$dir/whole" --max-steps 1 --overwrite
+says "cannot write over what is read: .*found the model"
+same "$dir/whole/checkpoint-1/model.safetensors" "$dir/kept"
 
 begin "a second signal at once is the first one's: there is a checkpoint"
 (trap - INT; exec $EXE "$LORA" train --model "$model" --data "$dir/rows.jsonl" --out "$dir/signals" --epochs 100000 --save-steps no \
