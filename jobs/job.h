@@ -93,11 +93,12 @@ int usable_threads(int asked);          /* 0 -> cores of this process's affinity
 struct kernels;
 size_t memory_limit(const struct common *c, const struct kernels *k);
 
-/* SIGINT and SIGTERM set a flag and write note to stderr, unless it is NULL; a second one, two seconds later or more, ends the
- * program. stop_signal(): 0, SIGINT or SIGTERM. stop_check(): -1 with an error, for work that is
+/* SIGINT, SIGTERM and SIGHUP, unless that is ignored, set a flag and write note to stderr, unless it is NULL; a second one, two seconds later or more, ends the
+ * program. stop_signal(): 0, or which, stop_name() its name. stop_check(): -1 with an error, for work that is
  * left through its errors, so that what is half written goes; job_run() knows it. */
 void stop_install(const char *note);
 int stop_signal(void);
+const char *stop_name(void);
 int stop_check(struct lora_error *err);
 
 /* A directory that appears whole or not at all. begin: DIR must be new or empty; write into o->temporary, which is
@@ -113,7 +114,10 @@ void output_end(struct output *o);
 int output_spares(const char *input, const char *what, const char *out, const char *instead, struct lora_error *err);
 /* So is a DIR for a run that has INPUT among the files that the run writes, or clears from an older one. */
 int output_spares_run(const char *input, const char *what, const char *dir, struct lora_error *err);
-/* So is a file of results that has the name of what models, adapters and runs are made of, and is there; NULL is fine.
+/* DIR is this run's until unlock, or until the process ends: a descriptor, or -1 where another run has it. */
+int output_lock(const char *dir, struct lora_error *err);
+void output_unlock(const char *dir, int fd);
+/* A file of results that has the name of what models, adapters and runs are made of, and is there, is refused too; NULL is fine.
  * own: names that end like this are what the job writes (".gguf"), or NULL. */
 int output_spares_models(const char *out, const char *own, struct lora_error *err);
 /* What a run leaves in its directory beside checkpoints, NULL at the end; the first RUN_RECORDS are of runs alone. */

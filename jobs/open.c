@@ -291,7 +291,7 @@ static int open_setup(struct run *r, struct lora_error *err)
 int run_open(struct run *r, const struct train_settings *set, struct lora_error *err)
 {
     long long per_step = (long long)set->batch_size * set->accumulation;
-    *r = (struct run){ .set = set };
+    *r = (struct run){ .set = set, .lock = -1 };
     if (per_step > 1 << 20) {
         fail(err, "wrong value", "--batch-size x --gradient-accumulation-steps");
         expected(err, "at most %d rows a step", 1 << 20);
@@ -305,6 +305,7 @@ void run_close(struct run *r)
 {
     lora_close(r->lora);
     if (r->metrics) fclose(r->metrics);
+    if (r->lock >= 0) output_unlock(r->set->out, r->lock);
     pack_free(&r->pack);
     free(r->losses);
     label_set_free(&r->labels);

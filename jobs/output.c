@@ -5,11 +5,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define LOCK ".lock"
 
 static int is_empty(const char *dir)
 {
@@ -128,6 +131,30 @@ static int run_takes(const char *dir, const char *input)
 int output_spares_run(const char *input, const char *what, const char *dir, struct lora_error *err)
 {
     return spares(input, what, dir, "directory for --out", run_takes, err);
+}
+
+int output_lock(const char *dir, struct lora_error *err)
+{
+    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    char *path = path_join(dir, LOCK, err);
+    int fd = path ? open(path, O_RDWR | O_CREAT, 0666) : -1;
+    if (path && fd < 0) {
+        fail(err, "cannot write", "%s", path);
+        found(err, "%s", strerror(errno));
+    }
+    free(path);
+    if (fd < 0 || !fcntl(fd, F_SETLK, &whole) || (errno != EACCES && errno != EAGAIN)) return fd;  /* or it knows no locks */
+    close(fd);
+    fail(err, "another run is writing here", "%s", dir);
+    return hint(err, "wait for it, stop it, or take another directory for --out");
+}
+
+void output_unlock(const char *dir, int fd)
+{
+    char *path = path_join(dir, LOCK, NULL);
+    if (path) unlink(path);
+    free(path);
+    close(fd);
 }
 
 /* ---- a file of results ---- */

@@ -158,7 +158,7 @@ static void on_stop(int number)
 
 void stop_install(const char *note)
 {
-    struct sigaction action;
+    struct sigaction action, before;
     stop_note = note;
     stop_note_bytes = note ? strlen(note) : 0;
     memset(&action, 0, sizeof action);
@@ -166,6 +166,7 @@ void stop_install(const char *note)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (!sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL);    /* not under nohup */
 }
 
 int stop_signal(void)
@@ -173,7 +174,12 @@ int stop_signal(void)
     return stopped_by;
 }
 
+const char *stop_name(void)
+{
+    return stopped_by == SIGINT ? "SIGINT" : stopped_by == SIGHUP ? "SIGHUP" : "SIGTERM";
+}
+
 int stop_check(struct lora_error *err)
 {
-    return stopped_by ? fail(err, "stopped", "by %s", stopped_by == SIGINT ? "SIGINT" : "SIGTERM") : 0;
+    return stopped_by ? fail(err, "stopped", "by %s", stop_name()) : 0;
 }

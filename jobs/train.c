@@ -339,8 +339,8 @@ static int prepare_out(struct run *r, struct lora_error *err)
         fail(err, "there is a run already", "%s", out);
         return hint(err, "--resume goes on with it, --overwrite replaces it");
     }
+    if (make_directory(out, err) || (r->lock = output_lock(out, err)) < 0) return -1;
     if (r->set->overwrite && checkpoint_clear(out, err)) return -1;
-    if (make_directory(out, err)) return -1;
     if (!r->set->resume) return 0;
     if (checkpoint_resume(r, err)) return -1;
     if (r->state.step) status("going on after step %lld of %lld", r->state.step, r->total);
@@ -366,8 +366,7 @@ static int train(struct run *r, struct lora_error *err)
     if (result < 0 || (!result && finish(r, err))) return -1;
     if (!result) return EXIT_DONE;
     status("stopped by %s after step %lld of %lld; the same command with --resume%s goes on from there",
-           stop_signal() == SIGINT ? "SIGINT" : "SIGTERM", r->state.step, r->total,
-           r->set->overwrite ? " in place of --overwrite" : "");
+           stop_name(), r->state.step, r->total, r->set->overwrite ? " in place of --overwrite" : "");
     return 128 + stop_signal();
 }
 

@@ -103,6 +103,7 @@ struct run {
     struct lora *lora;
     struct train_state state;
     FILE *metrics;
+    int lock;                       /* of DIR (output_lock), or -1 */
     struct pack pack;
     double *losses;                 /* of a pack's targets */
     struct label_set labels;        /* of --eval-task classify, */

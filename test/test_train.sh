@@ -499,15 +499,24 @@ expect 1 train --model "$dir/whole/checkpoint-1" --data "$dir/rows.jsonl" --out 
 says "cannot write over what is read: .*found the model"
 same "$dir/whole/checkpoint-1/model.safetensors" "$dir/kept"
 
-begin "a second signal at once is the first one's: there is a checkpoint"
-(trap - INT; exec $EXE "$LORA" train --model "$model" --data "$dir/rows.jsonl" --out "$dir/signals" --epochs 100000 --save-steps no \
-    --threads 1 >"$dir/log" 2>&1) &
-pid=$!
-i=0; while ! grep -q '"step":2' "$dir/signals/metrics.jsonl" 2>/dev/null && [ $i -lt 3000 ]; do i=$((i + 1)); sleep 0.02 2>/dev/null || sleep 1; done
-kill -STOP $pid; kill -INT $pid; kill -TERM $pid; kill -CONT $pid      # both are there when it goes on
-wait $pid; code=$?
-case $code in 130|143) ;; *) wrong "exit $code" ;; esac
-says "^stopping: .*a second signal ends it"
-ls -d "$dir/signals"/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
+begin "a second signal at once is the first one's, and one run at a time writes in DIR: there is a checkpoint"
+for first in INT HUP; do
+    rm -rf "$dir/signals"
+    (trap - INT HUP; exec $EXE "$LORA" train --model "$model" --data "$dir/rows.jsonl" --out "$dir/signals" --epochs 100000 --save-steps no \
+        --threads 1 >"$dir/running" 2>&1) &
+    pid=$!
+    i=0; while ! grep -q '"step":2' "$dir/signals/metrics.jsonl" 2>/dev/null && [ $i -lt 3000 ]; do i=$((i + 1)); sleep 0.02 2>/dev/null || sleep 1; done
+    for more in --overwrite --resume; do
+        expect 1 train --model "$model" --data "$dir/rows.jsonl" --out "$dir/signals" --epochs 100000 --save-steps no $more
+        says "^lora: another run is writing here: $dir/signals$"
+    done
+    kill -STOP $pid; kill -$first $pid; kill -TERM $pid; kill -CONT $pid      # both are there when it goes on
+    wait $pid; code=$?
+    case $first$code in INT130|INT143|HUP129|HUP143) ;; *) wrong "exit $code" ;; esac
+    cp "$dir/running" "$dir/log"
+    says "^stopping: .*a second signal ends it"
+    ls -d "$dir/signals"/checkpoint-* >/dev/null 2>&1 || wrong "no checkpoint"
+    [ -e "$dir/signals/.lock" ] && wrong "a lock is left"
+done
 
 finish
