@@ -67,7 +67,8 @@ static int wrong_form(struct reader *r, const struct json *v)
              r->o->text_column ? r->o->text_column : "", r->o->label_column ? ", the label in " : "",
              r->o->label_column ? r->o->label_column : "");
     if (v->type == JSON_OBJECT) {
-        for (c = v->child; c; c = c->next) text_printf(&keys, "%s%s", c == v->child ? "" : ", ", c->key);
+        for (c = v->child; c; c = c->next)
+            text_printf(&keys, "%s%s%s", c == v->child ? "" : ", ", c->key, c->type == JSON_NULL ? ": null" : "");
         found(r->err, "keys %s", keys.s && keys.n ? keys.s : "(none)");
     } else {
         found(r->err, "a value that is no object");

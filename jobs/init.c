@@ -73,12 +73,15 @@ static int copy_tokenizer(const char *config, const char *out, struct lora_error
     return bad ? -1 : 0;
 }
 
-/* The directory may hold the configuration and a tokenizer, but no model, which took more than a moment to make. */
-static int check_out(const char *out, struct lora_error *err)
+/* The directory may hold the configuration and a tokenizer, but no model, which took more than a moment to make, nor the
+ * configuration of another. */
+static int check_out(const char *config, const char *out, struct lora_error *err)
 {
-    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json" };
-    int i, is_there = 0;
-    for (i = 0; i < 2 && !is_there; i++) is_there = file_in(out, names[i], err);
+    static const char *const names[] = { "model.safetensors", "model.safetensors.index.json", "config.json" };
+    char *own = path_join(out, names[2], err);
+    int i, is_there = own ? 0 : -1;
+    for (i = 0; i < 3 && !is_there; i++) is_there = i == 2 && same_file(config, own) ? 0 : file_in(out, names[i], err);
+    free(own);
     if (is_there <= 0) return is_there;
     fail(err, "cannot write over a model", "%s", out);
     return expected(err, "a directory without %s for --out", names[i - 1]);
@@ -93,7 +96,7 @@ static int make(const struct settings *set, struct lora_error *err)
     if (set->quant_type >= 0 && base_quantise(&how, quant_types[set->quant_type], &set->base, err)) return -1;
     stop_install(NULL);
     if (config_read(&c, set->config, NULL, err) || initializer_range(&s.std, set->config, err)
-        || check_out(set->out, err) || make_directory(set->out, err)
+        || check_out(set->config, set->out, err) || make_directory(set->out, err)
         || model_write_quantised(&c, set->out, dtypes[set->dtype], how.type ? &how : NULL, random_row, &s,
                                  usable_threads(set->threads), err)
         || copy_tokenizer(set->config, set->out, err)) return -1;

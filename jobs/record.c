@@ -114,8 +114,8 @@ void put_fingerprint(struct text *t, const struct run *r)
     put_option(t, common_options, &s->common, "seed");
     put_option(t, common_options, &s->common, "compute");
     if (s->patience || s->load_best) {
-        put_key_number(t, "eval-steps", (double)r->eval_every);
         put_key_number(t, "early-stopping-patience", s->patience);
+        put_key_number(t, "eval-steps", (double)r->eval_every);
         put_key_number(t, "metric-for-best", s->metric);
     }
     text_puts(t, "}");

@@ -177,6 +177,8 @@ run 0 eval $small --data "$dir/semi.csv" --csv-delimiter ';'; err "rows of text 
 printf 'text\tlabel\na\tb\n' >"$dir/tab.csv"
 run 0 eval $small --data "$dir/tab.csv" --csv-delimiter tab; err "rows of text and label"
 run 1 eval $small --data "$dir/semi.csv" --text-column body; err "expected one of the known forms, the text in body, found keys"
+printf '{"text":"a","label":"b"}\n{"text":"a","label":null}\n' >"$dir/null.jsonl"
+run 1 eval $small --data "$dir/null.jsonl"; err "null.jsonl, line 2: expected text and label, found keys text, label: null$"
 run 1 eval $small --data "$dir/semi.csv"; err "found keys text;label$"; last "^hint: .*--csv-delimiter"
 cp "$dir/tab.csv" "$dir/tab.tsv"
 run 1 eval $small --data "$dir/tab.tsv" --csv-delimiter tab; err "found 't'$"; last "^hint: a table's name ends in .csv"

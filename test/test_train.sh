@@ -30,6 +30,9 @@ expect 0 init --config "$dir/config.json" --out "$dir/model2" --seed 3
 same "$model/model.safetensors" "$dir/model2/model.safetensors"
 expect 1 init --config "$dir/config.json" --out "$dir/model2" --seed 4
 says "^lora: cannot write over a model: $dir/model2: expected a directory without model.safetensors for --out$"
+mkdir "$dir/taken"; echo '{"model_type": "another"}' >"$dir/taken/config.json"
+expect 1 init --config "$dir/config.json" --out "$dir/taken"
+says "^lora: cannot write over a model: $dir/taken: expected a directory without config.json for --out$"
 same "$model/model.safetensors" "$dir/model2/model.safetensors"
 rm "$dir/model2/model.safetensors"
 expect 0 init --config "$dir/model2/config.json" --out "$dir/model2" --seed 4
@@ -63,7 +66,7 @@ same_run "$dir/t1" "$dir/moved" 10
 
 begin "a resumed run refuses other data and options, by name"
 for option in "--learning-rate 0.02" "--seed 6" "--lora-dropout 0" "--lora-alpha 9" "--epochs 2" "--batch-size 4" \
-              "--weight-decay 0.1" "--tokens-per-pack 50" "--no-shuffle" "--lr-scheduler linear" "--method full"; do
+              "--weight-decay 0.1" "--tokens-per-pack 50" "--no-shuffle" "--lr-scheduler linear" "--early-stopping-patience 1" "--method full"; do
     word=${option%% *}; word=${word#--}
     case $option in
     "--method full") expect 1 train --model "$model" --data "$dir/rows.jsonl" --eval-data "$dir/eval.jsonl" --out "$dir/moved" --resume --method full ;;
@@ -71,7 +74,7 @@ for option in "--learning-rate 0.02" "--seed 6" "--lora-dropout 0" "--lora-alpha
     esac
     case $word in lora-alpha) word=scales ;; esac
     says "$word"
-    says "has changed"
+    says ": [^:]*$word[^:]* has changed"
 done
 expect 1 train "$@" --data "$dir/eval.jsonl" --out "$dir/moved" --resume
 says "data has changed"; says "rows as ids: their files, --eval-split, chat and prompt template"
