@@ -2,18 +2,20 @@
 LORA=${LORA:-build/lora}
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0 skipped=0 name=
+passed=0 failed=0 skipped=0 name= bad=0 checks=0
 
-begin() { end; name=$1; bad=0; }
+begin() { end; name=$1 bad=0 checks=0; }
+checked() { checks=$((checks + 1)); }        # every check says that it was made, whatever it found: a test without any fails
 end() {
     [ -n "$name" ] || return 0
+    [ "$checks" != 0 ] || wrong "nothing was checked"
     if [ "$bad" = 0 ]; then passed=$((passed + 1)); echo "ok   $name"
     else failed=$((failed + 1)); echo "FAIL $name"; fi
     name=
 }
 skip() { skipped=$((skipped + 1)); echo "skip $name: $1"; name=; }
 wrong() { bad=$((bad + 1)); echo "  $*"; }
-result() { name=$1 bad=$2; end; }            # NAME STATUS: a test that is one command
+result() { name=$1 bad=$2 checks=1; end; }            # NAME STATUS: a test that is one command
 finish() {                                  # a script's last line
     end
     echo "$passed passed, $failed failed, $skipped skipped"
@@ -23,14 +25,15 @@ finish() {                                  # a script's last line
 lora() { $EXE "$LORA" "$@"; }
 # expect CODE WORDS...: the program ends with this code; its results are in $dir/out, its messages in $dir/log
 expect() {
+    checked
     want=$1; shift
     lora "$@" >"$dir/out" 2>"$dir/log" </dev/null
     code=$?
     [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }
 }
-says() { grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/log"; }; }
-same() { cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
-differ() { cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
+says() { checked; grep -q -e "$1" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/log"; }; }
+same() { checked; cmp -s "$1" "$2" || wrong "$1 and $2 differ"; }
+differ() { checked; cmp -s "$1" "$2" && wrong "$1 and $2 are the same"; }
 
 # zero_adapter DIR LINEAR RANK IN OUT: an adapter whose A and B are zeros; $zero is its tensors' common name.
 zero_adapter() {
@@ -67,6 +70,7 @@ rows() {
 losses() { sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$1/metrics.jsonl"; }
 # same_losses RUN RUN N BOUND: of N steps each, no farther apart than that part of them
 same_losses() {
+    checked
     losses "$1" >"$dir/l1"; losses "$2" >"$dir/l2"
     paste -d' ' "$dir/l1" "$dir/l2" | awk -v steps="$3" -v e="$4" '{ d = $1 - $2; if (!($1 > 0 && $2 > 0 && d * d <= e * e * $1 * $1)) exit 1; n++ }
         END { exit n != steps }' || { wrong "other losses: $1 and $2"; paste "$dir/l1" "$dir/l2"; }

@@ -17,6 +17,7 @@ counted() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3)) name=
 }
 expect() {
+    checked
     want=$1; shift
     "$@" >"$dir/out" 2>"$dir/log"
     code=$?
@@ -27,7 +28,7 @@ what="code for sm_80 and sm_90"
 if [ ! -e "$so" ]; then name=$what; skip "no nvcc here: liblora_cuda.so is not built"
 else
     begin "$what"
-    for arch in sm_80 sm_90; do grep -aq -e "-arch $arch" "$so" || wrong "no code for $arch"; done
+    for arch in sm_80 sm_90; do checked; grep -aq -e "-arch $arch" "$so" || wrong "no code for $arch"; done
     end
 fi
 

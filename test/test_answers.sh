@@ -24,7 +24,7 @@ alone() {
         sed 's/^{"row":0,//' "$dir/one" >>"$dir/alone"
     done <"$1"
 }
-as_alone() { sed 's/^{"row":[0-9]*,//' "$dir/p$1" | cmp -s - "$dir/alone" || { wrong "$1 at a time: other answers"; head -n 3 "$dir/p$1" "$dir/alone"; }; }
+as_alone() { checked; sed 's/^{"row":[0-9]*,//' "$dir/p$1" | cmp -s - "$dir/alone" || { wrong "$1 at a time: other answers"; head -n 3 "$dir/p$1" "$dir/alone"; }; }
 
 begin "a long common beginning is read in parts"
 awk 'BEGIN { for (i = 0; i < 100; i++) s = s " " i % 7; for (i = 0; i < 4; i++) print "{\"prompt\":\"" s " row " substr("aK7~", i + 1, 1) "\",\"completion\":\"x\"}" }' >"$dir/rows"

@@ -13,13 +13,14 @@ elif ! OMP_DISPLAY_ENV=true "$LORA" plan --model "$dir/config.json" --max-length
 else
 # bench THREADS: with what stands before it in the environment; the share is in $share.
 bench() {
+    checked
     "$LORA" bench --model "$dir/config.json" --dtype f32 --step --rounds 5 --tokens 128 --threads "$1" --json "$dir/json" >"$dir/out" 2>"$dir/log" ||
         { wrong "exit $?"; tail -n 3 "$dir/log"; }
     share=$(sed -n 's/.*"serial":\([0-9.e-]*\).*/\1/p' "$dir/json")
 }
 # between LEAST MOST: what one thread does more than the others on average. Threads that share the work have half of it each, give
 # or take a tenth; seven that are asked for and not there do nothing.
-between() { awk -v s="$share" -v a="$1" -v b="$2" 'BEGIN { exit !(s != "" && s >= a && s <= b) }' || wrong "$share, not $1 to $2"; }
+between() { checked; awk -v s="$share" -v a="$1" -v b="$2" 'BEGIN { exit !(s != "" && s >= a && s <= b) }' || wrong "$share, not $1 to $2"; }
 begin "$what: all of it, half of it, little of it"
 export OMP_WAIT_POLICY=passive
 OMP_THREAD_LIMIT=1 bench 3; between 0.97 1
@@ -33,6 +34,7 @@ OMP_THREAD_LIMIT=1 OMP_WAIT_POLICY=active bench 2
 fi
 
 begin "the machine's peak, where the kernels are of its vectors; figures as JSON have 9 digits"
+checked
 $EXE "$LORA" bench --model "$dir/config.json" --dtype bf16,q8_0 --step --rounds 1 --tokens 64 --threads 1 --json "$dir/json" >"$dir/out" 2>"$dir/log" ||
     { wrong "exit $?"; tail -n 3 "$dir/log"; }
 if lora backends | grep -q "^\(avx\|neon\).*auto takes this one"; then
@@ -48,6 +50,7 @@ begin "what of attention's time its own products take at least: seven for each q
 sed 's/"model_type": "llama"/"model_type": "mistral", "sliding_window": 10/; s/LlamaFor/MistralFor/' "$dir/config.json" >"$dir/window.json"
 # own_products CONFIG ROUNDS KEYS LEAST: KEYS seen in a row of 32 tokens; the figures have the rounds' median peak, half of the best at least where rounds are two
 own_products() {
+    checked
     $EXE "$LORA" bench --model "$dir/$1.json" --dtype f32,bf16 --profile --rounds "$2" --tokens 64 --row-tokens 32 --threads 1 --json "$dir/profile" \
         >"$dir/out" 2>"$dir/log" || { wrong "exit $?"; tail -n 3 "$dir/log"; }
     grep -q "^peak of multiply-adds" "$dir/out" || return
@@ -68,6 +71,7 @@ own_products config 2 $((32 * 33 / 2)) 0.5
 own_products window 1 $((10 * 11 / 2 + 22 * 10)) 0.999
 
 begin "how many times as long a step takes over another type"
+checked
 sed 's/.*"steps":\[//' "$dir/json" | tr '{' '\n' | sed -n 's/.*"seconds":\([0-9.e-]*\),"tokens.*"ratio":\([0-9.e-]*\),.*/\1 \2/p' |
     awk 'NR == 1 { first = $1 } { d = $1 / first - $2; if (!(d * d <= 1e-15 * $2 * $2)) exit 1; n++ } END { exit n != 2 }' || { wrong "ratios"; cat "$dir/json"; }
 finish

@@ -4,6 +4,7 @@
 . test/checks.sh
 # expect CODE WORDS...: runs the program; its output is in $dir/log
 expect() {
+    checked
     want=$1; shift
     lora "$@" >"$dir/log" 2>&1 </dev/null
     code=$?
@@ -13,6 +14,7 @@ expect() {
 # of its length; a layer has three in a row, and layers err in directions of their own: below 1 % of a model
 # that knows nothing yet, which is what its first loss is.
 near() {
+    checked
     losses "$1" >"$dir/l1"; losses "$2" >"$dir/l2"
     paste "$dir/l1" "$dir/l2" | awk 'NR == 1 { first = $2 } { d = $1 - $2; d = d < 0 ? -d : d; if (d > most) most = d }
         END { printf "  %d losses, at most %.2g of the first apart\n", NR, most / first; exit !(NR > 0 && most <= 0.01 * first) }' \

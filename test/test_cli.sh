@@ -6,18 +6,19 @@ export LC_ALL
 . test/checks.sh
 # run CODE WORDS...: output in $dir/out, messages in $dir/err
 run() {
+    checked
     want=$1; shift
     $EXE "$LORA" "$@" >"$dir/out" 2>"$dir/err" </dev/null
     code=$?
     [ "$code" = "$want" ] || { wrong "lora $*: exit $code, not $want"; tail -3 "$dir/err"; }
 }
-out() { grep -q -e "$1" "$dir/out" || { wrong "not on stdout: $1"; head -5 "$dir/out"; }; }
-err() { grep -q -e "$1" "$dir/err" || { wrong "not on stderr: $1"; head -5 "$dir/err"; }; }
-silent() { [ -s "$dir/$1" ] && { wrong "something on std$1"; head -3 "$dir/$1"; }; }
-last() { tail -n 1 "$dir/err" | grep -q -e "$1" || { wrong "not the last line: $1"; tail -n 2 "$dir/err"; }; }
-same() { cmp -s "$1" "$2" || { wrong "$1 and $2 differ"; head -c 300 "$1"; echo; head -c 300 "$2"; echo; }; }
+out() { checked; grep -q -e "$1" "$dir/out" || { wrong "not on stdout: $1"; head -5 "$dir/out"; }; }
+err() { checked; grep -q -e "$1" "$dir/err" || { wrong "not on stderr: $1"; head -5 "$dir/err"; }; }
+silent() { checked; [ -s "$dir/$1" ] && { wrong "something on std$1"; head -3 "$dir/$1"; }; }
+last() { checked; tail -n 1 "$dir/err" | grep -q -e "$1" || { wrong "not the last line: $1"; tail -n 2 "$dir/err"; }; }
+same() { checked; cmp -s "$1" "$2" || { wrong "$1 and $2 differ"; head -c 300 "$1"; echo; head -c 300 "$2"; echo; }; }
 # near A B BOUND: numbers
-near() { awk -v a="$1" -v b="$2" -v e="$3" 'BEGIN { d = a - b; exit !(d <= e && -d <= e && a != "" && b != "") }' || wrong "$1 and $2"; }
+near() { checked; awk -v a="$1" -v b="$2" -v e="$3" 'BEGIN { d = a - b; exit !(d <= e && -d <= e && a != "" && b != "") }' || wrong "$1 and $2"; }
 figure() { sed 's/.*"'"$1"'"://; s/[,}].*//' "$2"; }
 
 begin "help and version go to stdout"

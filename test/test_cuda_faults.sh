@@ -23,6 +23,7 @@ planted() {
 
 # verify CODE OP [WORDS]
 verify() {
+    checked
     want=$1; op=$2; shift 2
     "$LORA" verify --backend "$dir/planted.so" --op $op "$@" >"$dir/out" 2>"$dir/log"
     code=$?

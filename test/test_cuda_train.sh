@@ -21,7 +21,7 @@ train() {
 # part FROM DIR: what there is of FROM after 10 of its 20 steps, as DIR.
 part() { cp -r "$dir/$1" "$dir/$2"; rm -rf "$dir/$2/checkpoint-15" "$dir/$2/checkpoint-20"; }
 close() { same_losses "$dir/$1" "$dir/$2" 20 1e-4; }
-same() { cmp "$dir/$1/adapter_model.safetensors" "$dir/$2/adapter_model.safetensors" || wrong "other bytes: $1 and $2"; }
+same() { checked; cmp "$dir/$1/adapter_model.safetensors" "$dir/$2/adapter_model.safetensors" || wrong "other bytes: $1 and $2"; }
 
 begin "20 steps beside ref's"
 train ref cpu

@@ -38,6 +38,7 @@ begin "what lora verify prints of them"
 if [ -n "$EXE" ]; then
     skip "too slow under an emulator"
 else
+    checked
     said=$(lora verify --backend ref --op matmul_dw | grep '^matmul_dw ') && grep -qF "$said" docs/bounds.md || wrong "$said"
 fi
 end

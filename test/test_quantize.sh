@@ -2,12 +2,12 @@
 # Quantised bases through the program: what may be asked for, that every way to the same weights gives the
 # same numbers, resuming, merging with its losses, and that nothing half-written is ever there.
 . test/checks.sh
-quiet() { grep -q -e "$1" "$dir/log" && wrong "it says: $(grep -e "$1" "$dir/log")"; }
-out() { grep -q -e "$1" "$dir/out" || { wrong "not in the result: $1"; head -3 "$dir/out"; }; }
-absent() { [ -e "$1" ] && wrong "it is there: $1"; }
+quiet() { checked; grep -q -e "$1" "$dir/log" && wrong "it says: $(grep -e "$1" "$dir/log")"; }
+out() { checked; grep -q -e "$1" "$dir/out" || { wrong "not in the result: $1"; head -3 "$dir/out"; }; }
+absent() { checked; [ -e "$1" ] && wrong "it is there: $1"; }
 figure() { tr -d '\n' <"$2" | sed 's/.*"'"$1"'": *//; s/[],}].*//'; }
 # holds 'EXPRESSION of a, b, c' A B C
-holds() { awk -v a="$2" -v b="$3" -v c="${4:-0}" "BEGIN { exit !(a != \"\" && b != \"\" && ($1)) }" || wrong "not $1: $2, $3, $4"; }
+holds() { checked; awk -v a="$2" -v b="$3" -v c="${4:-0}" "BEGIN { exit !(a != \"\" && b != \"\" && ($1)) }" || wrong "not $1: $2, $3, $4"; }
 
 # A tiny model in F32 whose blocks end inside rows and whose last ones are short: 24 columns, and 24 x 36.
 cat >"$dir/config.json" <<'END'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# test/run.sh itself: what counts as a failure.
+# test/run.sh and test/checks.sh themselves: what counts as a failure.
 . test/checks.sh
 here=$PWD
 mkdir -p "$dir/test"
@@ -24,5 +24,11 @@ for fault in 'echo "FAIL c"; echo "1 passed, 1 failed, 0 skipped"; exit 1' 'echo
     [ "$code" = 1 ] || wrong "exit $code: $fault"
     tail -n 1 "$dir/log" | grep -q "^[23] passed, 1 failed, 1 skipped$" || { wrong "$fault"; tail -n 3 "$dir/log"; }
     says "FAIL"
+done
+
+begin "a test of a script that checks nothing"
+for script in 'begin a; end' 'begin a; checked; begin b' 'begin a; lora() { :; }; expect 0; begin b; end'; do
+    sh -c ". test/checks.sh; $script; finish" >"$dir/log" 2>&1 && wrong "it passes: $script"
+    says "^  nothing was checked$"; says " 1 failed, 0 skipped$"
 done
 finish

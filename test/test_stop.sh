@@ -5,7 +5,7 @@ LC_ALL=C
 export LC_ALL
 . test/checks.sh
 . test/bytes.sh
-says() { grep -q -e "$1" "$dir/err" || { wrong "it does not say: $1"; tail -n 3 "$dir/err"; }; }
+says() { checked; grep -q -e "$1" "$dir/err" || { wrong "it does not say: $1"; tail -n 3 "$dir/err"; }; }
 
 # Nothing that this model says ends an answer, and all of it is text.
 cat >"$dir/config.json" <<'END'
@@ -35,6 +35,7 @@ begun() {
 }
 # stop SIGNAL: it ends soon, and says so with its exit status.
 stop() {
+    checked
     kill -"$1" $pid
     i=0; while kill -0 $pid 2>/dev/null && [ $i -lt 60 ]; do i=$((i + 1)); sleep 0.25 2>/dev/null || sleep 1; done
     kill -9 $pid 2>/dev/null && wrong "it went on after SIG$1"

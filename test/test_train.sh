@@ -4,6 +4,7 @@
 . test/checks.sh
 # expect CODE WORDS...: runs the program; its output is in $dir/log
 expect() {
+    checked
     want=$1; shift
     lora "$@" >"$dir/log" 2>&1
     code=$?
@@ -201,7 +202,7 @@ pid=$!
 sleep 1
 kill -TERM $pid
 i=0; while kill -0 $pid 2>/dev/null && [ $i -lt 20 ]; do i=$((i + 1)); sleep 1; done
-kill -0 $writer 2>/dev/null || wrong "it waited for the pipe's end"
+checked; kill -0 $writer 2>/dev/null || wrong "it waited for the pipe's end"
 kill $writer
 wait $pid
 code=$?
@@ -344,7 +345,7 @@ echo '{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":
 expect 0 train --model "$b" --data "$dir/talk.jsonl" --lora-r 1 --learning-rate 0.01 --lr-scheduler constant --max-steps 1 --out "$dir/travel"
 for f in tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja; do same "$b/$f" "$dir/travel/$f"; done
 expect 0 tokenize --model "$dir/travel" --text ab
-quiet() { grep -q "warning" "$dir/log" && { wrong "a warning: $(grep warning "$dir/log")"; }; }
+quiet() { checked; grep -q "warning" "$dir/log" && { wrong "a warning: $(grep warning "$dir/log")"; }; }
 # warned BASE [WORDS]: eval and generate, with what the run says in $dir/log
 jobs() {
     base=$1; shift

@@ -2,7 +2,7 @@
 # `lora verify`: right tables pass, each planted fault is found, a shared object can train, the cases come as files.
 . test/checks.sh
 build=$(dirname "$LORA")
-says() { grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }; }
+says() { checked; grep -q -e "$1" "$dir/out" "$dir/log" || { wrong "it does not say: $1"; tail -n 3 "$dir/out"; tail -n 3 "$dir/log"; }; }
 
 begin "the table that auto takes: every operation, within its bounds"
 if [ -n "$EXE" ]; then skip "too slow under an emulator: test_kernels has them"
