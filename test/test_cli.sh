@@ -366,7 +366,7 @@ done
 printf '{"messages":[{"role":"user","content":"%s"},{"role":"assistant","content":"x"}]}\n' "$text" >"$dir/g.jsonl"
 run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens $((before - 1)) --predictions "$dir/p"
 run 0 eval $small --data "$dir/g.jsonl" --task generate --max-new-tokens "$before" --predictions "$dir/p1"
-cmp -s "$dir/p" "$dir/p1" && wrong "the answer ends before the NUL"
+differ "$dir/p" "$dir/p1"        # else the answer ends before the NUL
 
 begin "generate: sampling by seed, top-k 1 is greedy, stop texts, --raw"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids; cp "$dir/out" "$dir/greedy"
@@ -375,7 +375,7 @@ run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 1.5 --min-p 1; same "$dir/out" "$dir/greedy"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 1; cp "$dir/out" "$dir/one"
 run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 1 --threads 3; same "$dir/out" "$dir/one"
-run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 2; cmp -s "$dir/out" "$dir/one" && wrong "two seeds, one answer"
+run 0 generate $small --prompt hello --max-new-tokens 20 --ids --temperature 2 --seed 2; differ "$dir/out" "$dir/one"
 run 0 generate $small --prompt hello --max-new-tokens 40 --ids --repetition-penalty 100
 [ "$(tr ' ' '\n' <"$dir/out" | sort | uniq -d | wc -l)" = 0 ] || wrong "an id twice under a penalty of 100"
 run 0 generate --model "$m" --backend ref --raw --prompt ab --max-new-tokens 30 --ids; id=$(cut -d ' ' -f 3 "$dir/out")

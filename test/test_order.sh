@@ -26,8 +26,7 @@ for run in one two; do
     done
 done
 for pair in "one0 one1" "one1 one2" "one0 one2" "one0 two0" "one1 two1" "one0 f"; do
-    set -- $pair
-    cmp -s "$dir/$1" "$dir/$2" && wrong "$1 and $2: the same order"
+    differ "$dir/${pair% *}" "$dir/${pair#* }"
 done
 
 begin "a step has no rows of two epochs: the last of one has what is left"

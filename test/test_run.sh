@@ -31,4 +31,10 @@ for script in 'begin a; end' 'begin a; checked; begin b' 'begin a; lora() { :; }
     sh -c ". test/checks.sh; $script; finish" >"$dir/log" 2>&1 && wrong "it passes: $script"
     says "^  nothing was checked$"; says " 1 failed, 0 skipped$"
 done
+
+begin "files that are not there neither differ nor are the same"
+for check in differ same; do
+    sh -c ". test/checks.sh; begin a; $check README.md $dir/none; begin b; $check $dir/none $dir/none; finish" >"$dir/log" 2>&1
+    says "^0 passed, 2 failed, 0 skipped$"
+done
 finish
