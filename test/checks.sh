@@ -14,7 +14,10 @@ end() {
     name=
 }
 skip() { skipped=$((skipped + 1)); echo "skip $name: $1"; name=; }
-wrong() { bad=$((bad + 1)); echo "  $*"; }
+wrong() {                                   # outside a test, where all of them stand on what is made there, it counts as one
+    bad=$((bad + 1)); echo "  $*"
+    [ -n "$name" ] || { failed=$((failed + 1)); echo "FAIL before or between the tests"; }
+}
 result() { name=$1 bad=$2 checks=1; end; }            # NAME STATUS: a test that is one command
 finish() {                                  # a script's last line
     end

@@ -37,4 +37,8 @@ for check in differ same; do
     sh -c ". test/checks.sh; begin a; $check README.md $dir/none; begin b; $check $dir/none $dir/none; finish" >"$dir/log" 2>&1
     says "^0 passed, 2 failed, 0 skipped$"
 done
+
+begin "what is wrong outside a test"
+sh -c ". test/checks.sh; lora() { return 1; }; expect 0; begin a; checked; end; expect 0; finish" >"$dir/log" 2>&1 && wrong "it passes"
+says "^1 passed, 2 failed, 0 skipped$"
 finish
