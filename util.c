@@ -103,8 +103,8 @@ int grow_array(void **array, size_t *capacity, size_t needed, size_t size, struc
     void *p;
     if (needed <= *capacity) return 0;
     while (n < needed) n = n > SIZE_MAX / 2 ? needed : n * 2;
-    if (size_mul(&bytes, n, size) || !(p = realloc(*array, bytes)))
-        return fail_memory(err, "a growing array", needed);
+    if (size_mul(&bytes, n, size)) return fail_memory(err, "a growing array", SIZE_MAX);
+    if (!(p = realloc(*array, bytes))) return fail_memory(err, "a growing array", bytes);
     *array = p;
     *capacity = n;
     return 0;
@@ -211,11 +211,15 @@ static int open_file(const char *path, struct stat *s, struct lora_error *err)
 {
     int fd = open(path, O_RDONLY);
     if (fd < 0) return fail_file(err, "cannot open", path);
-    if (!fstat(fd, s) && !S_ISDIR(s->st_mode)) return fd;
+    if (fstat(fd, s)) fail_file(err, "cannot read", path);
+    else if (!S_ISDIR(s->st_mode)) return fd;
+    else {
+        fail(err, "cannot read", "%s", path);
+        expected(err, "a file");
+        found(err, "a directory");
+    }
     close(fd);
-    fail(err, "cannot read", "%s", path);
-    expected(err, "a file");
-    return found(err, "a directory");
+    return -1;
 }
 
 int file_open(struct file_map *f, const char *path, struct lora_error *err)

@@ -59,7 +59,7 @@ static void test_sizes(void)
     size_t x = 7, capacity = 0, old;
     struct lora_error err = { "", "", "", "", "" };
     int *array = NULL, *p, i;
-    char *s;
+    char *s, all[64];
     test_begin("sizes: overflow is seen, arrays grow and keep");
     CHECK(size_mul(&x, 6, 7) == 0 && x == 42, "%zu", x);
     CHECK(size_mul(&x, SIZE_MAX / 2, 2) == 0 && x == SIZE_MAX - 1, "%zu", x);
@@ -83,6 +83,8 @@ static void test_sizes(void)
     old = capacity;
     p = array;
     CHECK(grow_array((void **)&array, &capacity, SIZE_MAX / 2, sizeof *array, &err) == -1);
+    snprintf(all, sizeof all, "%zu bytes", (size_t)SIZE_MAX);
+    CHECK(!strcmp(err.expected, all), "%s", err.expected);
     CHECK(array == p && capacity == old, "unchanged when it fails");
     free(array);
     s = new_string_n("abcdef", 3, &err);
