@@ -4,7 +4,6 @@
 #include "formats/names.h"
 #include "formats/records.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

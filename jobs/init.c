@@ -2,7 +2,6 @@
 #include "session.h"
 #include "../formats/json.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 #include "measure.h"
 #include "train.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- time ---- */

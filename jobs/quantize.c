@@ -4,7 +4,6 @@
 #include "../formats/json.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct settings {

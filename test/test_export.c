@@ -4,8 +4,6 @@
 #include "../formats/gguf.h"
 #include "test.h"
 
-#include <unistd.h>
-
 /* ---- the format ---- */
 
 static void check_writer(void)

@@ -4,8 +4,6 @@
 #include "../data/make_text.c"
 #undef main
 
-#include <unistd.h>
-
 static const char *const splits[] = { "train", "validation", "test" };
 static const int rows_of[] = { 1050, 150, 300 };
 
