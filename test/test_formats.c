@@ -1,5 +1,6 @@
 /* The types of weights and the file formats that hold them. */
 #include "test.h"
+#include "gguf_parts.h"
 #include "../weight.h"
 #include "../formats/safetensors.h"
 #include "../formats/gguf.h"
@@ -181,14 +182,6 @@ static void put_file(const void *data, size_t n)
     f = fopen(temporary, "wb");
     if (!f || fwrite(data, 1, n, f) != n) CHECK(0, "cannot write %s", temporary);
     if (f) fclose(f);
-}
-
-static void put_le(struct text *t, uint64_t v, int bytes)
-{
-    for (; bytes-- > 0; v >>= 8) {
-        char c = (char)(v & 255);
-        text_add(t, &c, 1);
-    }
 }
 
 /* ---- safetensors ---- */
@@ -418,18 +411,6 @@ static void test_safetensors_write(void)
 }
 
 /* ---- GGUF ---- */
-
-static void put_gguf_string(struct text *t, const char *s)
-{
-    put_le(t, strlen(s), 8);
-    text_puts(t, s);
-}
-
-static void put_key(struct text *t, const char *key, int type)
-{
-    put_gguf_string(t, key);
-    put_le(t, (uint64_t)type, 4);
-}
 
 static void put_tensor(struct text *t, const char *name, int n_dims, int d0, int d1, int type, int offset)
 {

@@ -1,6 +1,7 @@
 /* test_tokenizer_files.c - tokenizers in files: each rule is computed or refused by name; damage; GGUF,
  * SentencePiece, saving. */
 #include "tokenizer_small.h"
+#include "gguf_parts.h"
 #include "../formats/gguf.h"
 
 /* ---- what is refused ---- */
@@ -231,26 +232,6 @@ static void test_damaged(void)
 }
 
 /* ---- GGUF and saving ---- */
-
-static void put_le(struct text *t, uint64_t v, int bytes)
-{
-    for (; bytes--; v >>= 8) {
-        char c = (char)(v & 255);
-        text_add(t, &c, 1);
-    }
-}
-
-static void put_gguf_string(struct text *t, const char *s)
-{
-    put_le(t, strlen(s), 8);
-    text_puts(t, s);
-}
-
-static void put_key(struct text *t, const char *key, int type)
-{
-    put_gguf_string(t, key);
-    put_le(t, (uint64_t)type, 4);
-}
 
 /* The vocabulary with <s> (control) and <u> (user defined) behind it, as a GGUF without tensors. */
 static void put_gguf(const struct vocabulary *v, const char *name, const char *pre, int add_bos)
