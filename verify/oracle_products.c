@@ -479,9 +479,9 @@ static void linear_bounds(struct trial *t)
 
 static void linear_begin(struct trial *t, struct oracle *o, const int *shape, int r, int type, enum mode mode, int flag)
 {
-    int backward = flag & BACKWARD, N = shape[0], O = shape[1], I = shape[2];
-    trial_begin(t, o, backward ? "linear_dx" : "linear", call_linear, "N %d O %d I %d r %d %s mode %d%s%s%s%s", N, O, I, r,
-                weight_types[type].name, mode, flag & ADD ? " +=" : "", flag & NO_A ? " without A" : "",
+    int backward = flag & BACKWARD, N = shape[0], O = shape[1], I = shape[2], d = type == TYPE_REAL || O % 16 ? 0 : 16;
+    trial_begin(t, o, backward ? "linear_dx" : "linear", call_linear, "N %d O %d I %d r %d %s%s mode %d%s%s%s%s", N, O, I, r,
+                weight_types[type].name, d ? " in heads" : "", mode, flag & ADD ? " +=" : "", flag & NO_A ? " without A" : "",
                 flag & H_ALONE ? " h alone" : "", flag & ADD_H ? " h +=" : "");
     t->N = N;
     t->rank = r;
@@ -495,7 +495,7 @@ static void linear_begin(struct trial *t, struct oracle *o, const int *shape, in
     else add_absent(t);
     add_operand(t, IN, (size_t)r * I, mode);
     add_operand(t, IN, (size_t)O * r, mode);
-    add_weight(t, type, O, I, 0, O % 2, mode);
+    add_weight(t, type, O, I, d, O % 2, mode);
 }
 
 /* h alone has the bits that it has beside out. */
