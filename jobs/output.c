@@ -6,9 +6,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LOCK ".lock"
 
@@ -116,14 +118,11 @@ static int is_run_file(const char *name, size_t n)
 /* Is the input DIR itself, or among what a run there writes and clears? */
 static int run_takes(const char *dir, const char *input)
 {
-    char *in = realpath(input, NULL), *out = realpath(dir, NULL);
-    size_t n = out ? strlen(out) : 0;
-    const char *name = in && out && !strncmp(in, out, n) ? in + n : NULL;
-    int takes = name && (!*name || (*name == '/' && (!strncmp(name + 1, "checkpoint-", 11)
-                                                     || is_run_file(name + 1, strcspn(name + 1, "/")))));
-    free(in);
-    free(out);
-    return takes;
+    char in[PATH_MAX], out[PATH_MAX];
+    const char *name = in;
+    if (!realpath(input, in) || !realpath(dir, out) || strncmp(in, out, strlen(out))) return 0;
+    name += strlen(out);
+    return !*name || (*name == '/' && (!strncmp(name + 1, "checkpoint-", 11) || is_run_file(name + 1, strcspn(name + 1, "/"))));
 }
 
 int output_spares_run(const char *input, const char *what, const char *dir, struct lora_error *err)
