@@ -87,8 +87,7 @@ static int translate_pattern(struct text *out, const char *pattern, struct lora_
     return text_check(out, err);
 }
 
-/* The whole of a module's name must match prefix(pattern). */
-static int compile_pattern(regex_t *re, const char *prefix, const char *pattern, struct lora_error *err)
+int adapter_compile_pattern(regex_t *re, const char *prefix, const char *pattern, struct lora_error *err)
 {
     struct text t = { 0 };
     int bad;
@@ -125,7 +124,7 @@ static int patterns_add(struct patterns *p, const char *key, double value, struc
     if (grow_array((void **)&p->v, &p->capacity, p->n + 1, sizeof *p->v, err)) return -1;
     new = &p->v[p->n];
     if (!(new->key = new_string(key, err))) return -1;
-    if (compile_pattern(&new->re, "(.*\\.)?", key, err)) {
+    if (adapter_compile_pattern(&new->re, "(.*\\.)?", key, err)) {
         free(new->key);
         return -1;
     }
@@ -395,7 +394,7 @@ int adapter_new(struct adapter **out, const struct config *c, const struct adapt
     }
     if (set_names(a, s->target_modules, err)) goto done;
     if (a->is_regex) {
-        if (compile_pattern(&re, "", a->names[0], err)) goto done;
+        if (adapter_compile_pattern(&re, "", a->names[0], err)) goto done;
         compiled = &re;
     }
     if (!(chosen = new_array((size_t)c->L, 1, err)) || parse_layers(chosen, c->L, s->layers, err)

@@ -16,6 +16,8 @@ char *adapter_module_name(char *name, size_t n, int id, int layer);
 const char *adapter_short_name(const char *module);
 /* An entry of a target_modules list: the whole name, or its end after a dot. */
 int adapter_names_module(const char *entry, const char *module);
+/* The whole of a module's name must match prefix(pattern), a Python expression; -1 where POSIX's cannot say it. */
+int adapter_compile_pattern(regex_t *re, const char *prefix, const char *pattern, struct lora_error *err);
 /* Which of a's names (0: all of them) name this module; used[] counts what each named. re: of a's
  * one expression; used may be NULL. */
 int adapter_is_target(const struct adapter *a, const regex_t *re, const char *module, int *used);

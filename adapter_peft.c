@@ -145,17 +145,30 @@ static int read_settings(struct adapter *a, struct adapter_rules *rules, const s
     return read_targets(a, json_get(root, "target_modules"), path, err);
 }
 
-/* 1: the settings want this module; 0: they do not; -1: they leave it to the tensors. */
-static int wanted(const struct adapter *a, const struct json *root, const char *module, int layer)
+/* Is this module one of the names that a setting lists? */
+static int is_listed(const struct json *list, const char *module)
+{
+    const struct json *e = list && list->type == JSON_ARRAY ? list->child : NULL;
+    while (e && !(e->type == JSON_STRING && adapter_names_module(e->string, module))) e = e->next;
+    return e != NULL;
+}
+
+static int is_set(const struct json *v) { return v && v->type != JSON_NULL && !(v->type == JSON_ARRAY && !v->n); }
+
+/* 1: the settings want this module; 0: they do not; -1: they leave it to the tensors. re: of the one expression, NULL where
+ * this library of expressions cannot read it; Python's may match more, so one that does not match forbids nothing. */
+static int wanted(const struct adapter *a, const struct json *root, const regex_t *re, const char *module, int layer)
 {
     const struct json *layers = json_get(root, "layers_to_transform"), *e, *exclude = json_get(root, "exclude_modules");
-    const struct json *pattern = json_get(root, "layers_pattern");
+    const struct json *targets = json_get(root, "target_modules");
     int i;
-    if (!a->n_names || a->is_regex || (exclude && exclude->type != JSON_NULL)
-        || (pattern && pattern->type != JSON_NULL)) return -1;
-    for (i = 0; i < a->n_names; i++) if (!strcmp(a->names[i], module)) return 1;
-    if (!adapter_is_target(a, NULL, module, NULL)) return 0;
-    if (!layers || layers->type == JSON_NULL || (layers->type == JSON_ARRAY && !layers->n)) return 1;
+    if (is_set(json_get(root, "layers_pattern")) || (is_set(exclude) && exclude->type != JSON_ARRAY)) return -1;
+    if (a->is_regex && !(re && adapter_is_target(a, re, module, NULL))) return -1;
+    if (!a->n_names && !is_set(targets)) return -1;     /* the rest of them without a name is "all-linear" */
+    if (is_listed(exclude, module)) return 0;
+    for (i = 0; !a->is_regex && i < a->n_names; i++) if (!strcmp(a->names[i], module)) return 1;
+    if (!a->is_regex && !adapter_is_target(a, NULL, module, NULL)) return 0;
+    if (a->is_regex || !is_set(layers)) return 1;       /* PEFT takes no layers beside an expression */
     if (layers->type == JSON_NUMBER) return layers->number == layer;
     for (e = layers->child; e; e = e->next) if (e->type == JSON_NUMBER && e->number == layer) return 1;
     return 0;
@@ -192,7 +205,7 @@ static int read_tensor(float *out, const struct st_tensor *t, const char *path, 
 
 /* Which modules the file adapts; seen[] marks its tensors. */
 static int find_modules(struct adapter *a, const struct config *c, struct adapter_rules *rules,
-                        const struct json *root, const struct safetensors *s, unsigned char *seen,
+                        const struct json *root, const regex_t *re, const struct safetensors *s, unsigned char *seen,
                         struct lora_error *err)
 {
     char name[2][ADAPTER_NAME_SIZE], module[ADAPTER_MODULE_SIZE];
@@ -205,7 +218,7 @@ static int find_modules(struct adapter *a, const struct config *c, struct adapte
             t[i] = safetensors_find(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
             if (t[i]) seen[t[i] - s->tensors] = 1;
         }
-        want = wanted(a, root, adapter_module_name(module, sizeof module, id, layer), layer);
+        want = wanted(a, root, re, adapter_module_name(module, sizeof module, id, layer), layer);
         if (!t[0] && !t[1] && want < 1) continue;
         if (!t[0] || !t[1]) {
             fail(err, "cannot use the adapter", "%s: %s", s->path, name[t[0] ? 1 : 0]);
@@ -241,9 +254,12 @@ static int read_tensors(struct adapter *a, const struct config *c, struct adapte
     struct safetensors s;
     unsigned char *seen = NULL;
     char name[ADAPTER_NAME_SIZE];
-    int i, is_b, bad = -1;
+    regex_t expression;
+    int i, is_b, bad = -1, is_read;
     if (safetensors_open(&s, path, err)) return -1;
-    if (!(seen = new_array((size_t)s.n, 1, err)) || find_modules(a, c, rules, root, &s, seen, err)) goto done;
+    is_read = a->is_regex && !adapter_compile_pattern(&expression, "", a->names[0], NULL);
+    if (!(seen = new_array((size_t)s.n, 1, err))
+        || find_modules(a, c, rules, root, is_read ? &expression : NULL, &s, seen, err)) goto done;
     for (i = 0; i < s.n; i++)
         if (!seen[i]) {
             fail_unknown_tensor(path, s.tensors[i].name, err);
@@ -265,6 +281,7 @@ static int read_tensors(struct adapter *a, const struct config *c, struct adapte
         }
     bad = 0;
 done:
+    if (is_read) regfree(&expression);
     free(seen);
     safetensors_close(&s);
     return bad;

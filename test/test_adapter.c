@@ -350,6 +350,38 @@ static void write_tensors(const struct adapter *a, int type, int without, const 
     CHECK(!st_writer_commit(&w, &err), "%s: %s", err.what, err.where);
 }
 
+/* However the settings name modules: one of which tensors are missing is not left out in silence. */
+static void check_missing(void)
+{
+    static const struct { const char *setting; int refused; } cases[] = {
+        { ALL_BY_NAME, 1 }, { "\"target_modules\": \"all-linear\"", 1 },
+        { "\"target_modules\": \".*\\\\.(self_attn|mlp)\\\\..*_proj\"", 1 },
+        { "\"target_modules\": \"all-linear\", \"exclude_modules\": [\"k_proj\"]", 1 },
+        { "\"target_modules\": \"all-linear\", \"layers_to_transform\": [0]", 0 },
+        { "\"target_modules\": \"all-linear\", \"exclude_modules\": [\"layers.1.mlp.down_proj\"]", 0 },
+        { "\"target_modules\": \"model.layers.0.*\"", 0 },
+        { "\"target_modules\": null", 0 }, { "\"target_modules\": \"(?P<odd>.*)\"", 0 },
+    };
+    struct adapter *a = make(&plain);
+    struct lora_error err = { 0 };
+    char config[1000];
+    size_t i;
+    int n = a->n;
+    test_begin("a module without its tensors is refused, if the settings name it");
+    fill(a, 2);
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int bad, excluded = strstr(cases[i].setting, "k_proj\"]") != NULL;
+        a->n = strstr(cases[i].setting, "transform") ? n / 2 : n - 1;        /* a layer, or one module */
+        write_tensors(a, TYPE_F32, -1, NULL);
+        snprintf(config, sizeof config, "{\"peft_type\": \"LORA\", \"r\": 4, %s}", cases[i].setting);
+        bad = read_with(config, &err);
+        CHECK(!bad == !cases[i].refused, "%s: %s: %s", cases[i].setting, err.what, err.where);
+        CHECK(!bad || strstr(err.where, excluded ? "k_proj" : "down_proj"), "%s: %s", cases[i].setting, err.where);
+        a->n = n;
+    }
+    adapter_free(a);
+}
+
 static void check_tensors(void)
 {
     static const char *const unknown[] = {
@@ -483,6 +515,7 @@ int main(void)
     check_round_trip();
     check_keys();
     check_settings();
+    check_missing();
     check_tensors();
     check_join();
     check_peft();
