@@ -148,9 +148,8 @@ int output_lock(const char *dir, struct lora_error *err)
 
 void output_unlock(const char *dir, int fd)
 {
-    char *path = path_join(dir, LOCK, NULL);
-    if (path) unlink(path);
-    free(path);
+    char path[PATH_MAX];        /* no allocation: it would leave the file where it fails */
+    if (snprintf(path, sizeof path, "%s/" LOCK, dir) < (int)sizeof path) unlink(path);
     close(fd);
 }
 
