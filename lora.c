@@ -382,6 +382,10 @@ static int check_pack(const struct lora *l, const struct pack *p, struct lora_er
 {
     const struct lora_sizes *z = &l->sizes;
     int i, bad = 0, keys = z->keys > 0 ? z->keys : p->N;
+    if (!p->finished) {
+        fail(err, "the pack is not finished", "%d tokens, %d targets", p->N, p->T);
+        return expected(err, "pack_finish() behind what was appended last");
+    }
     if (p->N > z->N) return too_large(err, "tokens", z->N, p->N);
     if (p->S > z->S) return too_large(err, "segments", z->S, p->S);
     if (p->T > z->T) return too_large(err, "targets", z->T, p->T);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void pack_clear(struct pack *p) { p->N = p->S = p->T = p->U = p->keys = 0; }
+void pack_clear(struct pack *p) { p->N = p->S = p->T = p->U = p->keys = p->finished = 0; }
 
 static void free_by_row(struct pack *p)
 {
@@ -52,7 +52,7 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
                 int adapter, int *segment, struct lora_error *err)
 {
     int i;
-    if (prefix >= p->S || prefix < -1 || k_start < 0 || k_len < n || k_start > INT_MAX - k_len
+    if (n < 0 || prefix >= p->S || prefix < -1 || k_start < 0 || k_len < n || k_start > INT_MAX - k_len
         || pos < 0 || pos > INT_MAX - k_len) {
         fail(err, "bad segment", "segment %d", p->S);
         expected(err, "a prefix below it and at least %d keys", n);
@@ -69,6 +69,7 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
     if (segment) *segment = p->S;
     p->N += n;
     p->S++;
+    p->finished = 0;
     return 0;
 }
 
@@ -96,6 +97,7 @@ int pack_target(struct pack *p, int segment, int index, int id, float weight, st
     p->target_id[p->T] = id;
     p->target_weight[p->T] = weight;
     p->T++;
+    p->finished = 0;
     return 0;
 }
 
@@ -238,6 +240,7 @@ int pack_finish(struct pack *p, struct lora_error *err)
         return -1;
     }
     free_by_row(p);
+    p->finished = 0;
     p->logit_row = new_array(T, sizeof(int), err);
     p->first = new_array(T + 1, sizeof(int), err);
     p->order = new_array(T, sizeof(int), err);
@@ -271,5 +274,6 @@ int pack_finish(struct pack *p, struct lora_error *err)
         int end = p->segments[n].k_start + p->segments[n].k_len;
         if (end > p->keys) p->keys = end;
     }
+    p->finished = 1;
     return 0;
 }

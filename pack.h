@@ -27,6 +27,7 @@ struct pack {
     int *id_by_row;             /* [T] */
     float *weight_by_row;       /* [T] */
     int keys;                   /* rows the key and value buffers need */
+    int finished;               /* and nothing was appended since */
     size_t capacity_N, capacity_S, capacity_T;
 };
 
@@ -68,7 +69,8 @@ int pack_row_behind(struct pack *p, const struct pack_input *row, int from, int 
 /* One row that shares nothing. */
 int pack_row(struct pack *p, const int *ids, const unsigned char *mask, int n, int adapter, int visit,
              struct lora_error *err);
-/* Sorts the targets by row and checks the table. Call before the pack is used. */
+/* Sorts the targets by row and checks the table. Call before the pack is used: one that is not finished, or that something was
+ * appended to since, is refused. */
 int pack_finish(struct pack *p, struct lora_error *err);
 
 #endif

@@ -255,6 +255,10 @@ static void test_too_large(void)
             CHECK(!lora_forward(l, &p, NULL) && !lora_logits(l, past, 1, logits, NULL));
             past[0] = 4;
             CHECK(lora_logits(l, past, 1, logits, &err) == -1 && !strcmp(err.where, "row"));
+            CHECK(!pack_target(&p, 0, 0, 4, 1, NULL) && lora_eval(l, &p, losses, NULL, &err) == -1
+                  && !strcmp(err.what, "the pack is not finished"), "a target more: %s", err.what);
+            CHECK(!pack_finish(&p, NULL) && !pack_segment(&p, one, 0, -1, 0, 0, NULL, NULL) && lora_forward(l, &p, &err) == -1, "a segment more");
+            CHECK(pack_segment(&p, one, -3, -1, 0, 0, NULL, &err) == -1 && !strcmp(err.what, "bad segment"), "-3 tokens");
         }
         lora_close(l);
     }
