@@ -5,15 +5,16 @@
 
 /* ---- faults that any operation can have ---- */
 
-enum fault { ZEROS, SIGN, GAIN, ONE_NAN, ROW_MISSING, ADDED, OVERWRITTEN, PAST_END, BEFORE, INPUT, THREADS, FAULTS };
+enum fault { ZEROS, SIGN, GAIN, ONE_NAN, ROW_MISSING, ADDED, OVERWRITTEN, PAST_END, BEFORE, INPUT, THREADS, MANY_THREADS, SECOND_CALL, FAULTS };
 static const char *const fault_names[] = {
     "writes zeros", "turns the sign", "is a thousandth too large", "writes one NaN", "leaves out the last row",
     "adds where it should overwrite", "loses what was there", "writes past the end", "writes before the start",
-    "changes an input", "has other bits with more threads"
+    "changes an input", "has other bits with more threads", "has other bits with more than three threads",
+    "is wrong in the second call"
 };
 static enum fault fault;
 
-struct spoiler { float *out, *input, *old; size_t n, row; int threads; };
+struct spoiler { float *out, *input, *old; size_t n, row; int threads, second; };
 
 /* Remembers what an output [n], rows of `row`, holds before the right kernel runs. */
 static struct spoiler spoil_begin(struct kernel_ctx *c, buf *out, size_t n, size_t row, const buf *input)
@@ -24,6 +25,8 @@ static struct spoiler spoil_begin(struct kernel_ctx *c, buf *out, size_t n, size
     s.n = n;
     s.row = row;
     s.threads = c->threads;
+    s.second = c->own != NULL;          /* NULL after open() */
+    c->own = out;
     s.old = malloc((n + 1) * sizeof *s.old);
     if (!s.old) abort();
     if (n) memcpy(s.old, out, n * sizeof *s.old);
@@ -46,6 +49,8 @@ static void spoil_end(struct spoiler *s)
     if (n && fault == BEFORE) s->out[-1] = 0;
     if (n && fault == INPUT) s->input[0] += 1;
     if (n && fault == THREADS && s->threads > 1) s->out[0] = nextafterf(s->out[0], INFINITY);
+    if (n && fault == MANY_THREADS && s->threads > 3) s->out[0] = nextafterf(s->out[0], INFINITY);
+    if (n && fault == SECOND_CALL && s->second) s->out[n / 2] = NAN;
     free(s->old);
 }
 
@@ -319,10 +324,10 @@ static int faulty_product(struct kernel_ctx *c, buf *out, const buf *x, const st
     return rc;
 }
 
-enum attention_fault { NO_PREFIX, WINDOW_ONE_MORE, NO_WINDOW, OTHER_HEADS, FUTURE, NO_LSE };
+enum attention_fault { NO_PREFIX, WINDOW_ONE_MORE, NO_WINDOW, OTHER_HEADS, FUTURE, NO_LSE, OWN_SCALE };
 static const char *const attention_names[] = {
     "does not see prefixes", "sees one key more than the window", "ignores the window", "takes the wrong key head",
-    "sees the next key", "does not write lse"
+    "sees the next key", "does not write lse", "takes 1/sqrt(HS) for the scale"
 };
 static enum attention_fault attention_fault;
 
@@ -339,6 +344,7 @@ static void faulty_attention(struct kernel_ctx *c, buf *out, buf *lse, const buf
     }
     if (attention_fault == WINDOW_ONE_MORE && window) window++;
     if (attention_fault == NO_WINDOW) window = 0;
+    if (attention_fault == OWN_SCALE) scale = 1 / sqrt(HS);
     if (attention_fault == OTHER_HEADS && NKV > 1) {
         k = at(&kernels_ref, k, (size_t)HS);
         v = at(&kernels_ref, v, (size_t)HS);
@@ -446,7 +452,7 @@ static enum loss_fault loss_fault;
 static void faulty_cross_entropy(struct kernel_ctx *c, buf *losses, ints *best, buf *logits, const ints *first,
                                  const ints *id, const buf *weight, int U, int V, int grad, double grad_scale)
 {
-    int u, v, *top = malloc(((size_t)U + 1) * sizeof *top), moved[64], targets = ((const int *)first)[U];
+    int u, v, *top = malloc(((size_t)U + 1) * sizeof *top), moved[1024], targets = ((const int *)first)[U];
     float *ones = malloc(((size_t)targets + 1) * sizeof *ones);
     if (!top || !ones) abort();
     for (u = 0; u < targets; u++) ones[u] = 1;

@@ -10,7 +10,8 @@
  *   products in bf16 (rounding_bound())               that, and what rounding the operands can do
  * Beyond numbers: outputs start as NaN and must be overwritten or, where the contract says so, left
  * alone; zones of NaN around every buffer and a pattern behind the scratch memory must survive;
- * inputs must not change; 2 or 3 threads, by turns, must give the same bits as 1.
+ * inputs must not change; 2, 3 or 5 threads, by turns, must give the same bits as 1; and either these or that one
+ * thread, by turns, are called with other numbers in the same buffers before, of which nothing may be left.
  *
  * Nothing is printed here: each case is reported to a callback. */
 #ifndef ORACLE_H

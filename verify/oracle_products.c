@@ -140,7 +140,7 @@ static void embed_cases(struct oracle *o)
 {
     static const int shapes[][3] = { { 0, 4, 32 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 64 }, { 33, 70, 33 },
                                      { 9, 12, 576 }, { 5, 7, 288 },
-                                     { 6, 11, 512 }, { 12, 9, 1000 } };
+                                     { 6, 11, 512 }, { 12, 9, 1000 }, { 300, 3, 256 }, { 5, 700, 256 }, { 20, 4, 4096 } };
     struct trial t;
     size_t i, k;
     for (i = 0; i < COUNT(shapes); i++) {
@@ -185,7 +185,8 @@ static void embed_backward_bounds(struct trial *t)
 
 static void embed_backward_cases(struct oracle *o)
 {
-    static const int shapes[][3] = { { 0, 4, 3 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 15 }, { 70, 3, 65 }, { 9, 12, 257 } };
+    static const int shapes[][3] = { { 0, 4, 3 }, { 1, 1, 1 }, { 3, 2, 5 }, { 8, 5, 32 }, { 17, 31, 15 }, { 70, 3, 65 }, { 9, 12, 257 },
+                                     { 3000, 7, 21 }, { 20, 900, 70 }, { 13, 5, 5001 } };
     struct trial t;
     size_t i;
     for (i = 0; i < COUNT(shapes); i++) {
@@ -306,8 +307,12 @@ static const int product_shapes[][3] = {
     { 0, 4, 32 }, { 1, 1, 1 }, { 1, 7, 32 }, { 2, 3, 5 }, { 3, 2, 32 }, { 5, 17, 31 }, { 7, 16, 64 }, { 8, 8, 8 }, { 8, 33, 96 },
     { 9, 15, 17 }, { 1, 300, 288 }, { 15, 31, 33 }, { 16, 64, 32 }, { 17, 65, 160 }, { 31, 5, 7 }, { 33, 100, 64 }, { 6, 1, 576 },
     { 65, 48, 96 }, { 13, 16, 1024 }, { 130, 24, 40 }, { 10, 600, 32 }, { 12, 20, 1030 }, { 70, 130, 320 }, { 4, 64, 1536 }, { 19, 40, 512 }, { 5, 9, 256 }, { 50, 16, 520 },
-    { 9, 50, 2100 }, { 10, 2100, 50 }, { 770, 49, 17 }, { 14, 1024, 330 }, { 14, 330, 1024 }
+    { 9, 50, 2100 }, { 10, 2100, 50 }, { 770, 49, 17 }, { 14, 1024, 330 }, { 14, 330, 1024 },
+    { 9, 3, 2560 }, { 136, 5, 256 }, { 3, 5, 2304 }, { 8, 808, 256 }, { 2, 820, 256 }
 };
+
+/* More products than these are for few types, for time. */
+enum { MUCH_WORK = 1700000 };
 
 /* One case of matmul (backward 0) or matmul_dx (1). */
 static void try_product(struct oracle *o, int backward, const int *shape, int type, int head_rows, int skip,
@@ -343,7 +348,7 @@ static void compare_rows(struct trial *t, const int *widths)
     results_new(t, all);
     results_new(t, some);
     if (left_out(o) || o->cases_alone) return;
-    rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, all, &returned);
+    rc = o->arena.failed ? -1 : run_on(t, &o->test, 1, 1, all, &returned);
     if (rc < 0) o->no_memory = 1;
     if (rc) return;             /* a type that is not supported is reported by the cases before */
     for (from = 0, rows = FEW_ROWS; from + rows <= N && !r.fault; from += 3, rows += 2) {
@@ -353,7 +358,7 @@ static void compare_rows(struct trial *t, const int *widths)
             t->operand[i].n = (size_t)rows * widths[i];
             t->operand[i].start += (size_t)(from ? 3 : 0) * widths[i];
         }
-        rc = run_on(t, &o->test, 2, some, &returned);
+        rc = run_on(t, &o->test, 2, 1, some, &returned);
         for (i = 0; i < t->operands; i++) {
             if (!widths[i]) continue;
             if (rc || memcmp(some[i], all[i] + (size_t)from * widths[i], t->operand[i].n * sizeof **some))
@@ -386,9 +391,8 @@ static void product_cases(struct oracle *o, int backward)
         const int *shape = product_shapes[i];
         for (k = 0; k < COUNT(types); k++) {
             int type = types[k], odd = (int)(i + k) & 1, d = type == TYPE_REAL || shape[1] % 8 ? 0 : 8;
-            int bias = !backward && ((i + k) / 2 & 1), large = shape[1] * shape[2] > 20000;
-            if (large && type != TYPE_F32 && (i + k) % 3) continue;         /* time */
-            if (shape[0] * shape[1] * shape[2] > 600000 && type != TYPE_F32 && type != TYPE_NF4) continue;
+            int bias = !backward && ((i + k) / 2 & 1);
+            if (shape[0] * shape[1] * shape[2] > MUCH_WORK && type != TYPE_F32 && type != TYPE_NF4) continue;
             try_product(o, backward, shape, type, 0, odd, NORMAL, bias, odd ? 1 : -0.37, (int)(i + k) / 3 & 1);
             try_product(o, backward, shape, type, d, !odd, EXACT, bias, odd ? 1 : -0.5, (int)(i + k) / 2 & 1);
             if (type == TYPE_F32 || type == TYPE_REAL)
@@ -507,9 +511,9 @@ static void compare_alone(struct trial *t)
     if (left_out(t->o) || t->o->cases_alone) return;
     results_new(t, both);
     results_new(t, alone);
-    if (t->o->arena.failed || run_on(t, &t->o->test, 1, both, &returned)) return;    /* said by others */
+    if (t->o->arena.failed || run_on(t, &t->o->test, 1, 1, both, &returned)) return;    /* said by others */
     t->flag |= H_ALONE;
-    if (run_on(t, &t->o->test, 2, alone, &returned) || memcmp(both[1], alone[1], t->operand[1].n * sizeof **both))
+    if (run_on(t, &t->o->test, 2, 1, alone, &returned) || memcmp(both[1], alone[1], t->operand[1].n * sizeof **both))
         r.fault = "h alone has other bits than beside out";
     r.compared = (int)t->operand[1].n;
     trial_report(t, &r);
@@ -535,7 +539,7 @@ static void linears(struct oracle *o, int backward)
             if (backward && (i + k) / 2 % 2) flag |= ADD_H;
             if (!backward && (i + k) % 2) flag |= BIAS;
             if (!fits(types[k], shape[2]) || (!real && (i + k) % 3)) continue;      /* time */
-            if (shape[0] * shape[1] * shape[2] > 600000 && types[k] != TYPE_F32) continue;
+            if (shape[0] * shape[1] * shape[2] > MUCH_WORK && types[k] != TYPE_F32) continue;
             linear_begin(&t, o, shape, r, types[k], mode, flag);
             trial_end(&t, linear_bounds);
         }
