@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define PATTERN_SIZE 1000       /* bytes of one regular expression */
+#define PATTERN_WORK 2000       /* the same times its counted repetitions, which C libraries write out: more takes gigabytes */
 
 /* ---- names ---- */
 
@@ -45,7 +46,7 @@ int adapter_names_module(const char *entry, const char *module)
 static int fail_pattern(struct lora_error *err, const char *pattern, const char *found_text)
 {
     fail(err, "cannot use the regular expression", "%s", pattern);
-    expected(err, "groups, | . * + ? [] ^ $ and \\d \\w \\s");
+    expected(err, "groups, | . * + ? {} [] ^ $ and \\d \\w \\s");
     return found(err, "%s", found_text);
 }
 
@@ -59,13 +60,30 @@ static int translate_escape(char c, int in_bracket, char out[16])
     return sprintf(out, !in_bracket && strchr(".[]\\()*+?{}|^$", c) ? "\\%c" : "%c", c);
 }
 
-/* Python's expressions as POSIX extended ones; what POSIX lacks, or reads in another way, is refused. */
+/* {2}, {1,3}, {2,} or {,3} at p, as POSIX has it; its length, or 0 where it is none. *work grows by the most that it repeats. */
+static size_t translate_count(const char *p, double *work, char out[16])
+{
+    size_t low = strspn(p + 1, "0123456789"), comma = p[1 + low] == ',';
+    size_t high = comma ? strspn(p + 2 + low, "0123456789") : 0, n = 2 + low + comma + high;
+    int most;
+    if (p[n - 1] != '}' || !(low + high) || low > 4 || high > 4) return 0;
+    most = high ? atoi(p + 2 + low) : atoi(p + 1) + (int)comma;
+    if (most > 1) *work *= most;
+    sprintf(out, "{%s%.*s", low ? "" : "0", (int)n - 1, p + 1);
+    return n;
+}
+
+/* Python's expressions as POSIX extended ones; what POSIX lacks, or reads in another way, is refused. A lazy repetition
+ * is written as a greedy one: it finds another match first, but the whole name matches either or neither. */
 static int translate_pattern(struct text *out, const char *pattern, struct lora_error *err)
 {
+    enum { NOTHING, PIECE, REPEATED } before = NOTHING, now;    /* what a repetition would repeat */
     const char *p, *bracket = NULL;     /* the first character in a bracket */
-    if (strlen(pattern) > PATTERN_SIZE) return fail_pattern(err, pattern, "a very long one");
-    for (p = pattern; *p; p++) {
+    double work = (double)strlen(pattern);
+    if (work > PATTERN_SIZE) return fail_pattern(err, pattern, "a very long one");
+    for (p = pattern; *p; p++, before = now) {
         char put[16] = { *p };
+        now = !bracket && strchr("(|^$", *p) ? NOTHING : PIECE;
         if (*p == '\\') {
             if (translate_escape(*++p, bracket != NULL, put) < 0)
                 return fail_pattern(err, pattern, "an escape that POSIX does not have");
@@ -77,10 +95,19 @@ static int translate_pattern(struct text *out, const char *pattern, struct lora_
         } else if (*p == '(' && p[1] == '?') {
             if (p[2] != ':') return fail_pattern(err, pattern, "(?");
             p += 2;
-        } else if (*p == '{' || *p == '}') {
-            return fail_pattern(err, pattern, "a counted repetition");
-        } else if (strchr("*+?", *p) && (p == pattern || strchr("(|*+?:", p[-1]))) {
-            return fail_pattern(err, pattern, "a repetition of nothing, or a lazy one");
+        } else if (*p == '?' && before == REPEATED) {
+            put[0] = 0;
+            now = NOTHING;
+        } else if (strchr("*+?{", *p)) {
+            if (before != PIECE) return fail_pattern(err, pattern, "a repetition of nothing, or of a repetition");
+            if (*p == '{') {
+                size_t n = translate_count(p, &work, put);
+                if (!n || work > PATTERN_WORK) return fail_pattern(err, pattern, n ? "too many repetitions" : "\"{\" without numbers");
+                p += n - 1;
+            }
+            now = REPEATED;
+        } else if (*p == '}') {
+            return fail_pattern(err, pattern, "\"}\" that ends nothing");
         }
         text_puts(out, put);
     }
@@ -297,8 +324,13 @@ static int parse_layers(unsigned char *chosen, int L, const char *s, struct lora
 /* The list's entries, the one expression between slashes, or nothing: all linears. */
 static int set_names(struct adapter *a, const char *s, struct lora_error *err)
 {
-    size_t n = strlen(s), count = 1, i;
+    size_t n = s ? strlen(s) : 0, count = 1, i;
     const char *p;
+    if (!s) {
+        fail(err, "cannot adapt", "target-modules");
+        expected(err, "\"all-linear\", names with commas, or a regular expression in //");
+        return found(err, "nothing");
+    }
     if (!strcmp(s, "all-linear")) return 0;
     a->is_regex = n > 2 && s[0] == '/' && s[n - 1] == '/';
     for (p = s; *p && !a->is_regex; p++) count += *p == ',';
@@ -433,7 +465,7 @@ int adapter_init(struct adapter *a, uint64_t seed, struct lora_error *err)
 int adapter_is_zero(const struct adapter *a)
 {
     int i;
-    for (i = 0; i < a->n; i++) {
+    for (i = 0; i < a->n && a->values; i++) {
         const struct adapted *m = &a->modules[i];
         size_t j, n = (size_t)m->r * (size_t)m->rows;
         for (j = 0; j < n; j++) if (a->values[m->b + j] != 0) return 0;
@@ -472,12 +504,22 @@ static void join_values(struct adapter *a, const struct adapted *m, const struct
     }
 }
 
+static int check_list(const struct adapter *const *list, int n, struct lora_error *err)
+{
+    int i;
+    for (i = 0; i < n && list[i]->values; i++) ;
+    if (n > 0 && i == n) return 0;
+    fail(err, "cannot join adapters", "number %d of %d", i, n);
+    return expected(err, "at least one, each with values: adapter_init(), adapter_read()");
+}
+
 int adapter_join(struct adapter **out, const struct adapter *const *list, const double *factor, int n,
                  struct lora_error *err)
 {
     struct adapter *a;
     int layers = 0, layer, id, i;
     *out = NULL;
+    if (check_list(list, n, err)) return -1;
     for (i = 0; i < n; i++) if (list[i]->layers > layers) layers = list[i]->layers;
     if (!(a = adapter_empty(layers, err))) return -1;
     for (layer = 0; layer < layers; layer++)
@@ -487,6 +529,12 @@ int adapter_join(struct adapter **out, const struct adapter *const *list, const 
                 const struct adapted *from = adapter_find(list[i], id, layer);
                 int r = m.r;
                 if (!from) continue;
+                if (r && (from->rows != m.rows || from->cols != m.cols)) {
+                    fail(err, "cannot join adapters", "number %d: layer %d, %s", i, layer, tensor_specs[id].name);
+                    expected(err, "adapters of one model: [%d, %d]", m.rows, m.cols);
+                    found(err, "[%d, %d]", from->rows, from->cols);
+                    goto bad;
+                }
                 m = *from;
                 m.r += r;
             }

@@ -4,6 +4,7 @@
 #include "adapter_parts.h"
 #include "formats/safetensors.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 /* ---- reading it ---- */
 
 /* PEFT's settings. standard: the value, as JSON, that changes nothing; NULL: any value is taken
- * (read below, or of no effect on the numbers). null is always a default. */
+ * (read below, or of no effect on the numbers: the configurations of starts do nothing without init_lora_weights, bias
+ * and ensure_weight_tying nothing without tensors of their own). null is always a default. */
 static const struct setting {
     const char *key, *standard, *why;
 } settings[] = {
@@ -23,23 +25,20 @@ static const struct setting {
     { "inference_mode", NULL, NULL }, { "peft_version", NULL, NULL }, { "auto_mapping", NULL, NULL },
     { "base_model_name_or_path", NULL, NULL }, { "revision", NULL, NULL },
     { "megatron_core", NULL, NULL }, { "qalora_group_size", NULL, NULL }, { "runtime_config", NULL, NULL },
-    { "init_lora_weights", NULL, NULL },
+    { "init_lora_weights", NULL, NULL }, { "bias", NULL, NULL }, { "ensure_weight_tying", NULL, NULL },
+    { "eva_config", NULL, NULL }, { "corda_config", NULL, NULL }, { "lora_ga_config", NULL, NULL }, { "loftq_config", NULL, NULL },
     { "use_dora", "false", "DoRA is not supported yet" },
-    { "bias", "\"none\"", "trained biases are not supported" },
     { "lora_bias", "false", "a bias on lora_B is not supported" },
     { "modules_to_save", "[]", "modules saved whole are not supported yet" },
     { "fan_in_fan_out", "false", "it is for layers that store their weight transposed, which these are not" },
     { "layer_replication", "[]", "it changes the model's layers" },
     { "trainable_token_indices", "[]", "trained tokens of the embedding are not supported" },
     { "target_parameters", "[]", "adapters on bare parameters are not supported" },
-    { "loftq_config", "{}", "LoftQ changes the base's weights" },
-    { "eva_config", "{}", NULL }, { "corda_config", "{}", "CorDA changes the base's weights" },
-    { "lora_ga_config", "{}", "LoRA-GA changes the base's weights" },
     { "megatron_config", "{}", "Megatron's layers are not these" },
     { "alora_invocation_tokens", "[]", "activated LoRA is not supported" },
     { "use_qalora", "false", "QALoRA is not supported" }, { "use_bdlora", "false", "BD-LoRA is not supported" },
     { "velora_config", "{}", NULL }, { "monteclora_config", "{}", NULL }, { "arrow_config", "{}", NULL },
-    { "kasa_config", "{}", NULL }, { "ensure_weight_tying", "false", NULL },
+    { "kasa_config", "{}", NULL },
 };
 
 /* Whether a value is what `standard` says, or, without one, says nothing: null, false, empty. */
@@ -76,14 +75,20 @@ static int check_setting(const struct json *v, const char *path, struct lora_err
     return good ? 0 : -1;
 }
 
+/* The starts that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take what they give to the adapter
+ * out of the base's weights: PEFT's src/peft/tuners/lora/layer.py. */
 static int check_initialisation(const struct json *v, const char *path, struct lora_error *err)
 {
+    static const char *const starts[] = { "gaussian", "orthogonal", "eva", "mica" };
+    size_t i;
     if (!v || v->type == JSON_NULL || v->type == JSON_BOOL) return 0;
-    if (v->type == JSON_STRING && !strcmp(v->string, "gaussian")) return 0;
+    for (i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (v->type == JSON_STRING && !strcmp(v->string, starts[i])) return 0;
     fail(err, "cannot use the adapter", "%s: init_lora_weights", path);
-    expected(err, "true, false or \"gaussian\"");
+    expected(err, "true, false, \"gaussian\", \"orthogonal\", \"eva\" or \"mica\"");
     found(err, "%s", v->type == JSON_STRING ? v->string : "something else");
-    return hint(err, "such a start may have changed the base's weights too; save the adapter converted to plain LoRA");
+    return hint(err, "such a start may have changed the base's weights too; PEFT's save_pretrained() converts the adapter to plain "
+                "LoRA with path_initial_model_for_weight_conversion");
 }
 
 /* target_modules: a list, an expression (kept, not needed: the tensors say what is adapted), or null. */
@@ -203,10 +208,18 @@ static int read_tensor(float *out, const struct st_tensor *t, const char *path, 
     return 0;
 }
 
-/* Which modules the file adapts; seen[] marks its tensors. */
+/* A tensor of the file, or NULL. "default", which PEFT calls an adapter by itself, may have been left in its name. */
+static const struct st_tensor *find_tensor(const struct safetensors *s, const char *name)
+{
+    const struct st_tensor *t = safetensors_find(s, name);
+    char with_default[ADAPTER_NAME_SIZE + 8];
+    snprintf(with_default, sizeof with_default, "%.*s.default.weight", (int)(strlen(name) - strlen(".weight")), name);
+    return t ? t : safetensors_find(s, with_default);
+}
+
+/* Which modules the file adapts. */
 static int find_modules(struct adapter *a, const struct config *c, struct adapter_rules *rules,
-                        const struct json *root, const regex_t *re, const struct safetensors *s, unsigned char *seen,
-                        struct lora_error *err)
+                        const struct json *root, const regex_t *re, const struct safetensors *s, struct lora_error *err)
 {
     char name[2][ADAPTER_NAME_SIZE], module[ADAPTER_MODULE_SIZE];
     int id = -1, layer = 0, i, want;
@@ -214,10 +227,7 @@ static int find_modules(struct adapter *a, const struct config *c, struct adapte
         const struct adapted m = { .id = id, .layer = layer };
         const struct st_tensor *t[2];
         if (!tensor_specs[id].linear) continue;
-        for (i = 0; i < 2; i++) {
-            t[i] = safetensors_find(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
-            if (t[i]) seen[t[i] - s->tensors] = 1;
-        }
+        for (i = 0; i < 2; i++) t[i] = find_tensor(s, adapter_tensor_name(name[i], sizeof name[i], &m, i));
         want = wanted(a, root, re, adapter_module_name(module, sizeof module, id, layer), layer);
         if (!t[0] && !t[1] && want < 1) continue;
         if (!t[0] || !t[1]) {
@@ -237,6 +247,9 @@ static int find_modules(struct adapter *a, const struct config *c, struct adapte
 
 static int fail_unknown_tensor(const char *path, const char *name, struct lora_error *err)
 {
+    size_t n = strlen(name);
+    const char *lora = strstr(name, ".lora_A.");
+    if (!lora) lora = strstr(name, ".lora_B.");
     fail(err, "cannot use the adapter", "%s: %s", path, name);
     expected(err, "lora_A and lora_B of the model's linears");
     found(err, "an unknown tensor");
@@ -244,27 +257,44 @@ static int fail_unknown_tensor(const char *path, const char *name, struct lora_e
     if (strstr(name, "lora_embedding_") || strstr(name, "embed_tokens.") || strstr(name, "lm_head."))
         return hint(err, "adapters on the embedding or the head are not supported yet");
     if (strstr(name, "lora_B.bias")) return hint(err, "a bias on lora_B is not supported");
-    if (!strstr(name, "lora_")) return hint(err, "modules saved whole are not supported yet");
+    if (n > 5 && !strcmp(name + n - 5, ".bias")) return hint(err, "trained biases are not supported: train with bias \"none\"");
+    if (strstr(name, ".base_layer."))
+        return hint(err, "the base's weights stand in the file too; PEFT's save_pretrained() writes the adapter alone");
+    if (!lora && !strstr(name, "lora_")) return hint(err, "modules saved whole are not supported yet");
+    if (lora && strchr(lora + strlen(".lora_A."), '.'))
+        return hint(err, "a name of the adapter was left in its tensors' names; PEFT's save_pretrained() leaves it out");
     return hint(err, "is it an adapter of this model?");
+}
+
+/* Every tensor of the file is one of a linear of the model. Of those that are not, a weight of the base says most. */
+static int check_names(const struct config *c, const struct safetensors *s, struct lora_error *err)
+{
+    char name[ADAPTER_NAME_SIZE];
+    unsigned char *known = new_array((size_t)s->n, 1, err);
+    int id = -1, layer = 0, i, told = -1, bad = known ? 0 : -1;
+    while (!bad && tensor_next(c, &id, &layer))
+        for (i = 0; i < 2 && tensor_specs[id].linear; i++) {
+            const struct adapted m = { .id = id, .layer = layer };
+            const struct st_tensor *t = find_tensor(s, adapter_tensor_name(name, sizeof name, &m, i));
+            if (t) known[t - s->tensors] = 1;
+        }
+    for (i = 0; !bad && i < s->n; i++)
+        if (!known[i] && (told < 0 || strstr(s->tensors[i].name, ".base_layer.weight"))) told = i;
+    if (told >= 0) bad = fail_unknown_tensor(s->path, s->tensors[told].name, err);
+    free(known);
+    return bad;
 }
 
 static int read_tensors(struct adapter *a, const struct config *c, struct adapter_rules *rules,
                         const struct json *root, const char *path, struct lora_error *err)
 {
     struct safetensors s;
-    unsigned char *seen = NULL;
     char name[ADAPTER_NAME_SIZE];
     regex_t expression;
     int i, is_b, bad = -1, is_read;
     if (safetensors_open(&s, path, err)) return -1;
     is_read = a->is_regex && !adapter_compile_pattern(&expression, "", a->names[0], NULL);
-    if (!(seen = new_array((size_t)s.n, 1, err))
-        || find_modules(a, c, rules, root, is_read ? &expression : NULL, &s, seen, err)) goto done;
-    for (i = 0; i < s.n; i++)
-        if (!seen[i]) {
-            fail_unknown_tensor(path, s.tensors[i].name, err);
-            goto done;
-        }
+    if (check_names(c, &s, err) || find_modules(a, c, rules, root, is_read ? &expression : NULL, &s, err)) goto done;
     if (!a->n) {
         fail(err, "cannot use the adapter", "%s", path);
         expected(err, "at least one adapted module");
@@ -275,14 +305,13 @@ static int read_tensors(struct adapter *a, const struct config *c, struct adapte
     for (i = 0; i < a->n; i++)
         for (is_b = 0; is_b < 2; is_b++) {
             const struct adapted *m = &a->modules[i];
-            const struct st_tensor *t = safetensors_find(&s, adapter_tensor_name(name, sizeof name, m, is_b));
+            const struct st_tensor *t = find_tensor(&s, adapter_tensor_name(name, sizeof name, m, is_b));
             if (read_tensor(a->values + (is_b ? m->b : m->a), t, path, is_b ? m->rows : m->r,
                             is_b ? m->r : m->cols, err)) goto done;
         }
     bad = 0;
 done:
     if (is_read) regfree(&expression);
-    free(seen);
     safetensors_close(&s);
     return bad;
 }
@@ -294,6 +323,37 @@ static void note_unmatched(struct adapter *a, const struct patterns *p, const ch
         if (!p->v[i].matched) text_printf(&a->unmatched, "%s%s: %s", a->unmatched.n ? ", " : "", name, p->v[i].key);
 }
 
+/* The folders of a directory that hold adapters: PEFT saves one with a name of its own in DIR/NAME. */
+static void hint_folders(const char *dir, struct lora_error *err)
+{
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    struct text list = { 0 };
+    while (d && (e = readdir(d))) {
+        char *path = e->d_name[0] == '.' ? NULL : path_join(dir, e->d_name, NULL);
+        if (path && file_in(path, "adapter_config.json", NULL) == 1) text_list(&list, path);
+        free(path);
+    }
+    if (d) closedir(d);
+    if (list.n && !list.failed) hint(err, "adapters lie in its folders, of which one is to be named: %s", list.s);
+    text_free(&list);
+}
+
+/* Are the two files there? If not, where and in what form the adapter may be. */
+static int check_files(const char *dir, const char *config, const char *tensors, struct lora_error *err)
+{
+    const char *absent = !file_exists(config) ? config : !file_exists(tensors) ? tensors : NULL;
+    if (!absent) return 0;
+    fail(err, "cannot open", "%s", absent);
+    expected(err, "this file, as PEFT's save_pretrained() writes it");
+    found(err, "none");
+    if (absent == config) hint_folders(dir, err);
+    else if (file_in(dir, "adapter_model.bin", NULL) == 1)
+        hint(err, "adapter_model.bin holds it, which is not read; in its folder, in Python: import torch, safetensors.torch as s; "
+             "s.save_file(torch.load(\"adapter_model.bin\", \"cpu\"), \"adapter_model.safetensors\")");
+    return -1;
+}
+
 int adapter_read(struct adapter **out, const char *dir, const struct config *c, struct lora_error *err)
 {
     struct adapter *a = adapter_empty(c->L, err);
@@ -303,7 +363,8 @@ int adapter_read(struct adapter **out, const char *dir, const struct config *c, 
     char *tensors = path_join(dir, "adapter_model.safetensors", err);
     int bad = -1;
     *out = NULL;
-    if (a && config && tensors && !json_read(&d, config, err) && !read_settings(a, &rules, d.root, config, err))
+    if (a && config && tensors && !check_files(dir, config, tensors, err) && !json_read(&d, config, err)
+        && !read_settings(a, &rules, d.root, config, err))
         bad = read_tensors(a, c, &rules, d.root, tensors, err);
     if (!bad) {
         note_unmatched(a, &rules.ranks, "rank_pattern");

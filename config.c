@@ -173,11 +173,12 @@ static int read_rope(struct config *c, const struct json *o, const char *path, s
 {
     static const char *const known[] = {
         "type", "rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast",
-        "beta_slow", "attention_factor", "original_max_position_embeddings", "partial_rotary_factor",
+        "beta_slow", "attention_factor", "original_max_position_embeddings", "partial_rotary_factor", "truncate",
     };
     const char *name = "default";
     const struct json *v;
     double partial = 1;
+    int truncate = !c->rope.no_truncate;
     if (!o || o->type == JSON_NULL) return 0;
     if (o->type != JSON_OBJECT) {
         fail(err, "bad configuration", "%s, line %d: rope settings", path, o->line);
@@ -198,7 +199,9 @@ static int read_rope(struct config *c, const struct json *o, const char *path, s
         || json_get_number(o, "beta_slow", &c->rope.beta_slow, path, err)
         || json_get_number(o, "attention_factor", &c->rope.attention_factor, path, err)
         || json_get_number(o, "partial_rotary_factor", &partial, path, err)
+        || json_get_bool(o, "truncate", &truncate, path, err)
         || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)) return -1;
+    c->rope.no_truncate = !truncate;
     if (partial != 1) {
         fail(err, "unsupported rope setting", "%s: partial_rotary_factor", path);
         expected(err, "1");
@@ -225,8 +228,9 @@ void rope_frequencies(const struct config *c, double *f, double *factor)
         }
     }
     if (c->rope.type == ROPE_YARN) {            /* Peng et al. 2023: a ramp over the dimensions */
-        double low = floor(c->HS * log(L / (c->rope.beta_fast * two_pi)) / (2 * log(theta)));
-        double high = ceil(c->HS * log(L / (c->rope.beta_slow * two_pi)) / (2 * log(theta)));
+        double low = c->HS * log(L / (c->rope.beta_fast * two_pi)) / (2 * log(theta));
+        double high = c->HS * log(L / (c->rope.beta_slow * two_pi)) / (2 * log(theta));
+        if (!c->rope.no_truncate) low = floor(low), high = ceil(high);
         if (low < 0) low = 0;
         if (high > c->HS - 1) high = c->HS - 1;
         if (low == high) high += 0.001;
@@ -281,16 +285,16 @@ static int config_check(struct config *c, const char *path, struct lora_error *e
     return 0;
 }
 
-static int read_eos(struct config *c, const struct json *v, const char *path, struct lora_error *err)
+static int read_eos(int eos[8], int *n, const struct json *v, const char *path, struct lora_error *err)
 {
     const struct json *e;
     if (!v || v->type == JSON_NULL) return 0;
     for (e = v->type == JSON_ARRAY ? v->child : v; e; e = v->type == JSON_ARRAY ? e->next : NULL) {
-        if (e->type != JSON_NUMBER || e->number != floor(e->number) || fabs(e->number) > 1e9 || c->n_eos == 8) {
+        if (e->type != JSON_NUMBER || e->number != floor(e->number) || fabs(e->number) > 1e9 || *n == 8) {
             fail(err, "bad configuration", "%s: eos_token_id", path);
             return expected(err, "a token id, or at most 8 of them");
         }
-        c->eos[c->n_eos++] = (int)e->number;
+        eos[(*n)++] = (int)e->number;
     }
     return 0;
 }
@@ -329,16 +333,19 @@ static int read_family(struct config *c, const struct json *o, const char *path,
     return 0;
 }
 
+static int check_object(const struct json *o, const char *path, struct lora_error *err)
+{
+    if (o && o->type == JSON_OBJECT) return 0;
+    fail(err, "bad configuration", "%s", path);
+    return expected(err, "an object");
+}
+
 static int config_parse(struct config *c, const struct json *o, const char *path, struct text *ignored,
                         struct lora_error *err)
 {
     size_t i;
     *c = defaults;
-    if (!o || o->type != JSON_OBJECT) {
-        fail(err, "bad configuration", "%s", path);
-        return expected(err, "an object");
-    }
-    if (read_family(c, o, path, err) || check_keys(o, path, ignored, err)) return -1;
+    if (check_object(o, path, err) || read_family(c, o, path, err) || check_keys(o, path, ignored, err)) return -1;
     for (i = 0; i < N_SIZES; i++)
         if (json_get_int(o, sizes[i].key, size_at(c, &sizes[i]), path, err)) return -1;
     if (json_get_number(o, "rms_norm_eps", &c->norm_eps, path, err)
@@ -349,7 +356,7 @@ static int config_parse(struct config *c, const struct json *o, const char *path
         || read_rope(c, json_get(o, "rope_parameters"), path, err)
         || read_rope(c, json_get(o, "rope_scaling"), path, err)     /* added to a newer file it is what is meant */
         || json_get_int(o, "original_max_position_embeddings", &c->rope.original, path, err)
-        || read_eos(c, json_get(o, "eos_token_id"), path, err)) return -1;
+        || read_eos(c->eos, &c->n_eos, json_get(o, "eos_token_id"), path, err)) return -1;
     return config_check(c, path, err);
 }
 
@@ -359,6 +366,17 @@ int config_read(struct config *c, const char *path, struct text *ignored, struct
     int bad;
     if (json_read(&d, path, err)) return -1;
     bad = config_parse(c, d.root, path, ignored, err);
+    json_free(&d);
+    return bad;
+}
+
+int config_read_eos(int eos[8], int *n, const char *path, struct lora_error *err)
+{
+    struct json_document d;
+    int bad;
+    *n = 0;
+    if (json_read(&d, path, err)) return -1;
+    bad = check_object(d.root, path, err) || read_eos(eos, n, json_get(d.root, "eos_token_id"), path, err) ? -1 : 0;
     json_free(&d);
     return bad;
 }
@@ -514,7 +532,8 @@ uint64_t config_hash(const struct config *c, uint64_t h)
                            llama3 ? (float)c->rope.low : 0, llama3 ? (float)c->rope.high : 0,
                            yarn ? (float)c->rope.beta_fast : 0, yarn ? (float)c->rope.beta_slow : 0,
                            yarn ? (float)c->rope.attention_factor : 0 };
-    return hash_bytes(hash_bytes(h, whole, sizeof whole), real, sizeof real);
+    h = hash_bytes(hash_bytes(h, whole, sizeof whole), real, sizeof real);
+    return yarn && c->rope.no_truncate ? hash_string(h, "no truncate") : h;
 }
 
 /* ---- writing ---- */
@@ -560,6 +579,7 @@ static void put_rope(struct text *t, const struct config *c)
         text_puts(t, "  "), put_pair(t, "beta_slow", c->rope.beta_slow);
         if (c->rope.attention_factor > 0)
             text_puts(t, "  "), put_pair(t, "attention_factor", c->rope.attention_factor);
+        if (c->rope.no_truncate) text_puts(t, "    \"truncate\": false,\n");
     }
     if (c->rope.type != ROPE_LINEAR)
         text_puts(t, "  "), put_pair(t, "original_max_position_embeddings", c->rope.original);

@@ -25,6 +25,7 @@ struct config {
         int type;
         double theta, factor, low, high, beta_fast, beta_slow, attention_factor;
         int original;               /* original_max_position_embeddings */
+        int no_truncate;            /* YaRN's ramp begins and ends where it falls, not at whole dimensions: "truncate": false */
         const float *divide;        /* GGUF rope_freqs [HS/2], or NULL */
     } rope;
     int bos, pad, eos[8], n_eos;    /* -1 / 0 when the configuration names none; pad is only kept */
@@ -52,6 +53,8 @@ int config_from_gguf(struct config *c, const struct gguf *g, struct text *ignore
 /* config.json with this type of weights (TYPE_F32, TYPE_BF16, TYPE_F16); how: the linears of the layers
  * are quantised so, or NULL. */
 int config_write(const struct config *c, const char *path, int dtype, const struct quantise *how, struct lora_error *err);
+/* The eos_token_id of a generation_config.json, an id or a list of them: *n into eos. */
+int config_read_eos(int eos[8], int *n, const char *path, struct lora_error *err);
 const char *config_dtype_name(int dtype);       /* "float32", "bfloat16", "float16" */
 
 /* Of a configuration that was read; NULL with an error if its model_type is none. */

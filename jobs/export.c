@@ -29,7 +29,7 @@ static int export_adapter(const struct settings *set, struct lora_error *err)
         warn_unmatched(a, dir);
         bad = adapter_write_gguf(a, &m->config, set->out, err);
     }
-    if (!bad) status("%s: %d linears, for llama.cpp's --lora", set->out, a->n);
+    if (!bad) status("%s: %d linear%s, for llama.cpp's --lora", set->out, a->n, a->n == 1 ? "" : "s");
     adapter_free(a);
     model_close(m);
     return bad;

@@ -10,15 +10,28 @@
 
 /* ---- the cache and what goes through it ---- */
 
-static void find_stops(struct generator *g)
+/* A file of the name is there only in a directory; a GGUF file has no such settings. */
+static int read_generation_config(struct generator *g, struct lora_error *err)
+{
+    char *path = path_join(g->session->model->path, "generation_config.json", err);
+    int n = 0, bad = path ? 0 : -1;
+    if (!bad && file_exists(path)) bad = config_read_eos(g->stops + g->n_stops, &n, path, err);
+    g->n_stops += n;
+    free(path);
+    return bad;
+}
+
+static int find_stops(struct generator *g, struct lora_error *err)
 {
     const struct session *s = g->session;
     const struct config *c = &s->model->config;
     int i, id;
     for (i = 0; i < c->n_eos && i < 8; i++) g->stops[g->n_stops++] = c->eos[i];
-    if (!s->tokenizer) return;
+    if (read_generation_config(g, err)) return -1;
+    if (!s->tokenizer) return 0;
     if ((id = tokenizer_eos(s->tokenizer)) >= 0) g->stops[g->n_stops++] = id;
     if (s->chat && (id = tokenizer_id(s->tokenizer, chat_end_of_turn(s->chat))) >= 0) g->stops[g->n_stops++] = id;
+    return 0;
 }
 
 struct candidate { float p; int id; };
@@ -46,7 +59,7 @@ int generator_open(struct generator *g, const struct session *s, int slots, int 
     *g = (struct generator){ .session = s, .slots = slots, .slot_length = slot_length };
     g->tokens = slot_length < PASS / slots ? slots * slot_length : PASS;
     if (g->tokens < slots) g->tokens = slots;
-    find_stops(g);
+    if (find_stops(g, err)) return -1;
     z.N = g->tokens;
     if (slot_length > (INT32_MAX - n_shared) / slots) return fail(err, "the cache is too large",
                                                                   "%d sequences of %d tokens", slots, slot_length);

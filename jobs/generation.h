@@ -34,7 +34,8 @@ struct generator {
     float *logits;              /* [slots, V] of the last feed */
     int *at;                    /* [slots]: which row of logits is the slot's */
     int *rows;                  /* [slots] scratch: rows of the pack */
-    int stops[10], n_stops;     /* ids that end an answer */
+    int stops[18], n_stops;     /* ids that end an answer: EOS of the configuration, of the generation_config.json beside it
+                                 * and of the tokenizer, and the template's end of turn */
     void *candidates;           /* [V] scratch of choosing */
     long long computed;         /* tokens fed so far */
 };

@@ -247,7 +247,7 @@ static int merge(struct merging *g, struct lora_error *err)
               || judge_base(g, err) || write_out(g, err);
     if (g->report.n && !g->report.failed) fwrite(g->report.s, 1, g->report.n, stdout);
     if (bad) return -1;
-    if (g->s.adapter) status("%s: %d linears merged", g->set->out, g->s.adapter->n);
+    if (g->s.adapter) status("%s: %d linear%s merged", g->set->out, g->s.adapter->n, g->s.adapter->n == 1 ? "" : "s");
     else status("%s: converted, no adapter", g->set->out);
     return 0;
 }

@@ -86,11 +86,23 @@ static void check_targets(void)
         { "/.*layers\\.\\d+\\.self_attn\\.[qv]_proj/", NULL, 4 }, { "/.*(?:up|down)_proj/", NULL, 4 },
         { "/model.*q_proj|.*nothing/", NULL, 2 }, { "/.*self_attn\\.[^qk]_proj/", NULL, 4 },
         { "/.*\\.[\\w]+_proj/", NULL, 14 },
+        /* counted and lazy: as many as Python's re.fullmatch() */
+        { "/.*?q_proj/", NULL, 2 }, { "/model.*?(?:layers)??.*?o_proj/", NULL, 2 }, { "/.+?\\.[a-z]+?_proj/", NULL, 14 },
+        { "/.*\\.\\d{1,2}\\..*\\.[qv]_proj/", NULL, 4 }, { "/model\\.layers\\.\\d{1}\\.mlp\\.up_proj/", NULL, 2 },
+        { "/model\\.layers\\.\\d{2}\\.mlp\\.up_proj/", NULL, -1 }, { "/model\\.layers\\.\\d{2,}\\.mlp\\.up_proj/", NULL, -1 },
+        { "/.*\\.\\w{6}/", NULL, 8 }, { "/.*\\.\\w{6,7}/", NULL, 10 }, { "/.*\\.\\w{,7}/", NULL, 10 }, { "/.*\\.\\w{8,}/", NULL, 4 },
+        { "/(?:\\w+?\\.){4}\\w{9}?/", NULL, 4 }, { "/(?:\\w+\\.){2,4}?[kv]_proj/", NULL, 4 }, { "/.*\\.q\\+*_proj/", NULL, 2 },
+        { "/[*+?{]{0}.*q_proj/", NULL, 2 }, { "/.*q_proj[{}]?/", NULL, 2 }, { "/.*q_proj(?:a{2}|b{3})*/", NULL, 2 },
         /* not the whole name; names of nothing; what is not supported or not POSIX */
         { "/q_proj/", NULL, -1 }, { "proj", NULL, -1 }, { "_proj", NULL, -1 }, { "q_proj,nothing", NULL, -1 },
         { "", NULL, -1 }, { "q_proj,", NULL, -1 }, { "lm_head", NULL, -1 }, { "q_proj,embed_tokens", NULL, -1 },
-        { "/.*?q_proj/", NULL, -1 }, { "/(?=q).*/", NULL, -1 }, { "/.*\\bq_proj/", NULL, -1 },
+        { "/(?=q).*/", NULL, -1 }, { "/.*\\bq_proj/", NULL, -1 },
         { "/.*{2}/", NULL, -1 }, { "/(.*q_proj/", NULL, -1 }, { "/*q_proj/", NULL, -1 }, { "/.*[q/", NULL, -1 },
+        /* no expressions in Python, or possessive, or braces that Python reads as themselves */
+        { "/.*??q_proj/", NULL, -1 }, { "/.*?*q_proj/", NULL, -1 }, { "/.*?{2}q_proj/", NULL, -1 }, { "/.?{2}.*q_proj/", NULL, -1 },
+        { "/(.*q_proj)++/", NULL, -1 }, { "/.{3,2}.*/", NULL, -1 }, { "/{2}.*/", NULL, -1 }, { "/^*.*q_proj/", NULL, -1 },
+        { "/(|{2}).*q_proj/", NULL, -1 }, { "/.*q_proj{,}/", NULL, -1 }, { "/.*q_proj{x}?/", NULL, -1 }, { "/.*q_proj}*/", NULL, -1 },
+        { "/.*(a?){0,99}q_proj/", NULL, 2 }, { "/.*(a?a?a?){0,99}q_proj/", NULL, -1 },    /* much memory */
         { "q_proj", "2", -1 }, { "q_proj", "1-0", -1 }, { "q_proj", "x", -1 }, { "q_proj", "-1", -1 },
     };
     size_t i;
@@ -272,17 +284,21 @@ static void check_settings(void)
 {
     static const char *const good[] = {
         "\"use_dora\": false", "\"use_dora\": null", "\"bias\": \"none\"", "\"modules_to_save\": []", "\"loftq_config\": {}",
-        "\"init_lora_weights\": \"gaussian\"", "\"init_lora_weights\": false", "\"a_new_setting\": null",
+        "\"init_lora_weights\": \"gaussian\"", "\"init_lora_weights\": false", "\"init_lora_weights\": \"orthogonal\"",
+        "\"init_lora_weights\": \"mica\"", "\"init_lora_weights\": \"eva\", \"eva_config\": {\"rho\": 2.0}",
+        "\"loftq_config\": {\"loftq_bits\": 4}", "\"bias\": \"all\"", "\"bias\": \"lora_only\"", "\"ensure_weight_tying\": true", "\"a_new_setting\": null",
         "\"a_new_setting\": false", "\"a_new_setting\": {}", "\"megatron_core\": \"megatron.core\"",
         "\"target_modules\": null", "\"target_modules\": \"all-linear\"", "\"target_modules\": \"(?P<odd>.*)\"",
         ALL_BY_NAME,
         ALL_BY_NAME ", \"layers_to_transform\": [0, 1]",
     };
     static const struct { const char *setting, *named; } bad[] = {
-        { "\"use_dora\": true", "use_dora" }, { "\"bias\": \"all\"", "bias" }, { "\"lora_bias\": true", "lora_bias" },
+        { "\"use_dora\": true", "use_dora" }, { "\"lora_bias\": true", "lora_bias" },
         { "\"modules_to_save\": [\"lm_head\"]", "modules_to_save" }, { "\"fan_in_fan_out\": true", "fan_in_fan_out" },
         { "\"layer_replication\": [[0, 1]]", "layer_replication" }, { "\"init_lora_weights\": \"pissa\"", "init_lora_weights" },
-        { "\"init_lora_weights\": \"loftq\"", "init_lora_weights" }, { "\"trainable_token_indices\": [3]", "trainable_token" },
+        { "\"init_lora_weights\": \"loftq\"", "init_lora_weights" },
+        { "\"init_lora_weights\": \"olora\"", "init_lora_weights" }, { "\"init_lora_weights\": \"corda\"", "init_lora_weights" },
+        { "\"init_lora_weights\": \"lora_ga\"", "init_lora_weights" }, { "\"init_lora_weights\": \"pissa_niter_16\"", "init_lora_weights" }, { "\"trainable_token_indices\": [3]", "trainable_token" },
         { "\"alora_invocation_tokens\": [1]", "alora_invocation_tokens" }, { "\"a_new_setting\": true", "a_new_setting" },
         { "\"a_new_setting\": 3", "a_new_setting" }, { "\"target_parameters\": [\"x\"]", "target_parameters" },
         { "\"task_type\": \"SEQ_CLS\"", "task_type" }, { "\"target_modules\": [\"q_proj\"]", "k_proj" },
@@ -382,14 +398,20 @@ static void check_missing(void)
     adapter_free(a);
 }
 
+#define BASE "base_model.model.model."
+
 static void check_tensors(void)
 {
-    static const char *const unknown[] = {
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
-        "base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.lm_head.lora_A.weight",
-        "base_model.model.lm_head.weight", "base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight",
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
-        "model.layers.0.self_attn.q_proj.lora_A.weight", "base_model.model.model.layers.0.mlp.up_proj.lora_B.bias",
+    static const struct { const char *name, *hint; } unknown[] = {
+        { BASE "layers.0.self_attn.q_proj.lora_magnitude_vector", "DoRA" },
+        { BASE "embed_tokens.lora_embedding_A", "embedding" }, { "base_model.model.lm_head.lora_A.weight", "head" },
+        { "base_model.model.lm_head.weight", "head" }, { BASE "layers.2.self_attn.q_proj.lora_A.weight", "of this model" },
+        { BASE "layers.0.self_attn.q_proj.lora_A.default.weight", "name of the adapter" },    /* beside the one without it */
+        { BASE "layers.0.self_attn.q_proj.lora_B.math.weight", "name of the adapter" },
+        { BASE "layers.0.self_attn.q_proj.base_layer.weight", "base's weights" },
+        { "model.layers.0.self_attn.q_proj.lora_A.weight", "of this model" },
+        { BASE "layers.0.mlp.up_proj.lora_B.bias", "lora_B" }, { BASE "norm.weight", "saved whole" },
+        { BASE "layers.0.self_attn.q_proj.base_layer.bias", "trained biases" }, { BASE "layers.0.self_attn.k_proj.bias", "trained biases" },
     };
     static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 4}";
     struct adapter *a = make(&plain), *b = NULL;
@@ -419,8 +441,9 @@ static void check_tensors(void)
         CHECK(strstr(err.where, adapter_tensor_name(name, sizeof name, &a->modules[i / 2], i % 2)) != NULL, "%s", err.where);
     }
     for (j = 0; j < sizeof unknown / sizeof *unknown; j++) {
-        write_tensors(a, TYPE_F32, -1, unknown[j]);
-        CHECK(read_with(config, &err) && strstr(err.where, unknown[j]) && err.hint[0], "%s: %s", unknown[j], err.where);
+        write_tensors(a, TYPE_F32, -1, unknown[j].name);
+        CHECK(read_with(config, &err) && strstr(err.where, unknown[j].name) && strstr(err.hint, unknown[j].hint), "%s: %s, %s",
+              unknown[j].name, err.where, err.hint);
     }
     c.F = 30;
     write_tensors(a, TYPE_F32, -1, NULL);
@@ -435,6 +458,57 @@ static void check_tensors(void)
     write_tensors(a, TYPE_F32, -1, NULL);
     CHECK(read_with(config, &err) && strstr(err.where, "q_proj.lora_A") && strstr(err.expected, "[4,"), "%s %s", err.where, err.expected);
     adapter_free(a);
+}
+
+/* a's tensors with a name of the adapter in theirs. */
+static void write_named(const struct adapter *a, const char *word)
+{
+    struct st_writer w;
+    struct lora_error err = { 0 };
+    char name[200], with_word[200];
+    int i;
+    memset(&w, 0, sizeof w);
+    for (i = 0; i < 2 * a->n; i++) {
+        const struct adapted *m = &a->modules[i / 2];
+        const size_t dims[2] = { (size_t)(i % 2 ? m->rows : m->r), (size_t)(i % 2 ? m->r : m->cols) };
+        adapter_tensor_name(name, sizeof name, m, i % 2);
+        snprintf(with_word, sizeof with_word, "%.*s%s.weight", (int)strlen(name) - 6, name, word);
+        st_writer_add(&w, with_word, TYPE_F32, dims, 2, &err);
+    }
+    st_writer_begin(&w, in_folder("adapter_model.safetensors"), &err);
+    st_writer_put(&w, a->values, a->size * sizeof *a->values, &err);
+    CHECK(!st_writer_commit(&w, &err), "%s: %s", err.what, err.where);
+}
+
+static void check_forms(void)
+{
+    static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 4, " ALL_BY_NAME "}";
+    struct adapter *a = make(&plain), *b = NULL;
+    struct config c = tiny();
+    struct lora_error err = { 0 };
+    test_begin("an adapter's name in the tensors': PEFT's own is read, another is refused");
+    fill(a, 7);
+    write_named(a, "default");
+    CHECK(!read_with(config, &err), "%s: %s: %s", err.what, err.where, err.found);
+    CHECK(!adapter_read(&b, folder, &c, &err) && b->size == a->size && !memcmp(a->values, b->values, a->size * sizeof(float)),
+          "the values");
+    adapter_free(b);
+    write_named(a, "math");
+    CHECK(read_with(config, &err) && strstr(err.where, ".lora_A.math.weight") && strstr(err.hint, "name of the adapter"), "%s: %s",
+          err.where, err.hint);
+    adapter_free(a);
+
+    test_begin("an adapter in another form or folder is found, and said how to take it");
+    remove(in_folder("adapter_model.safetensors"));
+    CHECK(read_with(config, &err) && strstr(err.where, "adapter_model.safetensors") && !err.hint[0], "%s: %s", err.where, err.hint);
+    file_write(in_folder("adapter_model.bin"), "PK", 2, &err);
+    CHECK(read_with(config, &err) && strstr(err.where, "adapter_model.safetensors") && strstr(err.hint, "torch.load"), "%s: %s",
+          err.where, err.hint);
+    remove(in_folder("adapter_config.json"));
+    CHECK(adapter_read(&b, folder, &c, &err) && strstr(err.where, "adapter_config.json") && !err.hint[0], "%s: %s", err.where, err.hint);
+    CHECK(!make_directory(in_folder("math"), &err) && !make_directory(in_folder("empty"), &err)
+          && !file_write(in_folder("math/adapter_config.json"), "{}", 2, &err), "%s: %s", err.what, err.where);
+    CHECK(adapter_read(&b, folder, &c, &err) && strstr(err.hint, in_folder("math")) && !strstr(err.hint, "empty"), "%s", err.hint);
 }
 
 /* ---- several as one ---- */
@@ -484,6 +558,30 @@ static void check_join(void)
     adapter_free(list[1]);
 }
 
+/* What a program may pass by mistake. */
+static void check_wrong_arguments(void)
+{
+    static const double factor[2] = { 1, 1 };
+    struct lora_error err = { 0 };
+    struct adapter_settings s = plain;
+    struct config c = tiny();
+    struct adapter *list[2], *out = NULL;
+    test_begin("no targets, no values, adapters of two models");
+    s.target_modules = NULL;
+    CHECK(adapter_new(&out, &c, &s, &err) == -1 && !out && !strcmp(err.where, "target-modules") && err.expected[0], "%s", err.where);
+    list[0] = make(&plain);
+    c.F = 30;
+    CHECK(!adapter_new(&list[1], &c, &plain, NULL) && adapter_is_zero(list[1]), "without values it changes nothing");
+    fill(list[0], 1);
+    CHECK(adapter_join(&out, (const struct adapter *const *)list, factor, 2, &err) == -1 && !out && !strcmp(err.where, "number 1 of 2"), "%s", err.where);
+    CHECK(adapter_join(&out, (const struct adapter *const *)list, factor, 0, &err) == -1 && !out, "none joined");
+    fill(list[1], 2);
+    CHECK(adapter_join(&out, (const struct adapter *const *)list, factor, 2, &err) == -1 && !out && strstr(err.expected, "[28, 16]")
+          && !strcmp(err.found, "[30, 16]"), "%s: %s, %s", err.where, err.expected, err.found);
+    adapter_free(list[0]);
+    adapter_free(list[1]);
+}
+
 /* PEFT's own directories, kept with the goldens. */
 static void check_peft(void)
 {
@@ -517,7 +615,9 @@ int main(void)
     check_settings();
     check_missing();
     check_tensors();
+    check_forms();
     check_join();
+    check_wrong_arguments();
     check_peft();
     remove_tree(folder, &err);
     return test_end();

@@ -388,6 +388,20 @@ case $stop in
 esac
 run 0 generate --model "$m" --backend ref --prompt ab --max-new-tokens 2; err "Alpaca"
 
+begin "generate: the EOS of generation_config.json end an answer too"
+cp -R "$m" "$dir/ends"
+ends() { printf '%s' "$1" >"$dir/ends/generation_config.json"; }
+raw="generate --model $dir/ends --backend ref --raw --prompt ab --max-new-tokens 30 --ids"
+rm -f "$dir/ends/generation_config.json"; run 0 $raw; cp "$dir/out" "$dir/whole"
+tr ' ' '\n' <"$dir/whole" | awk -v s="$id" '{ printf "%s%s", n++ ? " " : "", $0 } $0 == s { exit } END { print "" }' >"$dir/cut"
+differ "$dir/whole" "$dir/cut"
+ends "{\"eos_token_id\": $id}"; run 0 $raw; same "$dir/out" "$dir/cut"
+ends "{\"eos_token_id\": [1, 2, 3, 4, 5, 6, 7, $id]}"; run 0 $raw; same "$dir/out" "$dir/cut"
+for ends in '{"temperature": 0.7}' '{"eos_token_id": null}'; do ends "$ends"; run 0 $raw; same "$dir/out" "$dir/whole"; done
+ends '{"eos_token_id": "x"}'; run 1 $raw; last "$dir/ends/generation_config.json: eos_token_id: expected a token id"
+ends '[2]'; run 1 $raw; last "$dir/ends/generation_config.json: expected an object"
+ends '{"eos_token_id": [2'; run 1 $raw; err "$dir/ends/generation_config.json"
+
 begin "a file may be a pipe"
 echo '[{"role":"user","content":"hi"}]' >"$dir/talk"
 run 0 render --chat-template chatml --messages "$dir/talk"; cp "$dir/out" "$dir/want"

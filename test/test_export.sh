@@ -47,4 +47,9 @@ export_ 0 --model test/goldens/data/train/model --adapter test/goldens/data/trai
     has "$dir/error" "changes nothing"
 result "an adapter that changes nothing is warned of" $?
 
+zero_adapter "$dir/one" model.layers.0.self_attn.q_proj 2 24 24
+export_ 0 --model $data/model --adapter "$dir/one" --out "$dir/one.gguf" && has "$dir/error" "one.gguf: 1 linear," &&
+    $EXE "$LORA" merge --model $data/model --adapter "$dir/one" --out "$dir/merged" 2>"$dir/error" && has "$dir/error" "merged: 1 linear merged"
+result "one linear is one" $?
+
 finish

@@ -57,7 +57,7 @@ static void test_round_trip(void)
         if (variant == 3) { strcpy(c.model_type, "qwen3"); c.qk_norm = 1; }
         if (variant == 4) { strcpy(c.model_type, "mistral"); c.window = 7; }
         if (variant == 5) { c.rope.type = ROPE_LLAMA3; c.rope.factor = 8; c.rope.low = 1.5; }
-        if (variant == 6) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.attention_factor = 1.25; }
+        if (variant == 6) { c.rope.type = ROPE_YARN; c.rope.factor = 4; c.rope.attention_factor = 1.25; c.rope.no_truncate = 1; }
         if (variant == 7) { c.rope.type = ROPE_LINEAR; c.rope.factor = 2; c.n_eos = 2; c.eos[0] = 3; c.eos[1] = 5; c.bos = 1; c.pad = 0; }
         if (variant == 8) { strcpy(c.model_type, "phi3"); c.fused = 1; }
         tiny_open(&t, &c, (uint64_t)variant);
@@ -134,6 +134,7 @@ static void test_config(void)
         { "{\n", "{ \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2},", "rope" },
         { "{\n", "{ \"rope_scaling\": {\"rope_type\": \"longrope\"},", "rope" },
         { "{\n", "{ \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"mscale\": 1},", "mscale" },
+        { "{\n", "{ \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2, \"truncate\": 1},", "truncate" },
         { "{\n", "{ \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5.0},", NULL },
         { "{\n", "{ \"rope_scaling\": 3,", "rope" },
         { "{\n", "{ \"pretraining_tp\": 2,", "pretraining_tp" },
@@ -354,6 +355,40 @@ static void test_rope(void)
     CHECK(f[0] == plain[0] && fabs(f[63] * 4 / plain[63] - 1) < 1e-12 && fabs(factor - (0.1 * log(4.0) + 1)) < 1e-15);
 }
 
+/* Transformers 5.23's _compute_yarn_parameters(), in float: head_dim 16, theta 10000, factor 4, 256 positions. */
+static void test_yarn(void)
+{
+    static const double theirs[2][8] = {
+        { 1, 0.25693506, 0.0625, 0.0138349654, 0.00249999994, 0.000790569466, 0.000250000012, 7.90569466e-05 },
+        { 1, 0.253972292, 0.0553986356, 0.00963994302, 0.00249999994, 0.000790569466, 0.000250000012, 7.90569466e-05 } };
+    static const char *const settings[] = { "", "\"truncate\": true, ", "\"truncate\": false, " };
+    struct config c[3];
+    double f[8], factor;
+    struct worst w = { 0 };
+    int i, j;
+    test_begin("YaRN's truncate, as Transformers has it");
+    for (i = 0; i < 3; i++) {
+        struct edit edit = { "{\n", NULL, NULL };
+        struct lora_error err = { 0 };
+        char scaling[200], *text;
+        snprintf(scaling, sizeof scaling, "{ \"rope_scaling\": {\"type\": \"yarn\", %s\"factor\": 4.0, "
+                 "\"original_max_position_embeddings\": 256},", settings[i]);
+        edit.put = scaling;
+        text = edited(&edit);
+        put_file("config.json", text, strlen(text));
+        free(text);
+        CHECK(!config_read(&c[i], in_folder("config.json"), NULL, &err), "%s: %s, %s", err.what, err.where, err.found);
+        c[i].HS = 16;
+        c[i].rope.theta = 10000;
+        rope_frequencies(&c[i], f, &factor);
+        for (j = 0; j < 8; j++) worst_add(&w, fabs(f[j] / theirs[i == 2][j] - 1), 4e-7, (size_t)j);    /* a few roundings to float */
+        worst_add(&w, fabs(factor - 1.138629436111989), 1e-15, 8);
+    }
+    CHECK_WORST(w, "frequencies and factor");
+    CHECK(config_hash(&c[0], HASH_START) == config_hash(&c[1], HASH_START)
+          && config_hash(&c[1], HASH_START) != config_hash(&c[2], HASH_START), "a model's identity");
+}
+
 static void put_number(struct text *t, uint64_t x, int bytes)
 {
     for (; bytes; bytes--, x >>= 8) {
@@ -502,6 +537,7 @@ int main(void)
     test_tied();
     test_damage();
     test_rope();
+    test_yarn();
     test_gguf_rope();
     test_gguf_keys(0);
     test_gguf_keys(1);

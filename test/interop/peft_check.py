@@ -4,12 +4,13 @@
     python test/interop/peft_check.py [--lora ./lora] [--keep DIR]
 
 On a tiny random model: an adapter that `lora train` wrote, in PEFT; adapters that PEFT wrote, in `lora
-eval` and `lora gradients`; a merged and a fully trained model, in Transformers. Python is in float32, with
+eval` and `lora gradients`, or refused with what to do; a merged and a fully trained model, in Transformers. Python is in float32, with
 nothing replaced, as users run it. Bounds are those of test/goldens/README.md. Ends with a count.
 """
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import warnings
 warnings.filterwarnings("ignore")
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import make_goldens as goldens
@@ -46,6 +47,15 @@ def lora(*words):
     if run.returncode:
         raise SystemExit(f"FAIL lora {words[0]} ended with {run.returncode}:\n{run.stderr}")
     return run
+
+
+def check_refused(name, model, adapter, hint):
+    """An adapter that lora refuses with an error that says so."""
+    data = work / "refused.jsonl"
+    write_rows(data, [([1, 2, 3], None)])
+    run = subprocess.run([args.lora, "eval", "--model", model, "--adapter", adapter, "--data", data], capture_output=True, text=True)
+    said = run.returncode == 1 and hint in run.stderr
+    check(f"{name}: refused with a hint" + ("" if said else f", not with {run.stderr!r}"), 0 if said else float("inf"), 0)
 
 
 def write_rows(path, rows):
@@ -133,6 +143,8 @@ def main():
         "rslora": dict(r=8, lora_alpha=16, use_rslora=True, target_modules=["q_proj", "v_proj"]),
         "patterns": dict(r=2, lora_alpha=6, target_modules=goldens.LINEARS, rank_pattern={"q_proj": 5},
                          alpha_pattern={"layers.0.mlp.up_proj": 1}, layers_to_transform=[0]),
+        "start": dict(r=4, target_modules=["q_proj", "up_proj"], init_lora_weights="orthogonal", bias="all",
+                      ensure_weight_tying=True),
     }.items()):
         path = work / f"peft-{name}"
         goldens.make_adapter(base, path, 40 + seed, False, **settings)
@@ -146,6 +158,34 @@ def main():
         assert ours.keys() == theirs.keys(), f"other tensors: {ours.keys() ^ theirs.keys()}"
         check(f"peft-{name}: gradients, of the tensor's largest entry",
               max((ours[n] - t).abs().max().item() / t.abs().max().item() for n, t in theirs.items()), GRADIENT_BOUND)
+
+    # starts that leave the base as it is, and starts that do not
+    for start in ("eva", "mica"):
+        path = work / f"peft-{start}"
+        goldens.make_adapter(base, path, 50, False, r=4, target_modules=["q_proj", "up_proj"], init_lora_weights=start)
+        check(f"peft-{start}: losses", worst(our_losses(f"peft-{start}", base, plain, path),
+                                             their_losses(goldens.load_adapter(base, path, torch.float32), plain)), LOSS_BOUND)
+    for start in ("pissa", "olora"):
+        path = work / f"peft-{start}"
+        goldens.make_adapter(base, path, 51, False, r=4, target_modules=["q_proj"], init_lora_weights=start)
+        check_refused(f"peft-{start}", base, path, "path_initial_model_for_weight_conversion")
+
+    # other forms of one adapter
+    path = work / "peft-start"
+    tensors = load_file(path / "adapter_model.safetensors")
+    named = work / "peft-named"
+    shutil.copytree(path, named)
+    save_file({k.replace(".weight", ".default.weight"): t for k, t in tensors.items()}, named / "adapter_model.safetensors")
+    check("peft-named: losses", worst(our_losses("peft-named", base, plain, named),
+                                      their_losses(goldens.load_adapter(base, named, torch.float32), plain)), LOSS_BOUND)
+    model = PeftModel.from_pretrained(load_base(base), path, adapter_name="math")
+    save_file({k: t.clone() for k, t in model.state_dict().items()}, named / "adapter_model.safetensors")
+    check_refused("peft-named with the base inside", base, named, "save_pretrained() writes the adapter alone")
+    model.save_pretrained(work / "peft-folder")
+    check_refused("peft-folder", base, work / "peft-folder", str(work / "peft-folder" / "math"))
+    model = PeftModel.from_pretrained(load_base(base), path)
+    model.save_pretrained(work / "peft-bin", safe_serialization=False)
+    check_refused("peft-bin", base, work / "peft-bin", "torch.load")
 
 
 parser = argparse.ArgumentParser()
