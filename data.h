@@ -9,7 +9,7 @@
 #include "chat.h"
 #include "tokenizer.h"
 
-/* One row, ready for pack_rows: mask[t] = 1 where ids[t] is a target. Zero-initialise. */
+/* One row, ready for pack_rows: mask[t] = 1 where ids[t] is a target. Zero-initialise; all of it is the row's own. */
 struct row {
     int n, n_targets;
     int *ids;
@@ -87,7 +87,7 @@ struct dataset {
 };
 
 /* paths: one or more files, separated by commas. Rows without targets are counted and left out; without any row to use it
- * is an error. What o points to must live as long as d. */
+ * is an error, after which d holds nothing. What o points to must live as long as d. */
 int data_read(struct dataset *d, const char *paths, const struct data_options *o, struct lora_error *err);
 /* The same, with a share of the rows (0 < f < 1), chosen by their hash, in `held` instead. d has the files
  * of both, and must be freed last. */
@@ -101,7 +101,7 @@ int data_fail(const struct dataset *d, int i, const char *what, struct lora_erro
 /* Row i (0 .. n - 1) again, into *row, whose memory is freed first. A file that was changed or cut since is
  * an error. Not for several threads at once. */
 int data_row(const struct dataset *d, int i, struct row *row, struct lora_error *err);
-const struct data_entry *data_entry(const struct dataset *d, int i);
+const struct data_entry *data_entry(const struct dataset *d, int i);        /* of row i; d's */
 /* Bytes of memory that d takes, windows of its files and the labels included. */
 size_t data_memory(const struct dataset *d);
 

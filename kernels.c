@@ -163,7 +163,12 @@ int kernels_check_compute(const struct kernels *k, int compute, struct lora_erro
 {
     char why[256] = "";
     const struct kernels *other;
-    if (compute != COMPUTE_BF16 || (k->has_bf16 && k->has_bf16(why, sizeof why))) return 0;
+    if (compute != COMPUTE_F32 && compute != COMPUTE_BF16) {
+        fail(err, "cannot compute", "backend %s", k->name);
+        expected(err, "a number of enum compute");
+        return found(err, "%d", compute);
+    }
+    if (compute == COMPUTE_F32 || (k->has_bf16 && k->has_bf16(why, sizeof why))) return 0;
     other = find_bf16(why, sizeof why);
     fail(err, "cannot multiply in bf16", "backend %s", k->name);
     if (other) found(err, "f32 alone; the backend %s has bf16", other->name);

@@ -439,11 +439,11 @@ static int load_pack(struct lora *l, const struct pack *p, struct lora_error *er
     const struct kernels *k = l->k;
     struct kernel_ctx *ctx = &l->ctx;
     int i, u = 0, before;
+    l->of_last_layer = NULL;            /* no logits of a pack that is refused */
     if (check_pack(l, p, err) || load_wanted(l, p, err)) return -1;
     lay_activations(l, p->N);
     l->N = p->N;
     l->S = p->S;
-    l->of_last_layer = &l->all;
     l->all.N = l->wanted.N = 0;
     l->all.n_runs = l->wanted.n_runs = 0;
     for (i = 0; i < p->S; i++) {        /* queries follow each other in table order */
@@ -462,6 +462,7 @@ static int load_pack(struct lora *l, const struct pack *p, struct lora_error *er
         k->up_ints(ctx, l->target_id, p->id_by_row, (size_t)p->T);
         k->up(ctx, l->target_weight, p->weight_by_row, (size_t)p->T);
     }
+    l->of_last_layer = &l->all;
     l->unsupported = -1;
     return 0;
 }
@@ -534,6 +535,11 @@ int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lo
     if (l->of_last_layer != &l->all) {
         fail(err, "no logits", "lora_logits");
         return expected(err, "lora_forward() before it: the others compute rows with a target alone");
+    }
+    if (n < 0) {
+        fail(err, "no logits", "lora_logits");
+        expected(err, "rows from 0 on");
+        return found(err, "%d rows", n);
     }
     for (i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= l->N) return too_large(err, "row", l->N - 1, rows[i]);

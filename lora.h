@@ -11,7 +11,16 @@
  *         lora_step(l, &hyper, &norm, &err);
  *     lora_get(l, LORA_PARAMETERS, values); adapter_write(a, values, "out", ...);
  *     lora_close(l); adapter_free(a); model_close(m);
- */
+ *
+ * In C++ it is included between extern "C" { and }.
+ *
+ * Who owns what. A lora uses the model's bytes where they lie: close it before its model. Of the setup all else is copied
+ * when it is opened, the adapters' values too, so that these are as before after training: lora_get() brings the new
+ * ones. Packs, losses and lists of values are the caller's. A lora is for one thread at a time, which starts others itself.
+ *
+ * Errors. A function with `err` (may be NULL) returns 0, or fills it and returns -1, or NULL for a pointer. Checked is what
+ * data, settings and earlier failures may bring: sizes, ids, numbers of enums, kernels, a model or adapters that are NULL,
+ * adapters of another model. Not checked, as usual in C: other pointers, lengths of arrays, what was closed already. */
 #ifndef LORA_H
 #define LORA_H
 
@@ -46,12 +55,12 @@ enum lora_optim { OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_PAGED_ADAMW };
 #define MOMENT_8BIT_LEAST 4096
 
 struct lora_setup {
-    const struct kernels *kernels;
-    int threads;
+    const struct kernels *kernels;      /* of kernels_find(); copied, but not what its `below` points at */
+    int threads;                        /* from 1 */
     int compute;                        /* enum compute of kernels.h; adapters, and all weights under `full`, are f32 */
     const struct model *model;
-    struct adapter *const *adapters;    /* what segments name by index; values must be there */
-    int n_adapters;                     /* training: exactly 1 adapter, or 0 with full */
+    struct adapter *const *adapters;    /* [n_adapters] of this model, what segments name by index; values must be there */
+    int n_adapters;                     /* training: exactly 1 adapter, or 0 with full; else any number */
     int full;                           /* every weight is trained */
     uint64_t seed;                      /* of dropout masks */
     int optim;                          /* enum lora_optim */
@@ -84,48 +93,64 @@ struct trained {
 
 struct lora;
 
+/* The bytes that lora_open() would take of this setup, whatever max_memory is. Takes none of them, and starts no backend. */
 int lora_plan(struct lora_plan *plan, const struct lora_setup *setup, struct lora_error *err);
+/* Takes the plan's memory and fills it: gradients, moments and steps begin at 0. After an error *l is NULL. */
 int lora_open(struct lora **l, const struct lora_setup *setup, struct lora_error *err);
-void lora_close(struct lora *l);
+void lora_close(struct lora *l);        /* NULL: nothing to do */
 
-/* Forward and loss over a finished pack, without gradients. losses[T] in the order in which targets
- * were added; best[T] (may be NULL): the id with the largest logit there. */
+/* A pack that is not finished, larger than sizes, or that names an id or an adapter that is not there, is refused, and
+ * changes nothing. After another error losses, best and logits are not to be used, and gradients are to be zeroed. */
+
+/* Forward and loss over a pack, without gradients and dropout: losses[T] = -log p(id | what its segment sees), in nats,
+ * without the target's weight, in the order in which targets were added; best[T] (may be NULL): the id with the largest
+ * logit there. T = 0: nothing is done. */
 int lora_eval(struct lora *l, const struct pack *p, double *losses, int *best, struct lora_error *err);
-/* The same, and adds grad_scale * d(sum of weight * loss) / d(parameter) to the gradients. */
+/* The same with dropout, and adds grad_scale * d(sum of weight * loss) / d(parameter) to the gradients: 1 / T makes that of
+ * the mean. A loss that is NaN is no error here: lora_step() refuses its gradients, lora_find_not_finite() says where it
+ * began. */
 int lora_train(struct lora *l, const struct pack *p, double grad_scale, double *losses, int *best,
                struct lora_error *err);
-/* Forward; then, and after nothing else, the logits [n,V] of the given rows of that pack. With sizes.keys > 0 the pack's
- * segments are pack_cached() ones and their keys and values are written into the cache first. */
+/* Forward, without dropout; then, and after nothing else, the logits [n,V] of the given rows (0 .. N - 1) of that pack: of
+ * the token behind each. With sizes.keys > 0 the pack's segments are pack_cached() ones, and their keys and values are
+ * written into the cache first. */
 int lora_forward(struct lora *l, const struct pack *p, struct lora_error *err);
 int lora_logits(struct lora *l, const int *rows, int n, float *logits, struct lora_error *err);
 
 struct lora_hyper {
     double learning_rate, beta1, beta2, eps, weight_decay, max_grad_norm;   /* max_grad_norm 0: no clipping */
 };
-/* Clips, steps AdamW (the step count is the lora's own), zeroes the gradients. *norm: before clipping. */
+/* Clips, steps AdamW (kernels.h: adamw; the step count is the lora's own), zeroes the gradients. *norm: the root of the sum
+ * of their squares, before clipping. After an error, as of a gradient that is not finite, nothing is changed but *norm:
+ * gradients stay for a look, to be zeroed before the next pack. */
 int lora_step(struct lora *l, const struct lora_hyper *h, double *norm, struct lora_error *err);
-void lora_zero_gradients(struct lora *l);
+void lora_zero_gradients(struct lora *l);       /* without sizes.backward there are none */
 
-/* The trained tensors, and flat copies in their order. */
-int lora_trained(const struct lora *l, const struct trained **list);    /* returns how many */
-size_t lora_trained_size(const struct lora *l);
+/* The trained tensors (of several adapters those of the first), and flat copies in their order: an adapter's, adapter->size
+ * numbers, in that of its modules. Returns how many; *list is the lora's. */
+int lora_trained(const struct lora *l, const struct trained **list);
+size_t lora_trained_size(const struct lora *l);     /* numbers; of several adapters all of theirs, one after the other */
 /* Under OPTIM_ADAMW8BIT the moments are those of the small tensors alone, one after the other, and the
  * others' lie in the codes (bytes) and absmax (numbers): tensor by tensor, a new block with each. */
 enum lora_buffer {
     LORA_PARAMETERS, LORA_GRADIENTS, LORA_MOMENT1, LORA_MOMENT2, LORA_ABSMAX1, LORA_ABSMAX2, LORA_CODES1, LORA_CODES2
 };
-size_t lora_buffer_size(const struct lora *l, int buffer);     /* numbers, of codes: bytes; 0: there is none */
+/* Numbers, of codes: bytes; 0: there is none, and then those below do nothing, or are NULL. */
+size_t lora_buffer_size(const struct lora *l, int buffer);
+/* lora_buffer_size() numbers of any buffer but the codes, out of the lora or into it; 64: doubles, ref64's own. */
 void lora_get(const struct lora *l, int buffer, float *out);
-/* The same (of no codes) where it lies, if it lies here as floats: what the next step changes; else NULL. */
-const float *lora_floats(const struct lora *l, int buffer);
 void lora_get64(const struct lora *l, int buffer, double *out);
 void lora_set(struct lora *l, int buffer, const float *values);
 void lora_set64(struct lora *l, int buffer, const double *values);
+/* The same where it lies, if it lies here as floats: what the next step changes; else NULL. Good until lora_close(). */
+const float *lora_floats(const struct lora *l, int buffer);
+/* lora_buffer_size() bytes of LORA_CODES1 or LORA_CODES2 */
 void lora_get_codes(const struct lora *l, int buffer, unsigned char *out);
 int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes);     /* -1: the backend could not */
 /* -1 with an error when the backend says that something failed (kernels.h): ask it after what was brought back, and
  * before that is written. What lora_train(), lora_eval(), lora_logits() and lora_step() bring back they ask about. */
 int lora_check(const struct lora *l, struct lora_error *err);
+/* How many steps were taken: the t of AdamW's corrections. A run that goes on sets it, with its moments. */
 long long lora_steps(const struct lora *l);
 void lora_set_steps(struct lora *l, long long steps);
 

@@ -29,7 +29,7 @@ extern const struct tensor_spec tensor_specs[T_COUNT];
 
 int tensor_layered(int id);                                     /* one per layer? */
 int tensor_present(const struct config *c, int id);             /* does this model have it? */
-int tensor_rows(const struct config *c, int id);
+int tensor_rows(const struct config *c, int id);                /* [rows, cols]: outputs, inputs; a vector has 1 column */
 int tensor_cols(const struct config *c, int id);
 /* The tensors of a model one after the other, in the order in which forward meets them, each once (a tied head is its
  * embedding). Begin with *id = -1, *layer = 0; returns 0 after the last. */
@@ -56,11 +56,12 @@ struct model {
 
 /* Opens a Hugging Face directory or a .gguf file: configuration and table, every tensor present
  * with the right shape, unknown tensors and configuration keys that would change the numbers
- * refused by name. Maps, copies nothing. */
+ * refused by name. Maps, copies nothing: the files stay as they are until it is closed, after all that was opened over it.
+ * After an error *m is NULL. */
 int model_open(struct model **m, const char *path, struct lora_error *err);
-void model_close(struct model *m);
+void model_close(struct model *m);      /* NULL: nothing to do */
 
-/* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. */
+/* NULL when the model does not have that tensor. T_HEAD of a tied model is its T_EMBED. The model's, as its data. */
 const struct weight *model_weight(const struct model *m, int id, int layer);
 
 /* The linears of the layers (tensor_specs[].linear, as Transformers with bitsandbytes has it: not
@@ -71,7 +72,7 @@ const struct weight *model_weight(const struct model *m, int id, int layer);
  * close the model. */
 int model_quantise(struct model *m, const struct quantise *how, int threads, struct lora_error *err);
 
-/* A model directory: config.json and model.safetensors in `dtype` (TYPE_F32, TYPE_BF16, TYPE_F16).
+/* A model directory, made where there is none: config.json and model.safetensors in `dtype` (TYPE_F32, TYPE_BF16, TYPE_F16).
  * row(ctx, id, layer, r, out) gives row r of a tensor as floats. Tokenizer files are the caller's. */
 typedef int model_row_source(void *ctx, int id, int layer, int row, float *out, struct lora_error *err);
 int model_write(const struct config *c, const char *dir, int dtype, model_row_source *row, void *ctx,

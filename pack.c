@@ -53,10 +53,10 @@ int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, i
 {
     int i;
     if (n < 0 || prefix >= p->S || prefix < -1 || k_start < 0 || k_len < n || k_start > INT_MAX - k_len
-        || pos < 0 || pos > INT_MAX - k_len) {
+        || pos < 0 || pos > INT_MAX - k_len || adapter < -1) {
         fail(err, "bad segment", "segment %d", p->S);
-        expected(err, "a prefix below it and at least %d keys", n);
-        return found(err, "prefix %d, %d keys at row %d, position %d", prefix, k_len, k_start, pos);
+        expected(err, "a prefix below it, at least %d keys, and an adapter from 0, or -1: the base", n);
+        return found(err, "prefix %d, %d keys at row %d, position %d, adapter %d", prefix, k_len, k_start, pos, adapter);
     }
     if (grow_tokens(p, n, err)) return -1;
     p->segments[p->S] = (struct segment){ .q_start = p->N, .q_len = n, .k_start = k_start, .k_len = k_len,

@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 
+/* Zero-initialise; to be read, and changed by the functions below alone, which copy what they are given. */
 struct pack {
     int N;                      /* tokens */
     int *ids, *pos, *visit;     /* [N] */
@@ -34,6 +35,10 @@ struct pack {
 void pack_clear(struct pack *p);        /* empties, keeps the memory */
 void pack_free(struct pack *p);
 
+/* After an error of the next three the pack is as before; of those that lay down rows, part of them may be there: clear
+ * it. adapter: index in the lora's, -1: the base alone. visit: of dropout masks (kernels.h). Whether ids and adapters are
+ * there is seen when a lora takes the pack. */
+
 /* Appends n tokens as a segment that continues `prefix` (-1: none); queries and keys are these
  * rows. Its index in *segment (may be NULL). */
 int pack_segment(struct pack *p, const int *ids, int n, int prefix, int adapter, int visit,
@@ -42,7 +47,8 @@ int pack_segment(struct pack *p, const int *ids, int n, int prefix, int adapter,
  * keys that start at key row k_start, position `pos` for the first key. n may be 0. */
 int pack_cached(struct pack *p, const int *ids, int n, int k_start, int k_len, int prefix, int pos,
                 int adapter, int *segment, struct lora_error *err);
-/* Token `id` is to be predicted at position `index` of the segment (its row q_start + index). */
+/* Token `id` is to be predicted at position `index` of the segment (its row q_start + index); its loss counts `weight` times
+ * in the gradients. */
 int pack_target(struct pack *p, int segment, int index, int id, float weight, struct lora_error *err);
 /* A training row: ids[n], mask[t] = 1 where the token at t is a target (mask[0] is ignored: nothing
  * predicts it): ids[t], or labels[t] where a row is given other ones to learn than it has. Its inputs are

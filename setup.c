@@ -507,10 +507,35 @@ static int load_rope(struct lora *l, struct lora_error *err)
 
 /* ---- open and close ---- */
 
+/* Are its values there, and do its modules fit the model? */
+static int check_adapter(const struct config *c, const struct adapter *a, int i, struct lora_error *err)
+{
+    char name[128];
+    int j;
+    if (!a || !a->values) {
+        fail(err, "bad setup", "adapter %d", i);
+        return expected(err, "one with values: adapter_init(), adapter_read()");
+    }
+    for (j = 0; j < a->n; j++) {
+        const struct adapted *m = &a->modules[j];
+        if (m->layer < c->L && tensor_present(c, m->id) && m->rows == tensor_rows(c, m->id) && m->cols == tensor_cols(c, m->id))
+            continue;
+        fail(err, "the adapter does not fit the model", "adapter %d, %s", i, tensor_name(name, sizeof name, m->id, m->layer));
+        expected(err, "a module of the model's, of its shape: adapter_new() or adapter_read() with its configuration");
+        return found(err, "[%d, %d]", m->rows, m->cols);
+    }
+    return 0;
+}
+
 static int check_setup(const struct lora_setup *s, struct lora_error *err)
 {
     const struct lora_sizes *z = &s->sizes;
     int i;
+    if (!s->kernels || !s->model || (s->n_adapters > 0 && !s->adapters)) {
+        fail(err, "bad setup", !s->kernels ? "kernels" : !s->model ? "model" : "adapters");
+        expected(err, "what kernels_find(), model_open(), adapter_new() gave");
+        return found(err, "NULL");
+    }
     if (s->n_adapters < 0 || (s->full && s->n_adapters) || (z->backward && !s->full && s->n_adapters != 1)) {
         fail(err, "bad setup", "adapters");
         return expected(err, "exactly one adapter to train, or full");
@@ -518,6 +543,16 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
     if (z->N < 1 || z->S < 1 || z->T < 0 || z->U < 0 || z->positions < 1 || z->keys < 0 || s->threads < 1) {
         fail(err, "bad setup", "sizes");
         return expected(err, "positive sizes and threads");
+    }
+    if (z->backward && z->keys) {       /* the backward pass looks for keys among the pack's own */
+        fail(err, "bad setup", "sizes.keys");
+        expected(err, "0 in training: keys live in the pack");
+        return found(err, "%d", z->keys);
+    }
+    if (s->optim < OPTIM_ADAMW || s->optim > OPTIM_PAGED_ADAMW) {
+        fail(err, "bad setup", "optim");
+        expected(err, "a number of enum lora_optim");
+        return found(err, "%d", s->optim);
     }
     if (kernels_check_compute(s->kernels, s->compute, err)) return -1;
     if ((long long)z->N * s->model->config.NH > INT_MAX) {     /* the rows of a norm of heads are an int */
@@ -530,7 +565,7 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
         return hint(err, "--optim adamw8bit takes a quarter of adamw's memory");
     }
     for (i = 0; i < s->n_adapters; i++)
-        if (!s->adapters[i]->values) return fail(err, "bad setup", "adapter %d has no values", i);
+        if (check_adapter(&s->model->config, s->adapters[i], i, err)) return -1;
     return 0;
 }
 
@@ -538,8 +573,9 @@ static int check_setup(const struct lora_setup *s, struct lora_error *err)
 static struct lora *prepare(const struct lora_setup *s, struct lora_error *err)
 {
     struct lora *l;
-    size_t L = (size_t)s->model->config.L;
+    size_t L;
     if (check_setup(s, err) || !(l = new_array(1, sizeof *l, err))) return NULL;
+    L = (size_t)s->model->config.L;
     kernels_complete(&l->table, s->kernels);
     l->k = &l->table;
     l->model = s->model;
@@ -663,18 +699,18 @@ void lora_close(struct lora *l)
 
 /* ---- buffers ---- */
 
-/* By enum lora_buffer. */
+/* By enum lora_buffer. NULL: there is none. */
 static void *flat(const struct lora *l, int buffer)
 {
     void *const all[] = { l->params, l->grads, l->moment1, l->moment2, l->absmax1, l->absmax2, l->codes1, l->codes2 };
-    return all[buffer];
+    return lora_buffer_size(l, buffer) ? all[buffer] : NULL;
 }
 
 size_t lora_buffer_size(const struct lora *l, int buffer)
 {
     const size_t all[] = { l->n_params, l->grads ? l->n_params : 0, l->n_moments, l->n_moments, l->n_blocks, l->n_blocks,
                            l->n_codes, l->n_codes };
-    return all[buffer];
+    return buffer < LORA_PARAMETERS || buffer > LORA_CODES2 ? 0 : all[buffer];
 }
 
 int lora_trained(const struct lora *l, const struct trained **list)
@@ -713,7 +749,7 @@ void lora_get64(const struct lora *l, int buffer, double *out)
 void lora_get_codes(const struct lora *l, int buffer, unsigned char *out)
 {
     struct kernel_ctx c = l->ctx;
-    l->k->down_bytes(&c, out, flat(l, buffer), l->n_codes);
+    l->k->down_bytes(&c, out, flat(l, buffer), lora_buffer_size(l, buffer));
 }
 
 void lora_set(struct lora *l, int buffer, const float *values)
@@ -728,5 +764,5 @@ void lora_set64(struct lora *l, int buffer, const double *values)
 
 int lora_set_codes(struct lora *l, int buffer, const unsigned char *codes)
 {
-    return l->k->up_bytes(&l->ctx, flat(l, buffer), codes, l->n_codes) ? -1 : 0;
+    return l->k->up_bytes(&l->ctx, flat(l, buffer), codes, lora_buffer_size(l, buffer)) ? -1 : 0;
 }

@@ -6,6 +6,7 @@
 
 struct tokenizer;
 
+/* A list that grows; zero-initialise. After an error it is as before. */
 struct ids {
     int *v;
     size_t n, capacity;
@@ -19,7 +20,8 @@ enum { TOKENIZE_SPECIAL = 1,    /* add BOS (and EOS) where the tokenizer's own r
        TOKENIZE_CONTINUE = 4 }; /* the text goes on where another ended: no space is put before it */
 
 /* From a Hugging Face directory (tokenizer.json, or where there is none tokenizer.model or *.tiktoken;
- * tokenizer_config.json) or a .gguf file. A rule in it that is not implemented is refused by name. */
+ * tokenizer_config.json) or a .gguf file. A rule in it that is not implemented is refused by name.
+ * After an error *t is NULL. */
 int tokenizer_open(struct tokenizer **t, const char *path, struct lora_error *err);
 /* Does the directory have such a file? 1, 0, or -1. */
 int tokenizer_is_there(const char *directory, struct lora_error *err);
@@ -48,7 +50,7 @@ const char *tokenizer_token(const struct tokenizer *t, int id);
 int tokenizer_adds_bos(const struct tokenizer *t);      /* the rule of TOKENIZE_SPECIAL */
 /* The model's own chat template text (chat_template.jinja, tokenizer_config.json, GGUF), or NULL. */
 const char *tokenizer_chat_template(const struct tokenizer *t);
-uint64_t tokenizer_hash(const struct tokenizer *t);
+uint64_t tokenizer_hash(const struct tokenizer *t);     /* of all that decides ids */
 /* Copies the tokenizer's files of a directory, or writes them from a GGUF, into dir. */
 int tokenizer_save(const struct tokenizer *t, const char *dir, struct lora_error *err);
 

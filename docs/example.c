@@ -1,7 +1,8 @@
 /* example.c - the shortest complete program over lora.h: it fine-tunes a model on rows of ids and writes
- * an adapter that PEFT loads. `make test` builds and runs it.
+ * an adapter that PEFT loads. `make test` builds and runs it. By hand, after `make` (without OpenMP no -fopenmp):
  *
- *     example MODEL ROWS.jsonl OUT        rows: {"input_ids": [...], "labels": [...]}  */
+ *     cc -std=c99 -I. -o example docs/example.c build/liblora.a -fopenmp -lm -ldl
+ *     ./example MODEL ROWS.jsonl OUT      rows: {"input_ids": [...], "labels": [...]}  */
 #include "data.h"
 #include "lora.h"
 
@@ -58,13 +59,13 @@ int main(int argc, char **argv)
            || adapter_init(adapter, 0, &err);                           /* A random, B zero */
     }
     if (!bad) {
-        setup.kernels = kernels_find("auto", &err);
         setup.model = model;
         setup.adapters = &adapter;
         setup.n_adapters = 1;
         setup.sizes.N = setup.sizes.T = setup.sizes.U = (int)rows.report.tokens;
         setup.sizes.positions = rows.report.longest;
-        bad = lora_open(&lora, &setup, &err)                            /* all memory, in one piece */
+        bad = !(setup.kernels = kernels_find("auto", &err))             /* the fastest here */
+           || lora_open(&lora, &setup, &err)                            /* all memory, in one piece */
            || !(losses = new_array((size_t)rows.report.tokens, sizeof *losses, &err))
            || !(values = new_array(adapter->size, sizeof *values, &err))
            || train(lora, &rows, losses, &err);

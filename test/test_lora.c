@@ -316,6 +316,87 @@ static void test_order(void)
     tiny_close(&t);
 }
 
+/* What a program may pass to lora_open() by mistake is refused by name, by lora_plan() too. */
+static void test_wrong_setups(void)
+{
+    enum { KERNELS, MODEL, ADAPTERS, NO_ADAPTER, NO_VALUES, LAYERS, ROWS, COLS, OPTIM, NO_OPTIM, COMPUTE, NO_COMPUTE, THREADS,
+        TARGETS, CACHE, CASES };
+    static const char *const where[CASES] = { "kernels", "model", "adapters", "adapter 0", "adapter 0",
+        "adapter 0, model.layers.2.self_attn.q_proj.weight", "adapter 0, model.layers.0.mlp.gate_proj.weight",
+        "adapter 0, model.layers.0.self_attn.q_proj.weight", "optim", "optim", "backend ref", "backend ref", "sizes", "sizes", "sizes.keys" };
+    struct config c = tiny_config(), other[3] = { c, c, c };
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, 0, "all-linear"), *none = NULL, *empty, *foreign[3];
+    int i;
+    test_begin("a wrong setup is refused by name");
+    tiny_open(&t, &c, 11);
+    other[0].L++;
+    other[1].F++;
+    other[2].C++;
+    for (i = 0; i < 3; i++) foreign[i] = make_adapter(&other[i], 3, 0, "all-linear");
+    empty = make_adapter(&c, 3, 0, "all-linear");
+    free(empty->values);
+    empty->values = NULL;
+    for (i = 0; i < CASES; i++) {
+        struct lora_setup s = make_setup(&t.model, &a, "ref");
+        struct lora_error err = { "", "", "", "", "" };
+        struct lora_plan plan;
+        struct lora *l = (struct lora *)&t;
+        if (i == KERNELS) s.kernels = NULL;
+        if (i == MODEL) s.model = NULL;
+        if (i == ADAPTERS) s.adapters = NULL;
+        if (i == NO_ADAPTER) s.adapters = &none;
+        if (i == NO_VALUES) s.adapters = &empty;
+        if (i >= LAYERS && i <= COLS) s.adapters = &foreign[i - LAYERS];
+        if (i == OPTIM) s.optim = OPTIM_PAGED_ADAMW + 1;
+        if (i == NO_OPTIM) s.optim = -1;
+        if (i == COMPUTE) s.compute = COMPUTE_BF16 + 1;
+        if (i == NO_COMPUTE) s.compute = -1;
+        if (i == THREADS) s.threads = 0;
+        if (i == TARGETS) s.sizes.T = -1;
+        if (i == CACHE) s.sizes.keys = 40;
+        CHECK(lora_open(&l, &s, &err) == -1 && !l && !strcmp(err.where, where[i]) && err.expected[0], "case %d: %s: %s", i, err.what, err.where);
+        CHECK(lora_plan(&plan, &s, &err) == -1 && !strcmp(err.where, where[i]), "case %d: %s", i, err.where);
+    }
+    adapter_free(a);
+    adapter_free(empty);
+    for (i = 0; i < 3; i++) adapter_free(foreign[i]);
+    tiny_close(&t);
+}
+
+/* And to the calls after it: numbers of adapters, rows and buffers that there are not. */
+static void test_wrong_numbers(void)
+{
+    static const int ids[2] = { 3, 28 }, rows[1] = { 0 };
+    struct config c = tiny_config();
+    struct tiny t;
+    struct adapter *a = make_adapter(&c, 3, 0, "all-linear");
+    struct lora_setup s = make_setup(&t.model, &a, "ref");
+    struct lora_error err = { "", "", "", "", "" };
+    struct pack p = { 0 };
+    struct lora *l;
+    float logits[29];
+    test_begin("adapters, rows and buffers that there are not");
+    tiny_open(&t, &c, 11);
+    l = must_open(&s);
+    CHECK(pack_segment(&p, ids, 2, -1, -7, 0, NULL, &err) == -1 && strstr(err.found, "adapter -7") && !p.S && !p.N, "%s", err.found);
+    CHECK(!pack_segment(&p, ids, 2, -1, 0, 0, NULL, NULL) && !pack_finish(&p, NULL) && !lora_forward(l, &p, NULL));
+    CHECK(lora_logits(l, rows, -1, logits, &err) == -1 && !strcmp(err.found, "-1 rows"), "%s", err.found);
+    CHECK(!lora_logits(l, rows, 1, logits, NULL) && !lora_logits(l, rows, 0, logits, NULL));
+    CHECK(!pack_segment(&p, ids, 2, -1, 1, 0, NULL, NULL) && !pack_finish(&p, NULL) && lora_forward(l, &p, NULL) == -1);
+    CHECK(lora_logits(l, rows, 1, logits, &err) == -1 && !strcmp(err.what, "no logits"), "logits of a pack that was refused");
+    CHECK(!lora_buffer_size(l, -1) && !lora_buffer_size(l, 77) && lora_buffer_size(l, LORA_GRADIENTS) == a->size);
+    CHECK(!lora_floats(l, -1) && !lora_floats(l, 77) && !lora_floats(l, LORA_CODES1) && lora_floats(l, LORA_MOMENT2));
+    logits[0] = 5;
+    lora_get(l, 77, logits);
+    lora_set(l, -1, logits);
+    CHECK(logits[0] == 5);
+    lora_close(l);
+    pack_free(&p);
+    adapter_free(a);
+    tiny_close(&t);
+}
+
 static void test_plan(void)
 {
     struct config c = tiny_config();
@@ -711,6 +792,8 @@ int main(void)
     test_refused_packs();
     test_too_large();
     test_order();
+    test_wrong_setups();
+    test_wrong_numbers();
     test_plan();
     test_not_finite();
     return test_end();
