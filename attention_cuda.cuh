@@ -379,6 +379,7 @@ static __global__ void __launch_bounds__(AT_THREADS, 2) attention_dkv(struct att
         for (i = 0; i < 32; i++) dk[i] = dv[i] = 0;
         __syncthreads();
         name_keys(key, &a, t, g, j);
+        __syncthreads();                /* a tile that a window hides from all rows comes to no other barrier */
         for (s = t; s < a.S; s++) {
             if (!continues(a.segments, s, t)) continue;
             if (s > t) wanted = 1;

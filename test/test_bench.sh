@@ -40,10 +40,10 @@ $EXE "$LORA" bench --model "$dir/config.json" --dtype bf16,q8_0 --step --rounds 
 if lora backends | grep -q "^\(avx\|neon\).*auto takes this one"; then
     ! grep -q '"peak_gflops":0,\|"read_gb_per_s":0,' "$dir/json" && grep -q "^peak of multiply-adds  *[0-9.]* GFLOP/s" "$dir/out" || { wrong "no peak"; head -n 5 "$dir/out"; }
 fi
-# of many figures the most digits: one alone may end in zeros
+# of many figures the most digits: one alone may end in zeros, and a clock of nanoseconds gives what takes milliseconds no more than 7
 sed 's/.*"products":\[//; s/\].*//' "$dir/json" | tr '{' '\n' | sed -n 's/.*"seconds":\([^,]*\),"gflops":\([^}]*\)}.*/\1 \2/p' | awk '
     function digits(x) { sub(/e.*/, "", x); sub(/\./, "", x); sub(/^0+/, "", x); return length(x) }
-    { for (i = 1; i <= 2; i++) if (digits($i) > most[i]) most[i] = digits($i) } END { exit !(NR > 9 && most[1] == 9 && most[2] == 9) }' ||
+    { for (i = 1; i <= 2; i++) if (digits($i) > most[i]) most[i] = digits($i) } END { exit !(NR > 9 && most[1] > 6 && most[1] <= 9 && most[2] == 9) }' ||
     { wrong "digits"; cat "$dir/json"; }
 
 begin "what of attention's time its own products take at least: seven for each query and key that it sees"

@@ -24,6 +24,7 @@ static const struct layout layouts[] = {
         { 0, 0, 2, 4, -1, 0 } } },
     { "long", 133, 133, 2, { { 0, 70, 0, 70, -1, 0 }, { 70, 63, 70, 63, 0, 70 } } },
     { "33 and 31", 64, 64, 2, { { 0, 33, 0, 33, -1, 0 }, { 33, 31, 33, 31, -1, 0 } } },
+    { "a prefix of 70, which windows hide", 2, 72, 2, { { 0, 0, 0, 70, -1, 0 }, { 0, 2, 70, 2, 0, 70 } } },
     { "850 keys", 150, 850, 2, { { 0, 0, 0, 700, -1, 0 }, { 0, 150, 700, 150, 0, 700 } } }
 };
 enum { MANY_KEYS = sizeof layouts / sizeof *layouts - 1, MOST_KEYS = 850 };
@@ -177,7 +178,7 @@ static void attention_variants(struct oracle *o, void (*try)(struct oracle *, in
     for (layout = 1; layout < MANY_KEYS; layout++)
         for (shape = 0; shape < COUNT(windows); shape++) try(o, (int)layout, 3, windows[shape], 3);
     for (shape = 1; shape < 3; shape++) try(o, 7, 4, windows[shape], 300);      /* far below what a block without keys starts from */
-    for (shape = 0; shape < 3; shape++) try(o, MANY_KEYS, 1, shape ? 700 + 50 * (int)shape : 0, 1);
+    for (shape = 0; shape < 3; shape++) try(o, MANY_KEYS, 1, (int)shape * 300, 1);
 }
 
 static void try_attention(struct oracle *o, int layout, int shape, int window, double gain)
