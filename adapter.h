@@ -53,6 +53,9 @@ int adapter_init(struct adapter *a, uint64_t seed, struct lora_error *err);
  * a setting that is not supported and not at its default is refused by name. Its tensors say which
  * modules are adapted; they are its values. */
 int adapter_read(struct adapter **a, const char *dir, const struct config *c, struct lora_error *err);
+/* The paths of adapter_config.json and adapter_model.safetensors in dir, both to be freed, after an error too: one that
+ * is not there is an error, which says in what folder or form the adapter may be. */
+int adapter_paths(char *path[2], const char *dir, struct lora_error *err);
 /* adapter_config.json and adapter_model.safetensors (F32) as PEFT loads them, in a directory that is there already.
  * values[a->size]: a->values, or others, as from lora_get(). base_model: the name or path that PEFT is to find; NULL: none. */
 int adapter_write(const struct adapter *a, const float *values, const char *dir,

@@ -339,15 +339,18 @@ static void hint_folders(const char *dir, struct lora_error *err)
     text_free(&list);
 }
 
-/* Are the two files there? If not, where and in what form the adapter may be. */
-static int check_files(const char *dir, const char *config, const char *tensors, struct lora_error *err)
+int adapter_paths(char *path[2], const char *dir, struct lora_error *err)
 {
-    const char *absent = !file_exists(config) ? config : !file_exists(tensors) ? tensors : NULL;
+    const char *absent;
+    path[0] = path_join(dir, "adapter_config.json", err);
+    path[1] = path[0] ? path_join(dir, "adapter_model.safetensors", err) : NULL;
+    if (!path[1]) return -1;
+    absent = !file_exists(path[0]) ? path[0] : !file_exists(path[1]) ? path[1] : NULL;
     if (!absent) return 0;
     fail(err, "cannot open", "%s", absent);
     expected(err, "this file, as PEFT's save_pretrained() writes it");
     found(err, "none");
-    if (absent == config) hint_folders(dir, err);
+    if (absent == path[0]) hint_folders(dir, err);
     else if (file_in(dir, "adapter_model.bin", NULL) == 1)
         hint(err, "adapter_model.bin holds it, which is not read; in its folder, in Python: import torch, safetensors.torch as s; "
              "s.save_file(torch.load(\"adapter_model.bin\", \"cpu\"), \"adapter_model.safetensors\")");
@@ -359,13 +362,11 @@ int adapter_read(struct adapter **out, const char *dir, const struct config *c, 
     struct adapter *a = adapter_empty(c->L, err);
     struct adapter_rules rules = { 0 };
     struct json_document d = { 0 };
-    char *config = path_join(dir, "adapter_config.json", err);
-    char *tensors = path_join(dir, "adapter_model.safetensors", err);
+    char *path[2] = { NULL, NULL };
     int bad = -1;
     *out = NULL;
-    if (a && config && tensors && !check_files(dir, config, tensors, err) && !json_read(&d, config, err)
-        && !read_settings(a, &rules, d.root, config, err))
-        bad = read_tensors(a, c, &rules, d.root, tensors, err);
+    if (a && !adapter_paths(path, dir, err) && !json_read(&d, path[0], err) && !read_settings(a, &rules, d.root, path[0], err))
+        bad = read_tensors(a, c, &rules, d.root, path[1], err);
     if (!bad) {
         note_unmatched(a, &rules.ranks, "rank_pattern");
         note_unmatched(a, &rules.alphas, "alpha_pattern");
@@ -373,8 +374,8 @@ int adapter_read(struct adapter **out, const char *dir, const struct config *c, 
     }
     json_free(&d);
     adapter_rules_free(&rules);
-    free(config);
-    free(tensors);
+    free(path[0]);
+    free(path[1]);
     if (bad) adapter_free(a);
     else *out = a;
     return bad;

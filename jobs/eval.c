@@ -502,6 +502,10 @@ static int evaluate(struct run *r)
     return code || stop_signal() ? code : write_results(r);
 }
 
+static const struct settings defaults = {
+    .common = COMMON_DEFAULTS, .rows = DATA_DEFAULTS, .score = -1, .max_new_tokens = 64
+};
+
 /* 0, or the exit status of wrong usage. */
 static int check_options(const struct settings *o)
 {
@@ -510,6 +514,8 @@ static int check_options(const struct settings *o)
     if (!o->common.model) return job_usage_error(&job_eval, "--model is missing");
     if (!o->rows.data) return job_usage_error(&job_eval, "--data is missing");
     if (stray) return job_usage_error(&job_eval, "--%s does not go with this --task", stray);
+    if (o->max_new_tokens != defaults.max_new_tokens && (o->task == TASK_LM || (o->task == TASK_CLASSIFY && o->score != SCORE_GENERATE)))
+        status("warning: --max-new-tokens changes nothing where no text is generated");
     if (o->task == TASK_LM && o->predictions)
         return job_usage_error(&job_eval, "--predictions goes with --task classify or generate");
     if (o->json && lines_path(o) && strcmp(o->json, "-") && !strcmp(o->json, lines_path(o)))
@@ -554,10 +560,6 @@ static int run(void *settings, struct lora_error *err)
     text_free(&r.line);
     return code;
 }
-
-static const struct settings defaults = {
-    .common = COMMON_DEFAULTS, .rows = DATA_DEFAULTS, .score = -1, .max_new_tokens = 64
-};
 
 const struct job job_eval = {
     "eval", "measures a model or an adapter on rows: loss, labels, or generated answers",

@@ -303,6 +303,7 @@ static int check_options(const struct settings *o)
     if (o->raw && !o->prompt) return job_usage_error(&job_generate, "--raw goes with --prompt");
     for (i = 0; i < o->stop.n; i++)
         if (!*o->stop.v[i]) return job_usage_error(&job_generate, "--stop is empty");
+    if (o->raw && o->common.prompt_template) status("warning: --prompt-template changes nothing with --raw");
     if (!o->temperature && (o->top_k || o->top_p < 1 || o->min_p > 0))
         status("warning: --top-k, --top-p and --min-p change nothing at --temperature 0");
     return 0;

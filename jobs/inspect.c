@@ -204,11 +204,10 @@ static int list_adapter_config(struct listing *l, const char *dir, const char *p
 
 static int list_adapter(struct listing *l, const char *dir, struct lora_error *err)
 {
-    char *config = path_join(dir, "adapter_config.json", err);
-    char *tensors = config ? path_join(dir, "adapter_model.safetensors", err) : NULL;
-    int bad = !tensors || list_adapter_config(l, dir, config, err) || list_adapter_tensors(l, tensors, err);
-    free(config);
-    free(tensors);
+    char *path[2];
+    int bad = adapter_paths(path, dir, err) || list_adapter_config(l, dir, path[0], err) || list_adapter_tensors(l, path[1], err);
+    free(path[0]);
+    free(path[1]);
     return bad ? -1 : 0;
 }
 
@@ -234,6 +233,8 @@ static int run(void *settings, struct lora_error *err)
     const struct settings *s = settings;
     if (!s->common.model == !s->adapter)
         return job_usage_error(&job_inspect, "--model PATH or --adapter DIR, one of them, is needed");
+    if (s->adapter && (s->quant_type >= 0 || s->common.base.in_4bit > 0 || s->common.base.in_8bit > 0))
+        status("warning: the options of quantisation change nothing with --adapter");
     return inspect(s, err);
 }
 

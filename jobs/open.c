@@ -127,6 +127,9 @@ int train_check(const struct job *job, const struct train_settings *s, int needs
                                has_eval ? ", and --eval-steps other than no" : "");
     if (s->metric >= METRIC_ACCURACY && s->eval_task != TASK_CLASSIFY)
         return job_usage_error(job, "--metric-for-best accuracy and macro_f1 need --eval-task classify");
+    if (!has_eval && ((s->eval_steps != train_defaults.eval_steps && strcmp(s->eval_steps, "no")) || s->metric))
+        status("warning: --eval-steps and --metric-for-best change nothing without --eval-data or --eval-split");
+    if (s->eval_split > 0 && !s->data.data) status("warning: --eval-split changes nothing without --data");
     return 0;
 }
 
@@ -256,6 +259,8 @@ static int open_steps(struct run *r, int per_step, struct lora_error *err)
         status("warning: --epochs %g changes nothing: --max-steps %lld says when the run ends", s->epochs, s->max_steps);
     r->total = s->max_steps ? s->max_steps : (long long)ceil((s->epochs > 0 ? s->epochs : 3) * (double)r->steps.per_epoch);
     r->warmup = s->warmup_steps >= 0 ? s->warmup_steps : warmup_steps(ratio, r->total);
+    if (r->total && r->warmup >= r->total)
+        status("warning: of %lld step%s all are warm-up: the learning rate never comes to %g", r->total, r->total == 1 ? "" : "s", s->learning_rate);
     interval(s->eval_steps, r->steps.per_epoch, &r->eval_every);
     interval(s->save_steps, r->steps.per_epoch, &r->save_every);
     if (!r->eval.n) r->eval_every = 0;

@@ -93,6 +93,7 @@ static int run(void *settings, struct lora_error *err)
     int bad;
     if (!s->common.model) return job_usage_error(&job_tokenize, "--model PATH is needed");
     if (s->text && s->ids) return job_usage_error(&job_tokenize, "--text or --ids, not both");
+    if (s->ids && (s->no_special || s->text_only)) status("warning: --no-special and --text-only change nothing with --ids");
     bad = tokenizer_open(&t, s->common.model, err) || (s->ids ? print_text(t, s, err) : print_ids(t, s, err));
     tokenizer_close(t);
     return bad ? -1 : EXIT_DONE;

@@ -402,6 +402,26 @@ ends '{"eos_token_id": "x"}'; run 1 $raw; last "$dir/ends/generation_config.json
 ends '[2]'; run 1 $raw; last "$dir/ends/generation_config.json: expected an object"
 ends '{"eos_token_id": [2'; run 1 $raw; err "$dir/ends/generation_config.json"
 
+begin "an option that changes nothing where it stands is said to"
+nothing() {     # WARNING JOB WORDS: said, and not without the last two words
+    text=$1; shift
+    run 0 "$@"; err "^warning: $text\$"
+    words=; while [ $# -gt 2 ]; do words="$words $1"; shift; done
+    run 0 $words; ! grep -q "change.* nothing" "$dir/err" || wrong "said without it: $words"
+}
+echo '{"input_ids":[5,6,7]}' >"$dir/three.jsonl"
+nothing "--prompt-template changes nothing with --raw" generate --model "$m" --backend ref --raw --prompt ab --max-new-tokens 2 --prompt-template {text}
+nothing "--no-special and --text-only change nothing with --ids" tokenize --ids 5,6 --model "$m" --no-special --text-only
+nothing "the options of quantisation change nothing with --adapter" inspect --adapter test/goldens/data/train/adapter/initial_adapter --quant-type nf4
+nothing "--max-new-tokens changes nothing where no text is generated" eval --model "$m" --backend ref --data "$dir/three.jsonl" --max-new-tokens 3
+plan="plan --model $m --backend ref --batch-size 1 --max-length 8"
+nothing "--eval-split changes nothing without --data" $plan --eval-split 0.5
+nothing "--eval-steps and --metric-for-best change nothing without --eval-data or --eval-split" $plan --eval-steps 5
+nothing "--eval-steps and --metric-for-best change nothing without --eval-data or --eval-split" $plan --metric-for-best token_accuracy
+run 0 $plan --eval-steps no; ! grep -q nothing "$dir/err" || wrong "no evaluation is what was asked for"
+run 0 $plan --max-steps 3 --warmup-steps 3; err "^warning: of 3 steps all are warm-up: the learning rate never comes to 0.0002\$"
+run 0 $plan --max-steps 4 --warmup-steps 3; ! grep -q "all are warm-up" "$dir/err" || wrong "one is left"
+
 begin "a file may be a pipe"
 echo '[{"role":"user","content":"hi"}]' >"$dir/talk"
 run 0 render --chat-template chatml --messages "$dir/talk"; cp "$dir/out" "$dir/want"

@@ -20,6 +20,10 @@ $EXE "$LORA" inspect 2>"$dir/error"
     { $EXE "$LORA" inspect --model a --adapter b 2>"$dir/error"; [ $? = 2 ]; }
 result "neither or both: wrong usage" $?
 
+$EXE "$LORA" inspect --adapter $data/adapter 2>"$dir/error"
+[ $? = 1 ] && has "$dir/error" "$data/adapter/adapter_config.json: expected this file" && has "$dir/error" "named: $data/adapter/initial_adapter"
+result "an adapter in a folder: which" $?
+
 cp $data/adapter/initial_adapter/* "$dir" && head -c 5000 $data/adapter/initial_adapter/adapter_model.safetensors >"$dir/adapter_model.safetensors"
 $EXE "$LORA" inspect --adapter "$dir" --json "$dir/no.json" >"$dir/out" 2>"$dir/error"
 [ $? = 1 ] && has "$dir/error" "adapter_model.safetensors" && [ ! -s "$dir/out" ] && [ ! -e "$dir/no.json" ]
