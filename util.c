@@ -426,7 +426,7 @@ int writer_open(struct writer *w, const char *path, struct lora_error *err)
         }
         w->fd = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0666);
         if (w->fd >= 0) return 0;
-        fail_file(err, "cannot write", to);
+        fail_file(err, "cannot write", path);
     }
     writer_abandon(w);
     return -1;
