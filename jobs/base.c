@@ -84,7 +84,7 @@ void base_of(struct quantise *how, const struct model *m)
     }
 }
 
-static int same(const struct quantise *a, const struct quantise *b)
+int base_same(const struct quantise *a, const struct quantise *b)
 {
     return a->type == b->type && (a->type == TYPE_INT8 || !a->type || (a->block == b->block && a->double_quant == b->double_quant));
 }
@@ -110,25 +110,19 @@ int base_take(struct quantise *how, const struct json *root, const char *path, s
 
 /* ---- loading ---- */
 
-/* A checkpoint that is quantised already is what it is. Options that ask for something else are wrong, and
- * an adapter that was trained over something else is warned of. */
+/* A checkpoint that is quantised already is what it is. Options that ask for something else are wrong; an adapter
+ * that was trained over something else is warned of when it is read. */
 static int check_own(const struct model *m, const struct quantise *own, const struct quantise *asked,
                      const struct base_settings *b, struct lora_error *err)
 {
     char text[2][80];
     struct quantise want = *asked;
     base_text(text[0], sizeof text[0], own);
-    if (b->in_4bit < 0 && b->in_8bit < 0) {
-        if (asked->type && !same(own, asked))
-            status("warning: the adapter was trained over another base: %s; this one is %s", base_text(text[1], sizeof text[1], asked),
-                   text[0]);
-        return 0;
-    }
-    if (!asked->type) return 0;         /* --load-in-4bit false: nothing is to be quantised, nothing is */
+    if ((b->in_4bit < 0 && b->in_8bit < 0) || !asked->type) return 0;  /* not asked for; or false: nothing is to be quantised, nothing is */
     if (b->quant_type < 0 && asked->type != TYPE_INT8 && own->type != TYPE_INT8) want.type = own->type;
     if (!b->block_size && own->block) want.block = own->block;
     if (b->double_quant < 0) want.double_quant = own->double_quant;
-    if (same(own, &want)) return 0;
+    if (base_same(own, &want)) return 0;
     fail(err, "cannot use the option", "--load-in-%s, %s", asked->type == TYPE_INT8 ? "8bit" : "4bit", m->path);
     expected(err, "a base that is not quantised, or as %s", base_text(text[1], sizeof text[1], &want));
     found(err, "%s", text[0]);

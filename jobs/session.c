@@ -21,10 +21,18 @@ static int is_hash(const char *text, uint64_t hash)
 static int check_weights(const struct session *s, const struct json *root, const char *path, struct lora_error *err)
 {
     const char *hash = NULL, *trained_on = NULL;
+    struct quantise was, is;
+    char text[2][80];
     if (json_get_string(root, "model_hash", &hash, path, err)
         || json_get_string(root, "model_path", &trained_on, path, err)) return -1;
-    if (hash && !is_hash(hash, s->model->hash))
+    if (!hash || is_hash(hash, s->model->hash)) return 0;
+    if (base_take(&was, root, path, err)) return -1;
+    base_of(&is, s->model);
+    if (base_same(&was, &is))
         status("warning: the adapter was trained on other weights%s%s", trained_on ? ": " : "", trained_on ? trained_on : "");
+    else
+        status("warning: the adapter was trained over another base: %s; this one is %s", base_text(text[0], sizeof text[0], &was),
+               base_text(text[1], sizeof text[1], &is));
     return 0;
 }
 

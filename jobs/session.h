@@ -76,6 +76,7 @@ int base_asked(struct quantise *how, const struct base_settings *b, struct lora_
 /* That type, with the block size and double quantisation of the options. */
 int base_quantise(struct quantise *how, int type, const struct base_settings *b, struct lora_error *err);
 void base_of(struct quantise *how, const struct model *m);      /* what the model has */
+int base_same(const struct quantise *a, const struct quantise *b);
 struct json;
 int base_take(struct quantise *how, const struct json *run, const char *path, struct lora_error *err);  /* of run.json */
 void base_put(struct text *t, const struct quantise *how);      /* as it stands there */
